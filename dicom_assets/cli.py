@@ -1,0 +1,146 @@
+"""The command line, `dicom-assets`: write the sample, run the chain, see what is there.
+
+Decided here: verbs, options, what is printed and the exit code (1: a run failed or a blocking check
+does not hold; 2: a wrong option or setting). Work is done elsewhere, and imported only when a verb
+needs it, so that `--help` stays quick.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dicom_assets.lakehouse.engine import LocalEngine
+    from dicom_assets.settings import Settings
+
+_LAKEHOUSE = click.option(
+    "--lakehouse",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Root folder of the lakehouse.  [default: the setting, else data/lakehouse]",
+)
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dicom-assets")
+def main() -> None:
+    """Turns dropped DICOM files into bronze, silver and gold tables.
+
+    Drop files under <lakehouse>/bronze/Files/Ingest/Imaging/DICOM, then `dicom-assets run`. Settings
+    come from DICOM_ASSETS_… variables and dicom_assets.toml; the README lists them.
+    """
+
+
+@main.command()
+@click.option(
+    "--to",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to; made when missing.",
+)
+def sample(to: Path) -> None:
+    """Writes the sample: 96 DICOM instances, 6 FHIR reports and their manifest."""
+    from dicom_assets.sample import write_sample
+
+    expected = write_sample(to)["expected"]
+    click.echo(f"{expected['process_files']} DICOM instances written to {to / 'Imaging/DICOM'}")
+
+
+@main.command()
+@click.option("--date", "day", type=_DAY, help="Ingest date, yyyy-mm-dd.  [default: today]")
+@_LAKEHOUSE
+def run(day: Any, lakehouse: Path | None) -> None:
+    """Runs the chain, drop folder to gold, for one ingest date."""
+    settings = _settings(lakehouse)
+    from dicom_assets.console import print_outcome, shown_progress
+    from dicom_assets.defs.partitions import ingest_date
+    from dicom_assets.runner import run_chain
+
+    today = ingest_date.get_last_partition_key() or ""
+    key = f"{day:%Y-%m-%d}" if day else today
+    if not ingest_date.has_partition_key(key):
+        first = ingest_date.get_first_partition_key()
+        raise click.BadParameter(f"choose a day from {first} to {today}", param_hint="--date")
+    click.echo(f"lakehouse {settings.lakehouse}, ingest date {key}")
+    with shown_progress():
+        outcome = run_chain(lakehouse=settings.lakehouse, partition_key=key)
+    print_outcome(outcome)
+    raise SystemExit(0 if outcome.succeeded else 1)
+
+
+@main.command()
+@_LAKEHOUSE
+@click.option("--days", default=14, show_default=True, help="How many ingest dates to show.")
+def status(lakehouse: Path | None, days: int) -> None:
+    """Shows files, rows and failures for each layer and date."""
+    settings = _settings(lakehouse)
+    from dicom_assets.console import print_table
+    from dicom_assets.steps.status import by_date, totals
+
+    engine = _engine(settings)
+    rows = by_date(engine, settings, days=days)
+    if not rows:
+        click.echo(
+            f"nothing has been ingested in {settings.lakehouse} yet. "
+            f"Drop files under {engine.layout.drop_folder}, then: dicom-assets run"
+        )
+        return
+    print_table(["ingest date", *rows[0].counts], [[row.day, *row.counts.values()] for row in rows])
+    print_table(["table", "rows"], list(totals(engine, settings).items()))
+
+
+@main.command()
+@_LAKEHOUSE
+@click.option("--date", "day", type=_DAY, help="Only this ingest date.")
+@click.option("--reason", help="Only this reason code.")
+@click.option("--limit", default=50, show_default=True, help="How many to list.")
+def failures(lakehouse: Path | None, day: Any, reason: str | None, limit: int) -> None:
+    """Shows what failed, why, and where its bytes lie now."""
+    settings = _settings(lakehouse)
+    from dicom_assets.console import print_table
+    from dicom_assets.steps.status import failed
+
+    found = failed(_engine(settings), ingest_date=day.date() if day else None, reason=reason)
+    if found.empty:
+        click.echo("no failures")
+        return
+    counts = found.groupby(["ingestDate", "step", "reasonCode"]).size().reset_index(name="count")
+    print_table(list(counts.columns), counts.values.tolist())
+    columns = ["reasonCode", "message", "sourcePath", "failedPath"]
+    print_table(columns, found[columns].head(limit).values.tolist())
+    if len(found) > limit:
+        click.echo(f"{len(found) - limit} more; see --date, --reason and --limit")
+
+
+@main.command("fill-promoted")
+@_LAKEHOUSE
+def fill_promoted(lakehouse: Path | None) -> None:
+    """Fills columns of newly configured promoted tags in old rows; reads no file again."""
+    settings = _settings(lakehouse)
+    from dicom_assets.steps.promote import fill
+
+    report = fill(_engine(settings), settings)
+    click.echo(f"{report.rows} rows filled in {report.seconds:.1f} s")
+
+
+def _settings(lakehouse: Path | None) -> "Settings":
+    from dicom_assets.settings import SettingsError, load_settings
+
+    try:
+        return load_settings(lakehouse=lakehouse)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _engine(settings: "Settings") -> "LocalEngine":
+    from dicom_assets.lakehouse.engine import LocalEngine
+    from dicom_assets.lakehouse.layout import Layout
+
+    return LocalEngine(Layout(settings.lakehouse), settings.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What the command line prints: progress, tables, the outcome of a run.
+
+On a terminal progress is a bar; elsewhere it is plain lines.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dicom_assets.runner import Outcome
+from dicom_assets.steps.report import PROGRESS_LOG
+
+
+class _Bars(logging.Handler):
+    """Shows each step that tells of its progress as a bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+        self._tasks: dict[str, Any] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        step, done, total = (record.__dict__[name] for name in ("step", "done", "total"))
+        if step not in self._tasks:
+            self._tasks[step] = self._progress.add_task(step, total=total)
+        self._progress.update(self._tasks[step], completed=done)
+
+
+@contextmanager
+def shown_progress() -> Iterator[None]:
+    """Shows the progress of steps while the block runs."""
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            with _handled(_Bars(progress)):
+                yield
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        with _handled(handler):
+            yield
+
+
+@contextmanager
+def _handled(handler: logging.Handler) -> Iterator[None]:
+    PROGRESS_LOG.addHandler(handler)
+    PROGRESS_LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        PROGRESS_LOG.removeHandler(handler)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table, in full where output is not a terminal."""
+    console = Console(width=None if sys.stdout.isatty() else 240)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape("" if value is None else str(value)) for value in row))
+    console.print(table)
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Prints one line for each asset of a run, then what is wrong, if anything."""
+    rows = [
+        [
+            step.asset,
+            "not run" if step.rows is None else step.rows,
+            f"{step.seconds:.2f}",
+            ", ".join(step.failed_checks) or ("" if step.rows is None else "all hold"),
+        ]
+        for step in outcome.steps
+    ]
+    print_table(["asset", "written", "seconds", "checks"], rows)
+    console = Console(stderr=True)
+    if outcome.error:
+        console.print(f"the run failed: {escape(outcome.error)}", style="red", soft_wrap=True)
+    elif not outcome.succeeded:
+        console.print(
+            "a blocking check does not hold, so what follows was not run; "
+            f"see it in the UI (make dev), run {outcome.run_id}",
+            style="red",
+        )

@@ -1,0 +1,1 @@
+"""Dagster objects only; thin: read, call a step, report."""

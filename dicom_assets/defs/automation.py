@@ -1,0 +1,30 @@
+"""Automation: when assets run by themselves, and the job that runs the whole chain by hand.
+
+The one condition: an asset runs for a date when what it depends on has news for that date, also for
+late dates, and no blocking check before it has failed.
+"""
+
+import dagster as dg
+
+from dicom_assets.defs.partitions import ingest_date
+
+JOB_NAME = "drop_to_gold"
+
+when_upstream_has_news = (
+    dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+    & dg.AutomationCondition.all_deps_blocking_checks_passed()
+).with_label("when upstream has news")
+
+automation_sensor = dg.AutomationConditionSensorDefinition(
+    "automation_sensor",
+    target=dg.AssetSelection.all(),
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=2,
+)
+
+drop_to_gold = dg.define_asset_job(
+    JOB_NAME,
+    selection=dg.AssetSelection.all(),
+    partitions_def=ingest_date,
+    description="The whole chain for one ingest date: drop folder to gold",
+)

@@ -1,0 +1,1 @@
+"""Bronze: files and tables as they came."""

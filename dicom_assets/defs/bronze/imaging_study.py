@@ -1,0 +1,39 @@
+"""ImagingStudy, bronze: raw FHIR R4B ImagingStudy, one row per NDJSON line. Append only."""
+
+import dagster as dg
+
+from dicom_assets.defs.asset import layer_asset
+from dicom_assets.defs.metadata import lineage, result
+from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.fhir.instances import COLUMNS
+from dicom_assets.steps import catalog
+from dicom_assets.steps.ingest_fhir import ingest_fhir
+
+ASSET = "bronze/ImagingStudy"
+TABLE = catalog.BRONZE_IMAGING_STUDY
+LINEAGE = lineage(
+    "bronze/dicomimagingmetastore", {"resource": COLUMNS, "id": ["studyInstanceUid"]}
+)
+
+
+@layer_asset(
+    ASSET,
+    deps=["bronze/ImagingStudy_ndjson"],
+    doc=__doc__,
+    kinds={"fhir", "deltalake"},
+    table=TABLE,
+)
+def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
+    """Appends the lines of new NDJSON files."""
+    day = lakehouse.day(context.partition_key)
+    report = ingest_fhir(day.engine, table=TABLE, ingest_date=day.ingest_date, run_id=context.run_id)
+    lines = day.bronze.groupby("sourceSystem")
+    return result(
+        ASSET,
+        day,
+        report,
+        preview=lines.agg(lines=("id", "size"), studies=("id", "nunique")).reset_index(),
+        partition_rows=len(day.bronze),
+        table=TABLE,
+        more={"dagster/column_lineage": LINEAGE},
+    )

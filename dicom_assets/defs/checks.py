@@ -1,0 +1,269 @@
+"""Checks: one table of rules about row counts, keys and what lies between layers.
+
+Decided here: what must be equal, and whether what follows waits for it (`blocking`). Not decided
+here: how things are counted (`dicom_assets.steps.reconcile`). A rule looks at one ingest date and is
+evaluated by the asset it belongs to, in the same run.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from dicom_assets.defs.partitions import ingest_date
+from dicom_assets.steps.reconcile import Day
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One check.
+
+    Attributes:
+        asset: `layer/name` of the asset it belongs to.
+        name: What must hold, as an identifier.
+        description: The same in a sentence.
+        evaluate: Counts of one date → (holds, numbers to show).
+        blocking: Whether assets behind this one must not run when it does not hold.
+    """
+
+    asset: str
+    name: str
+    description: str
+    evaluate: Callable[[Day], tuple[bool, dict[str, int]]]
+    blocking: bool = True
+
+
+def _equal(**counts: int) -> tuple[bool, dict[str, int]]:
+    return len(set(counts.values())) == 1, counts
+
+
+def _none(**counts: int) -> tuple[bool, dict[str, int]]:
+    return not any(counts.values()), counts
+
+
+def _files_match_rows(day: Day) -> tuple[bool, dict[str, int]]:
+    lying = day.files["total"] + day.failed("extract")
+    return _equal(files_and_failures=lying, rows=day.organised)
+
+
+def _every_file_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
+    return _equal(
+        organised_files=day.organised, rows_and_failures=len(day.instances) + day.failed("extract")
+    )
+
+
+def _one_zip_per_row(day: Day) -> tuple[bool, dict[str, int]]:
+    zipped = int(day.instances["filePath"].str.endswith(".dcm.zip").sum())
+    return _equal(zips=day.files["zips"], rows=zipped)
+
+
+def _unique_files(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(duplicates=int(day.instances["filePath"].duplicated().sum()))
+
+
+def _sent_once(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(**day.resent())
+
+
+def _every_study_is_written(day: Day) -> tuple[bool, dict[str, int]]:
+    written = set(day.lines)
+    missing = len(set(day.study_ids) - written) - day.failed("convert")
+    return not missing, {"studies": day.study_ids.nunique(), "written": len(written)}
+
+
+def _every_line_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
+    return _equal(
+        lines=len(day.lines) + day.failed("ingest_fhir"),
+        rows_and_failures=len(day.bronze) + day.failed("ingest_fhir"),
+    )
+
+
+def _unique_lines(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(duplicates=int(day.bronze.duplicated(["filePath", "lineNumber"]).sum()))
+
+
+def _every_study_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
+    return _equal(studies=day.bronze["id"].nunique(), rows=day.silver.num_rows)
+
+
+def _no_instance_lost(day: Day) -> tuple[bool, dict[str, int]]:
+    # studies that failed to convert are failures already, not lost
+    converted = day.instances[day.study_ids.isin(day.bronze["id"]).to_numpy()]
+    keys = converted[["sourceSystem", "sopInstanceUid"]].itertuples(index=False, name=None)
+    held = {(key[0], uid) for key, uids in day.silver_series.items() for uid in uids}
+    return _none(lost=len(set(keys) - held))
+
+
+def _every_series_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
+    return _equal(series=len(day.silver_series), rows=len(day.gold))
+
+
+def _no_orphan_series(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(orphans=len(set(day.gold_series) ^ set(day.silver_series)))
+
+
+def _unique_series(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(duplicates=int(day.gold["image_occurrence_id"].duplicated().sum()))
+
+
+def _foreign_keys_resolve(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(**day.dangling())
+
+
+def _dates_are_known(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(without_date=int(day.gold["image_occurrence_date"].isna().sum()))
+
+
+def _codes_are_mapped(day: Day) -> tuple[bool, dict[str, int]]:
+    return _none(**day.unmapped())
+
+
+def _as_declared(name: str) -> Callable[[Day], tuple[bool, dict[str, int]]]:
+    def evaluate(day: Day) -> tuple[bool, dict[str, int]]:
+        actual = day.actual()[name]
+        return _equal(declared=day.manifest.get(name, actual), actual=actual)
+
+    return evaluate
+
+
+def _declared(asset: str, name: str) -> Rule:
+    return Rule(
+        asset,
+        "counts_as_declared",
+        "The count is the one that the date's manifest declares, where it has one",
+        _as_declared(name),
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "bronze/process_files",
+        "files_match_rows",
+        "Files in Process, with those that failed to be read, are as many as were organised",
+        _files_match_rows,
+    ),
+    _declared("bronze/process_files", "process_files"),
+    Rule(
+        "bronze/dicomimagingmetastore",
+        "every_file_has_a_row",
+        "Organised files = rows + failures",
+        _every_file_has_a_row,
+    ),
+    Rule(
+        "bronze/dicomimagingmetastore",
+        "one_zip_per_row",
+        "Each compressed row has its ZIP in Process",
+        _one_zip_per_row,
+    ),
+    Rule(
+        "bronze/dicomimagingmetastore",
+        "unique_files",
+        "No file has two rows",
+        _unique_files,
+    ),
+    Rule(
+        "bronze/dicomimagingmetastore",
+        "instances_sent_once",
+        "How many instances came before, with the same or with other content",
+        _sent_once,
+        blocking=False,
+    ),
+    _declared("bronze/dicomimagingmetastore", "dicomimagingmetastore"),
+    Rule(
+        "bronze/ImagingStudy_ndjson",
+        "every_study_is_written",
+        "Each study of the metastore has a line or a failure",
+        _every_study_is_written,
+    ),
+    Rule(
+        "bronze/ImagingStudy",
+        "every_line_has_a_row",
+        "NDJSON lines = rows + failures",
+        _every_line_has_a_row,
+    ),
+    Rule("bronze/ImagingStudy", "unique_lines", "No line has two rows", _unique_lines),
+    Rule(
+        "silver/ImagingStudy",
+        "every_study_has_one_row",
+        "Distinct studies of the date = silver rows",
+        _every_study_has_one_row,
+    ),
+    Rule(
+        "silver/ImagingStudy",
+        "no_instance_lost",
+        "Every instance of the metastore is in its silver study",
+        _no_instance_lost,
+    ),
+    _declared("silver/ImagingStudy", "ImagingStudy"),
+    Rule(
+        "gold/Image_Occurrence",
+        "every_series_has_one_row",
+        "Distinct series of the date's studies = gold rows",
+        _every_series_has_one_row,
+    ),
+    Rule(
+        "gold/Image_Occurrence",
+        "no_orphan_series",
+        "Gold and silver hold the same series",
+        _no_orphan_series,
+    ),
+    Rule(
+        "gold/Image_Occurrence",
+        "unique_series",
+        "No key stands twice",
+        _unique_series,
+    ),
+    _declared("gold/Image_Occurrence", "Image_Occurrence"),
+    Rule(
+        "gold/Image_Occurrence",
+        "foreign_keys_resolve",
+        "person and procedure_occurrence hold every key that gold points to",
+        _foreign_keys_resolve,
+    ),
+    Rule(
+        "gold/Image_Occurrence",
+        "dates_are_known",
+        "How many series have neither a series nor a study date",
+        _dates_are_known,
+        blocking=False,
+    ),
+    Rule(
+        "gold/Image_Occurrence",
+        "codes_are_mapped",
+        "How many rows carry a modality or body part without a concept",
+        _codes_are_mapped,
+        blocking=False,
+    ),
+)
+
+
+def check_specs(asset: str) -> list[dg.AssetCheckSpec]:
+    """Returns the specs of an asset's rules."""
+    return [
+        dg.AssetCheckSpec(
+            rule.name,
+            asset=dg.AssetKey(asset.split("/")),
+            description=rule.description,
+            blocking=rule.blocking,
+            partitions_def=ingest_date,
+        )
+        for rule in RULES
+        if rule.asset == asset
+    ]
+
+
+def check_results(asset: str, day: Day) -> Iterator[dg.AssetCheckResult]:
+    """Evaluates an asset's rules for one date."""
+    for rule in RULES:
+        if rule.asset == asset:
+            passed, numbers = rule.evaluate(day)
+            metadata: dict[str, Any] = dict(numbers)
+            yield dg.AssetCheckResult(
+                passed=passed,
+                check_name=rule.name,
+                severity=(
+                    dg.AssetCheckSeverity.ERROR if rule.blocking else dg.AssetCheckSeverity.WARN
+                ),
+                metadata=metadata,
+            )

@@ -1,0 +1,54 @@
+"""person: OMOP person, one row per patient and source system, so that gold stands alone.
+
+A site with its own OMOP instance sets `omop_person = false` and gives a `person_crosswalk`.
+"""
+
+import dagster as dg
+
+from dicom_assets.defs.asset import layer_asset
+from dicom_assets.defs.metadata import lineage, result
+from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.settings import load_settings
+from dicom_assets.steps import catalog, to_omop
+
+ASSET = "gold/person"
+LINEAGE = lineage(
+    "bronze/dicomimagingmetastore",
+    {
+        "person_id": ["sourceSystem", "patientId", "studyInstanceUid"],
+        "gender_concept_id": ["patientSex"],
+        "year_of_birth": ["patientBirthDate"],
+        "person_source_value": ["patientId"],
+        "sourceSystem": ["sourceSystem"],
+        "sourceModifiedAt": ["ingestedAt"],
+    },
+)
+
+
+@layer_asset(
+    ASSET,
+    deps=["bronze/dicomimagingmetastore"],
+    doc=__doc__,
+    kinds={"omop", "deltalake"},
+    table=catalog.PERSON,
+)
+def person(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
+    """Upserts the patients of new metastore rows."""
+    day = lakehouse.day(context.partition_key)
+    report = to_omop.person(day.engine, day.settings, ingest_date=day.ingest_date)
+    people = day.people()
+    return result(
+        ASSET,
+        day,
+        report,
+        preview=people.groupby("gender_concept_id").size().reset_index(name="people"),
+        partition_rows=len(people),
+        table=catalog.PERSON,
+        more={"dagster/column_lineage": LINEAGE},
+    )
+
+
+@dg.definitions
+def definitions() -> dg.Definitions:
+    """Returns the asset, unless the site has its own."""
+    return dg.Definitions(assets=[person] if load_settings().omop_person else [])

@@ -1,0 +1,108 @@
+"""What a materialization shows: counts, schema, lineage, address, throughput and a preview.
+
+Decided here: which metadata an asset carries. Everything shown is free of patient data: counts,
+codes, concept ids, never names, identifiers or dates of a patient.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from dicom_assets.defs.checks import check_results
+from dicom_assets.day.engine import Table
+from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.report import Report
+
+_PREVIEW_ROWS = 20
+
+
+def table_metadata(table: Table) -> dict[str, Any]:
+    """Returns what is known of a table before it has rows: its name, columns and kind."""
+    columns = [
+        dg.TableColumn(
+            field.name,
+            type=str(field.type),
+            description=(field.metadata or {}).get(b"comment", b"").decode(),
+            constraints=dg.TableColumnConstraints(nullable=field.nullable),
+        )
+        for field in table.schema
+    ]
+    return {
+        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/table_name": table.full_name,
+        "dagster/storage_kind": "delta",
+    }
+
+
+def lineage(upstream: str, columns: Mapping[str, Sequence[str]]) -> dg.TableColumnLineage:
+    """Returns column lineage from one upstream asset (`layer/name`)."""
+    key = dg.AssetKey(upstream.split("/"))
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(key, source) for source in sources]
+            for column, sources in columns.items()
+        }
+    )
+
+
+def result(
+    asset: str,
+    day: Day,
+    report: Report,
+    *,
+    preview: pd.DataFrame,
+    partition_rows: int,
+    table: Table | None = None,
+    address: str | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> dg.MaterializeResult:
+    """Makes an asset's result: metadata and the outcome of its checks.
+
+    Args:
+        asset: `layer/name`.
+        day: Counts of the partition, not yet taken.
+        report: What the step did.
+        preview: A small table without patient data.
+        partition_rows: Rows or files of this partition, as they are now.
+        table: The Delta table, when the asset is one.
+        address: Where it lies, when the asset is a folder.
+        more: Further metadata.
+    """
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": partition_rows,
+        "rows_written": report.rows,
+        **report.counts,
+        "duration_seconds": round(report.seconds, 3),
+        "rows_per_second": round(report.rows / report.seconds, 1) if report.seconds else 0.0,
+        "preview": dg.MetadataValue.md(markdown(preview)),
+    }
+    if report.size:
+        metadata["megabytes"] = round(report.size / 1e6, 1)
+        metadata["megabytes_per_second"] = round(report.size / 1e6 / report.seconds, 1)
+    if table:
+        address = str(day.engine.layout.table(table.layer, table.name))
+        metadata |= table_metadata(table)
+        metadata["dagster/row_count"] = day.engine.row_count(table)
+    if address:
+        metadata["dagster/uri"] = dg.MetadataValue.path(address)
+    return dg.MaterializeResult(
+        metadata={**metadata, **(more or {})}, check_results=list(check_results(asset, day))
+    )
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """Returns a table as Markdown, cut to some twenty rows."""
+    if rows.empty:
+        return "nothing new"
+    lines = [
+        "| " + " | ".join(str(value).replace("|", "\\|") for value in values) + " |"
+        for values in rows.head(_PREVIEW_ROWS).itertuples(index=False)
+    ]
+    head = [
+        "| " + " | ".join(map(str, rows.columns)) + " |",
+        "|" + " --- |" * len(rows.columns),
+    ]
+    left = len(rows) - _PREVIEW_ROWS
+    return "\n".join([*head, *lines, *([f"\n… and {left} more"] if left > 0 else [])])

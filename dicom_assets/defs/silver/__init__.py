@@ -1,0 +1,1 @@
+"""Silver: flattened FHIR resources."""

@@ -1,0 +1,130 @@
+"""A stream read forward: with a look ahead, and never holding more than the stream has.
+
+Decided here: how bytes are fetched from files, archive members and inflated streams, and what
+counts as their end. Not decided here: what the bytes mean (`elements`).
+"""
+
+import io
+import zipfile
+import zlib
+from typing import Protocol
+
+CHUNK = 1 << 14
+"""Bytes fetched at once: the header of most files."""
+
+_PIECE = 1 << 20
+
+
+class ReadableStream(Protocol):
+    """What is asked of a file, of a member of an archive, or of an inflated stream."""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns up to `size` bytes, none at the end."""
+        ...
+
+    def seekable(self) -> bool:
+        """Whether `seek` works."""
+        ...
+
+    def seek(self, offset: int, whence: int, /) -> int:
+        """Moves, as `io.IOBase.seek`; past the end is allowed."""
+        ...
+
+
+class Truncated(Exception):
+    """The file ends here."""
+
+
+class Source:
+    """Bytes read forward with a look ahead, never holding more than the stream has."""
+
+    def __init__(self, stream: ReadableStream) -> None:
+        """Starts at the stream's position, which is counted as 0."""
+        self.position = 0
+        self.damaged = False
+        self._stream = stream
+        self._seekable = stream.seekable()
+        self._buffer = b""
+        self._at = 0
+
+    def peek(self, size: int) -> bytes:
+        """Returns the next bytes without consuming them; fewer where the stream ends."""
+        end = self._at + size
+        while end > len(self._buffer):
+            more = self._read(max(CHUNK, size))
+            if not more:
+                break
+            self._buffer = self._buffer[self._at :] + more
+            self._at, end = 0, size
+        return self._buffer[self._at : end]
+
+    def take(self, size: int) -> bytes:
+        """Returns exactly so many bytes.
+
+        Raises:
+            Truncated: The stream ends before.
+        """
+        end = self._at + size
+        if end <= len(self._buffer):
+            taken = self._buffer[self._at : end]
+            self._at = end
+        else:
+            pieces = [self._rest()]
+            missing = size - len(pieces[0])
+            while missing:
+                piece = self._read(min(missing, _PIECE))
+                if not piece:
+                    raise Truncated
+                pieces.append(piece)
+                missing -= len(piece)
+            taken = b"".join(pieces)
+        self.position += size
+        return taken
+
+    def some(self) -> bytes:
+        """Returns the next bytes, as many as come cheaply; none at the end."""
+        taken = self._rest() or self._read(CHUNK)
+        self.position += len(taken)
+        return taken
+
+    def skip(self, size: int) -> None:
+        """Passes over bytes, by seeking where the stream can. May pass the end: see `overran`."""
+        missing = size - (len(self._buffer) - self._at)
+        self.position += size
+        if missing <= 0:
+            self._at += size
+            return
+        self._buffer, self._at = b"", 0
+        if self._seekable:
+            self._seek(missing, io.SEEK_CUR)
+            return
+        while missing:
+            piece = self._read(min(missing, _PIECE))
+            if not piece:
+                raise Truncated
+            missing -= len(piece)
+
+    def overran(self) -> bool:
+        """Whether a skip has passed the end, or the stream is damaged. Asked at the end only."""
+        if self.damaged or not self._seekable:
+            return self.damaged
+        return self._seek(0, io.SEEK_END) < self.position
+
+    def _rest(self) -> bytes:
+        rest = self._buffer[self._at :]
+        self._buffer, self._at = b"", 0
+        return rest
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._stream.read(size) or b""
+        except (zlib.error, zipfile.BadZipFile, EOFError):
+            self.damaged = True
+            return b""
+
+    def _seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._stream.seek(offset, whence)
+        except (zlib.error, zipfile.BadZipFile, EOFError):
+            self.damaged = True
+            return 0

@@ -1,0 +1,251 @@
+"""FHIR resource ↔ silver row, for any R4B resource type.
+
+Decided here: what columns a resource type has and how an element is written into them.
+
+* Primitives are columns of their own type; decimals float64 (the digits as sent stay in bronze).
+* date, dateTime, instant and time are text; `<element>_timestamp` (UTC) and `<element>_date` hold
+  them typed where the text is that precise, null where it is not. A time has no typed twin.
+* Complex elements are structs or arrays, with `<element>_string`, the same as FHIR JSON text.
+  Elements that recur into themselves (extension, contained, assigner, …) are JSON text only.
+* References get `idOrig`, the bare id, and `id`, the silver id of the row they point to. They take
+  the place of FHIR's inter-element `id`, which stays in the JSON text.
+* `primitiveExtension` keeps what FHIR JSON says under `_<element>` of primitives.
+
+`resource_of` reads the JSON texts and the primitives, so nothing R4B knows is lost. Not decided
+here: which rows are written (`silver`).
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from dicom_assets.fhir.dates import date_of, instant_of
+from dicom_assets.fhir.model import Element, elements, known_elements
+from dicom_assets.lakehouse.keys import hex_key
+from dicom_assets.lakehouse.schemas import TIMESTAMP, field
+
+_ARROW = {
+    "boolean": pa.bool_(),
+    "integer": pa.int32(),
+    "positiveInt": pa.int32(),
+    "unsignedInt": pa.int32(),
+    "decimal": pa.float64(),
+}
+_WITH_TIMESTAMP = ("dateTime", "instant")
+_WITH_DATE = ("date", "dateTime")
+_REFERENCE = re.compile(
+    r"(?:.*/)?([A-Z][A-Za-z]{1,63})/([A-Za-z0-9.-]{1,64})(?:/_history/[A-Za-z0-9.-]{1,64})?"
+)
+_URN = re.compile(r"urn:(?:uuid|oid):(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A resource and where it comes from.
+
+    Attributes:
+        resource: The resource, valid FHIR R4B, with an id.
+        source_system: Namespace of the source.
+        source_file_path: The NDJSON file.
+        created_at: When silver first held the resource.
+        modified_at: When silver was last written.
+    """
+
+    resource: dict[str, Any]
+    source_system: str
+    source_file_path: str | None
+    created_at: datetime
+    modified_at: datetime
+
+
+def silver_id(source_system: str, resource_type: str, original_id: str) -> str:
+    """Returns the key of a silver row."""
+    return hex_key(source_system, resource_type, original_id)
+
+
+@cache
+def silver_schema(resource_type: str) -> pa.Schema:
+    """Returns the columns of a resource type's silver table.
+
+    Raises:
+        ValueError: FHIR R4B has no such resource type.
+    """
+    columns = [
+        field("id", pa.string(), "SHA-256 of source system, type and original id", required=True),
+        field("idOrig", pa.string(), "The resource's own id", required=True),
+        field("sourceSystem", pa.string(), "Namespace of the source", required=True),
+        field("meta_lastUpdated", TIMESTAMP, "When the resource last changed, by meta"),
+    ]
+    for element in elements(resource_type):
+        if element.name != "id":
+            columns += _columns(element)
+    return pa.schema(
+        [
+            *columns,
+            field("primitiveExtension", pa.string(), "Extensions of primitives, as JSON text"),
+            field("createdAt", TIMESTAMP, "When this row was first written"),
+            field("modifiedAt", TIMESTAMP, "When this row was last written"),
+            field("sourceFilePath", pa.string(), "The NDJSON file of the newest statement"),
+        ]
+    )
+
+
+def resource_columns(resource_type: str) -> list[str]:
+    """Returns the silver columns that `resource_of` and `silver.upserts` read."""
+    columns = ["id", "idOrig", "primitiveExtension", "createdAt", "sourceFilePath"]
+    return columns + [
+        f"{element.name}_string" if element.fields else element.name
+        for element in elements(resource_type)
+        if element.name != "id"
+    ]
+
+
+def flatten(resource_type: str, resources: Iterable[Sourced]) -> pa.Table:
+    """Returns silver rows, one per resource.
+
+    Elements that R4B does not know have no column; the bronze row keeps them.
+    """
+    rows = [_row(resource_type, sourced) for sourced in resources]
+    return pa.Table.from_pylist(rows, schema=silver_schema(resource_type))
+
+
+def resource_of(resource_type: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the FHIR JSON of a silver row, from `resource_columns`."""
+    resource: dict[str, Any] = {"resourceType": resource_type, "id": row["idOrig"]}
+    for element in elements(resource_type):
+        if element.name == "id":
+            continue
+        as_json = bool(element.fields) or element.as_text
+        value = row.get(f"{element.name}_string" if element.fields else element.name)
+        if value is not None:
+            resource[element.name] = orjson.loads(value) if as_json else value
+    return resource | orjson.loads(row.get("primitiveExtension") or "{}")
+
+
+def _columns(element: Element) -> list[pa.Field]:
+    name, comment = element.name, element.comment
+    columns = [field(name, _type(element), comment)]
+    if element.fields:
+        columns.append(field(f"{name}_string", pa.string(), f"{name} as FHIR JSON text"))
+    if not element.many and element.fhir_type in _WITH_TIMESTAMP:
+        said = f"{name} in UTC; null where it has no time of day"
+        columns.append(field(f"{name}_timestamp", TIMESTAMP, said))
+    if not element.many and element.fhir_type in _WITH_DATE:
+        said = f"{name} as calendar date; null where it is only a year or month"
+        columns.append(field(f"{name}_date", pa.date32(), said))
+    return columns
+
+
+def _type(element: Element) -> pa.DataType:
+    """Returns an element's Arrow type; a text that stands for a whole array is no array."""
+    if element.as_text:
+        return pa.string()
+    kind = _ARROW.get(element.fhir_type, pa.string())
+    if element.fields:
+        fields = [
+            (each.name, _type(each)) for each in element.fields if not _is_own_id(element, each)
+        ]
+        if element.fhir_type == "Reference":
+            fields += [("id", pa.string()), ("idOrig", pa.string())]
+        kind = pa.struct(fields)
+    return pa.list_(kind) if element.many else kind
+
+
+def _is_own_id(element: Element, child: Element) -> bool:
+    return element.fhir_type == "Reference" and child.name == "id"
+
+
+def _row(resource_type: str, sourced: Sourced) -> dict[str, Any]:
+    resource = known_elements(sourced.resource)
+    meta = resource.get("meta") or {}
+    row: dict[str, Any] = {
+        "id": silver_id(sourced.source_system, resource_type, resource["id"]),
+        "idOrig": resource["id"],
+        "sourceSystem": sourced.source_system,
+        "meta_lastUpdated": instant_of(meta.get("lastUpdated")),
+        "primitiveExtension": _primitive_extensions(resource),
+        "createdAt": sourced.created_at,
+        "modifiedAt": sourced.modified_at,
+        "sourceFilePath": sourced.source_file_path,
+    }
+    for element in elements(resource_type):
+        value = resource.get(element.name)
+        if element.name == "id" or value is None:
+            continue
+        row[element.name] = _value(value, element, sourced.source_system)
+        if element.fields:
+            row[f"{element.name}_string"] = _json(value)
+        if element.fhir_type in _WITH_TIMESTAMP:
+            row[f"{element.name}_timestamp"] = instant_of(row[element.name])
+        if element.fhir_type in _WITH_DATE:
+            row[f"{element.name}_date"] = date_of(row[element.name])
+    return row
+
+
+def _value(value: Any, element: Element, source_system: str) -> Any:
+    if element.as_text:
+        return _json(value)
+    if element.many:
+        return [_one(each, element, source_system) for each in value]
+    return _one(value, element, source_system)
+
+
+def _one(value: Any, element: Element, source_system: str) -> Any:
+    if value is None:
+        return None
+    if not element.fields:
+        return _primitive(value, element.fhir_type)
+    struct = {
+        each.name: _value(value[each.name], each, source_system)
+        for each in element.fields
+        if value.get(each.name) is not None
+    }
+    if element.fhir_type == "Reference":
+        struct.update(_target(value, element.targets, source_system))
+    return struct
+
+
+def _primitive(value: Any, fhir_type: str) -> Any:
+    """Returns a primitive as its column's type; the validator takes "3" for 3, so this does too."""
+    kind = _ARROW.get(fhir_type)
+    if kind is None:
+        return value if isinstance(value, str) else _json(value)
+    if fhir_type == "boolean":
+        return (
+            value if isinstance(value, bool) else str(value).lower() in ("true", "1", "yes", "on")
+        )
+    return float(value) if fhir_type == "decimal" else int(float(value))
+
+
+def _target(
+    reference: dict[str, Any], targets: tuple[str, ...], source_system: str
+) -> dict[str, str | None]:
+    """Returns the bare id a reference names, and the silver id of that row.
+
+    `urn:uuid:` names no type: then it comes from Reference.type, or the only type that can stand
+    here. Contained, conditional and logical references point to no row.
+    """
+    text = reference.get("reference") or ""
+    if match := _REFERENCE.fullmatch(text):
+        kind, bare = match[1], match[2]
+    elif match := _URN.fullmatch(text):
+        kind = reference.get("type") or (targets[0] if len(targets) == 1 else None)
+        bare = match[1]
+    else:
+        return {"id": None, "idOrig": None}
+    return {"id": silver_id(source_system, kind, bare) if kind else None, "idOrig": bare}
+
+
+def _primitive_extensions(resource: dict[str, Any]) -> str | None:
+    found = {name: value for name, value in resource.items() if name.startswith("_")}
+    return _json(found) if found else None
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

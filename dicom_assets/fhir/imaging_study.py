@@ -1,0 +1,242 @@
+"""Metastore rows → FHIR R4B ImagingStudy, one resource per study and source system.
+
+Decided here: how rows become studies, and the elements of a study. Series and instances are decided
+in `series`, codes in `codes`, dates in `dates`. What the DICOM file does not say is not said here
+either: no invented system, zone or number. Re-sent rows: the newest wins, by ingestedAt, then
+sourceModifiedAt, contentHash and path, so that the same rows in any order give the same bytes.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import pyarrow as pa
+
+from dicom_assets.fhir import codes
+from dicom_assets.fhir.dates import fhir_datetime, instant
+from dicom_assets.fhir.model import problem
+from dicom_assets.fhir.series import (
+    Row,
+    newest,
+    newest_text,
+    person_name,
+    series_of,
+    stated,
+)
+from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.reasons import Reason
+
+STUDY_UID_SYSTEM = "urn:dicom:uid"
+_ACCESSION_TYPE = {
+    "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]
+}
+_ENDPOINT_ID = "dicomweb"
+_FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
+_ROWS_AT_A_TIME = 16_384
+_STUDY = ("sourceSystem", "studyInstanceUid")
+_NEWEST_FIRST = ("ingestedAt", "sourceModifiedAt", "contentHash", "folder", "fileName")
+_UIDS = (("seriesInstanceUid", "0020000E"), ("sopInstanceUid", "00080018"))
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionOptions:
+    """What a site chooses about the conversion; named as in the settings.
+
+    Attributes:
+        site_timezone: IANA zone of times without offset; None leaves such times out.
+        patient_id_system: URI of the Patient ID's identifier system.
+        accession_number_system: URI of the accession number's identifier system.
+        dicomweb_base_address: Base address of a DICOMweb service, without /studies.
+    """
+
+    site_timezone: str | None = None
+    patient_id_system: str | None = None
+    accession_number_system: str | None = None
+    dicomweb_base_address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One converted study.
+
+    Attributes:
+        source_system: Namespace of the source.
+        id: The resource's id.
+        line: The resource as one line of NDJSON, without the newline.
+        series: Number of series.
+        instances: Number of instances; re-sent ones count once.
+    """
+
+    source_system: str
+    id: str
+    line: bytes
+    series: int
+    instances: int
+
+
+def convert_studies(
+    instances: pa.Table, *, options: ConversionOptions, converted_at: datetime
+) -> Iterator[Study | Failure]:
+    """Converts rows to one ImagingStudy per source system and Study Instance UID, in that order.
+
+    One study is in memory at a time. A row whose series or instance UID FHIR cannot hold becomes a
+    failure, and the study is written without it.
+
+    Args:
+        instances: Rows with the schema `instances.INSTANCES`, in any order.
+        options: What the site chose.
+        converted_at: The instant of meta.lastUpdated, with time zone.
+    """
+    by_study = itemgetter(*_STUDY)
+    for (system, uid), group in groupby(_in_order(instances), key=by_study):
+        rows = []
+        for row in group:
+            bad = next(((c, t) for c, t in _UIDS if not _FHIR_ID.fullmatch(row[c])), None)
+            if bad is None:
+                rows.append(row)
+            else:
+                message = (
+                    f"{bad[0]} is no FHIR id: more than 64 characters or others than A-Za-z0-9.-"
+                )
+                yield _failure(row, message, tags=(bad[1],))
+        if rows:
+            yield _convert(system, uid, rows, options, converted_at)
+
+
+def _in_order(instances: pa.Table) -> Iterator[Row]:
+    """Yields rows study by study, newest first."""
+    keys = [(name, "ascending") for name in _STUDY] + [(n, "descending") for n in _NEWEST_FIRST]
+    table = instances.combine_chunks()
+    places = pa.array(range(table.num_rows), pa.int64())
+    ranked = table.select([name for name, _ in keys]).append_column("place", places)
+    order = ranked.sort_by(keys)["place"].combine_chunks()  # nulls last: they are oldest
+    table = table.drop_columns(list(_NEWEST_FIRST[:3]))
+    for start in range(0, len(order), _ROWS_AT_A_TIME):
+        yield from table.take(order.slice(start, _ROWS_AT_A_TIME)).to_pylist()
+
+
+def _convert(
+    system: str, uid: str, rows: list[Row], options: ConversionOptions, converted_at: datetime
+) -> Study | Failure:
+    resource = _resource(system, uid, rows, options, converted_at)
+    wrong = problem(resource)
+    if wrong:
+        return _failure(rows[0], f"the study makes no valid ImagingStudy: {wrong}")
+    return Study(
+        source_system=system,
+        id=resource["id"],
+        line=orjson.dumps(resource),
+        series=resource["numberOfSeries"],
+        instances=resource["numberOfInstances"],
+    )
+
+
+def _failure(row: Row, message: str, *, tags: tuple[str, ...] = ()) -> Failure:
+    path = "/".join(part for part in (row["folder"], row["fileName"]) if part)
+    return Failure(
+        "convert",
+        Reason.INVALID_RESOURCE,
+        message,
+        row["sourceSystem"],
+        source_path=path or None,
+        tags=tags,
+    )
+
+
+def resource_id(uid: str) -> str:
+    """Returns the resource id of a study: its UID where FHIR allows that, else its SHA-256."""
+    return uid if _FHIR_ID.fullmatch(uid) else hashlib.sha256(uid.encode()).hexdigest()
+
+
+def _resource(
+    system: str, uid: str, rows: list[Row], options: ConversionOptions, converted_at: datetime
+) -> dict[str, Any]:
+    series = series_of(rows, site_timezone=options.site_timezone)
+    endpoint = _endpoint(options.dicomweb_base_address)
+    referrer = newest(rows, lambda row: person_name(row["referringPhysicianName"]))
+    return {
+        "resourceType": "ImagingStudy",
+        "id": resource_id(uid),
+        "meta": {
+            "lastUpdated": instant(converted_at),
+            "source": f"urn:dicom-assets:source:{quote(system, safe='')}",
+        },
+        **stated(contained=[endpoint] if endpoint else None),
+        "identifier": [
+            {"system": STUDY_UID_SYSTEM, "value": f"urn:oid:{uid}"},
+            *_accession(rows, options.accession_number_system),
+        ],
+        "status": "available",
+        **stated(modality=codes.acquisition([each["modality"] for each in series]) or None),
+        "subject": _subject(rows, options.patient_id_system),
+        **stated(
+            started=newest(
+                rows,
+                lambda row: fhir_datetime(
+                    row["studyDate"],
+                    row["studyTime"],
+                    offset=row["timezoneOffsetFromUtc"],
+                    site_timezone=options.site_timezone,
+                ),
+            ),
+            referrer={"display": referrer} if referrer else None,
+            endpoint=[{"reference": f"#{_ENDPOINT_ID}"}] if endpoint else None,
+        ),
+        "numberOfSeries": len(series),
+        "numberOfInstances": sum(each["numberOfInstances"] for each in series),
+        **stated(
+            procedureCode=newest(rows, lambda row: codes.concepts(row["procedureCodes"]) or None),
+            reasonCode=_reasons(rows),
+            description=newest_text(rows, "studyDescription"),
+        ),
+        "series": series,
+    }
+
+
+def _accession(rows: Iterable[Row], configured: str | None) -> list[dict[str, Any]]:
+    for row in rows:
+        if number := codes.text(row["accessionNumber"]):
+            issuer = codes.issuer(row["accessionIssuer"], configured=configured)
+            return [{"type": _ACCESSION_TYPE, "value": number, **issuer}]
+    return []
+
+
+def _subject(rows: Iterable[Row], configured: str | None) -> dict[str, Any]:
+    for row in rows:
+        if patient_id := codes.text(row["patientId"]):
+            issuer = codes.issuer(row["patientIdIssuer"], configured=configured)
+            return {"type": "Patient", "identifier": {"value": patient_id, **issuer}}
+    return {"extension": [codes.UNKNOWN], "type": "Patient"}
+
+
+def _reasons(rows: list[Row]) -> list[dict[str, Any]] | None:
+    """Returns the coded reasons, then the reason in words: of the newest row that gives one."""
+
+    def read(row: Row) -> list[dict[str, Any]] | None:
+        reason = codes.text(row["reasonText"])
+        return codes.concepts(row["reasonCodes"]) + ([{"text": reason}] if reason else []) or None
+
+    return newest(rows, read)
+
+
+def _endpoint(base_address: str | None) -> dict[str, Any] | None:
+    if not base_address:
+        return None
+    return {
+        "resourceType": "Endpoint",
+        "id": _ENDPOINT_ID,
+        "status": "active",
+        "connectionType": {
+            "system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type",
+            "code": "dicom-wado-rs",
+        },
+        "payloadType": [{"text": "DICOM"}],
+        "address": base_address.rstrip("/").removesuffix("/studies"),
+    }

@@ -1,0 +1,148 @@
+"""The series and instances of an ImagingStudy, from the rows of one study.
+
+Decided here: which row counts. Rows come newest first; an instance is counted once, in the series
+its newest row names, and each attribute is what the newest row that states it says. Not decided
+here: the attributes of the study itself (`imaging_study`).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from dicom_assets.fhir import codes
+from dicom_assets.fhir.dates import fhir_datetime
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+FOLDER_URL = "urn:dicom-assets:folder"
+"""Extension of ImagingStudy.series: the folder that holds the series' files (valueString)."""
+
+_INTEGER = re.compile(r"\+?\d{1,30}", re.ASCII)
+_LARGEST = 2**31 - 1
+
+
+def newest(rows: Sequence[Row], read: Callable[[Row], T | None]) -> T | None:
+    """Returns what the newest row that states something says; rows come newest first."""
+    for row in rows:
+        value = read(row)
+        if value is not None:
+            return value
+    return None
+
+
+def newest_text(rows: Sequence[Row], column: str) -> str | None:
+    """Returns the text of the newest row that has one in that column."""
+    return newest(rows, lambda row: codes.text(row[column]) if row[column] else None)
+
+
+def unsigned(value: str | None) -> int | None:
+    """Returns a FHIR unsignedInt; None for a negative, non-numeric or too large IS."""
+    match = _INTEGER.fullmatch(value.strip()) if value else None
+    number = int(match[0]) if match else None
+    return number if number is not None and number <= _LARGEST else None
+
+
+def person_name(value: str | None) -> str | None:
+    """Returns a PN as it stands, without empty trailing components."""
+    return codes.text((value or "").rstrip("^ "))
+
+
+def by_number(element: dict[str, Any]) -> tuple[bool, int, str]:
+    """Orders series and instances: by number, those without last, then by UID."""
+    number = element.get("number")
+    known = isinstance(number, int)
+    return not known, number if known else 0, element.get("uid") or ""
+
+
+def stated(**elements: Any) -> dict[str, Any]:
+    """Returns the elements that are stated."""
+    return {name: value for name, value in elements.items() if value is not None}
+
+
+def series_of(rows: Sequence[Row], *, site_timezone: str | None) -> list[dict[str, Any]]:
+    """Returns `ImagingStudy.series` in order.
+
+    Args:
+        rows: The rows of one study, newest first.
+        site_timezone: IANA zone of times without offset.
+    """
+    by_instance: dict[str, list[Row]] = {}
+    by_series: dict[str, list[Row]] = {}
+    members: dict[str, list[str]] = {}
+    for row in rows:
+        instance, series = row["sopInstanceUid"], row["seriesInstanceUid"]
+        by_series.setdefault(series, []).append(row)
+        if instance in by_instance:
+            by_instance[instance].append(row)
+        else:
+            by_instance[instance] = [row]
+            members.setdefault(series, []).append(instance)
+    series = [
+        _series(uid, by_series[uid], [by_instance[i] for i in instances], site_timezone)
+        for uid, instances in members.items()
+    ]
+    return sorted(series, key=by_number)
+
+
+def _series(
+    uid: str, rows: list[Row], instances: list[list[Row]], site_timezone: str | None
+) -> dict[str, Any]:
+    folder = next(sent[0]["folder"] for sent in instances)  # of the newest row that counts
+    performers = newest(rows, lambda row: _performers(row["performers"]))
+    return {
+        **stated(extension=[{"url": FOLDER_URL, "valueString": folder}] if folder else None),
+        "uid": uid,
+        **stated(number=newest(rows, lambda row: unsigned(row["seriesNumber"]))),
+        "modality": codes.modality(newest_text(rows, "modality")),
+        **stated(description=newest_text(rows, "seriesDescription")),
+        "numberOfInstances": len(instances),
+        **stated(
+            bodySite=newest(
+                rows, lambda row: codes.body_site(row["anatomicRegion"], row["bodyPartExamined"])
+            ),
+            laterality=newest(rows, lambda row: codes.laterality(row["laterality"]))
+            or _image_laterality([sent[0] for sent in instances]),
+            started=newest(
+                rows,
+                lambda row: fhir_datetime(
+                    row["seriesDate"],
+                    row["seriesTime"],
+                    offset=row["timezoneOffsetFromUtc"],
+                    site_timezone=site_timezone,
+                ),
+            ),
+            performer=performers,
+        ),
+        "instance": sorted((_instance(sent) for sent in instances), key=by_number),
+    }
+
+
+def _performers(names: list[str] | None) -> list[dict[str, Any]] | None:
+    shown = filter(None, (person_name(name) for name in names or ()))
+    return [{"actor": {"display": name}} for name in shown] or None
+
+
+def _image_laterality(rows: list[Row]) -> dict[str, Any] | None:
+    """Returns what all images agree on: one mammography series may hold both sides."""
+    values = {(row["imageLaterality"] or "").strip().upper() for row in rows} - {""}
+    return codes.laterality(values.pop()) if len(values) == 1 else None
+
+
+def _instance(rows: list[Row]) -> dict[str, Any]:
+    """Returns one instance from its rows, of which re-sending makes several."""
+    sop_class = newest_text(rows, "sopClassUid")
+    # sopClass is required; a file without (0008,0016) says nothing about its class
+    sop_class_coding = (
+        {"system": codes.URI, "code": f"urn:oid:{sop_class}"}
+        if sop_class
+        else {"extension": [codes.UNKNOWN]}
+    )
+    return {
+        "uid": rows[0]["sopInstanceUid"],
+        "sopClass": sop_class_coding,
+        **stated(
+            number=newest(rows, lambda row: unsigned(row["instanceNumber"])),
+            title=newest_text(rows, "title"),
+        ),
+    }

@@ -1,0 +1,150 @@
+"""Bronze FHIR rows → the silver rows to upsert.
+
+Decided here: which statement about a resource holds. Statements are taken in the order of
+lastUpdated (of arrival, where they have none), then of arrival. ImagingStudy is merged (`merge`),
+any other type replaced whole; an older lastUpdated never overwrites a newer one. Rows that would
+change nothing are left out, so that a second run changes nothing. Not decided here: how tables are
+read and written.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from dicom_assets.fhir.dates import instant_of
+from dicom_assets.fhir.flatten import Sourced, flatten, resource_of, silver_id
+from dicom_assets.fhir.merge import merge_studies
+from dicom_assets.fhir.model import known_elements, problem
+from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.schemas import TIMESTAMP
+
+MERGED_TYPES = frozenset({"ImagingStudy"})
+_RESOURCES_AT_A_TIME = 512
+_KEY = ("sourceSystem", "id")
+_ARRIVAL = ("ingestedAt", "filePath", "lineNumber")
+
+Json = dict[str, Any]
+
+
+def silver_ids(resource_type: str, bronze: pa.Table) -> list[str]:
+    """Returns the distinct silver ids that bronze rows are about, in order."""
+    keys = bronze.select(list(_KEY)).group_by(list(_KEY)).aggregate([]).to_pylist()
+    found = (silver_id(k["sourceSystem"], resource_type, k["id"]) for k in keys if k["id"])
+    return sorted(found)
+
+
+def upserts(
+    resource_type: str, bronze: pa.Table, existing: pa.Table, *, now: datetime
+) -> tuple[pa.Table, list[Failure]]:
+    """Returns the silver rows to upsert, one per id, and the bronze rows that are invalid.
+
+    Args:
+        resource_type: The type of all rows.
+        bronze: Raw FHIR rows (`schemas.RAW_FHIR`), any number, several for one resource or none.
+        existing: Silver rows of `silver_ids`, with at least `flatten.resource_columns`.
+        now: The instant that goes into modifiedAt, and into createdAt of new rows.
+    """
+    known = _by_id(existing)
+    failures: list[Failure] = []
+    tables: list[pa.Table] = []
+    changed: list[Sourced] = []
+    for (system, original_id), group in groupby(_in_order(bronze), key=itemgetter(*_KEY)):
+        statements = []
+        for row in group:
+            statement = _statement(resource_type, row)
+            if isinstance(statement, Failure):
+                failures.append(statement)
+            else:
+                statements.append((statement, row["filePath"]))
+        if not statements:
+            continue
+        row = known.get(silver_id(system, resource_type, original_id))
+        before = resource_of(resource_type, row) if row else None
+        path = row["sourceFilePath"] if row else None
+        after, path = _settle(resource_type, before, path, statements)
+        if after != before:
+            created = row["createdAt"] if row else now
+            changed.append(Sourced(after, system, path, created, now))
+        if len(changed) >= _RESOURCES_AT_A_TIME:
+            tables.append(flatten(resource_type, changed))
+            changed = []
+    tables.append(flatten(resource_type, changed))
+    return pa.concat_tables(tables), failures
+
+
+def _by_id(existing: pa.Table) -> dict[str, Json]:
+    return {row["id"]: row for row in existing.to_pylist()}
+
+
+def _in_order(bronze: pa.Table) -> Iterator[Json]:
+    """Yields rows resource by resource, each resource's statements from oldest to newest."""
+    times = zip(bronze["lastUpdated"].to_pylist(), bronze["ingestedAt"].to_pylist(), strict=True)
+    said = pa.array((updated or arrived for updated, arrived in times), TIMESTAMP)
+    keys = (*_KEY, "said", *_ARRIVAL)
+    table = bronze.select([*_KEY, *_ARRIVAL, "resource"]).append_column("said", said)
+    table = table.sort_by([(name, "ascending") for name in keys])
+    for batch in table.to_batches(max_chunksize=_RESOURCES_AT_A_TIME):
+        yield from batch.to_pylist()
+
+
+def _statement(resource_type: str, row: Json) -> Json | Failure:
+    """Returns the resource of a bronze row, or why it is none."""
+    try:
+        resource = orjson.loads(row["resource"])
+    except orjson.JSONDecodeError:
+        return _failure(row, Reason.INVALID_JSON, "the resource is not JSON")
+    if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
+        message = f"the resourceType is not {resource_type}"
+        return _failure(row, Reason.WRONG_RESOURCE_TYPE, message)
+    wrong = problem(resource, known_only=True)
+    if wrong:
+        return _failure(row, Reason.INVALID_RESOURCE, f"invalid {resource_type}: {wrong}")
+    if not resource.get("id") or resource["id"] != row["id"]:
+        message = f"the {resource_type} has no id, so that nothing could ever update it"
+        return _failure(row, Reason.INVALID_RESOURCE, message)
+    return known_elements(resource)
+
+
+def _settle(
+    resource_type: str,
+    before: Json | None,
+    source_before: str | None,
+    statements: Sequence[tuple[Json, str]],
+) -> tuple[Json, str | None]:
+    """Returns what holds after all statements, and the file of the newest that counts."""
+    rest = list(statements)
+    held, source = (before, source_before) if before is not None else rest.pop(0)
+    for statement, path in rest:
+        if not _is_older(statement, than=held):
+            merged = resource_type in MERGED_TYPES
+            held, source = merge_studies(held, statement) if merged else statement, path
+        elif resource_type in MERGED_TYPES:
+            held = merge_studies(statement, held)
+    return held, source
+
+
+def _is_older(statement: Json, *, than: Json) -> bool:
+    """Says whether both say when they were updated, and the statement was before."""
+    said, held = _last_updated(statement), _last_updated(than)
+    return said is not None and held is not None and said < held
+
+
+def _last_updated(resource: Json) -> datetime | None:
+    return instant_of((resource.get("meta") or {}).get("lastUpdated"))
+
+
+def _failure(row: Json, reason: Reason, message: str) -> Failure:
+    return Failure(
+        "flatten",
+        reason,
+        message,
+        row["sourceSystem"],
+        source_path=row["filePath"],
+        line=row["lineNumber"],
+    )

@@ -1,0 +1,340 @@
+"""The local engine: the few verbs in which every step reads, works and writes.
+
+Decided here: how Delta tables are created, appended to, upserted and read incrementally, and how
+work spreads over processes. Progress is an application transaction in the commit that holds the
+data; a second writer with the same application id fails instead of writing twice. Not decided here:
+what is read or written (`dicom_assets.steps`).
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import islice
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Schema,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
+
+from dicom_assets.lakehouse.layout import Layout
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+COMMIT_VERSION = "_commit_version"
+_POOL_MIN_TASKS = 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """One Delta table.
+
+    Attributes:
+        layer: `bronze`, `silver` or `gold`.
+        name: The folder's name.
+        schema: Arrow schema with column descriptions.
+        description: One sentence for the catalogue.
+        key: Columns that identify a row.
+        partitioned: Whether it is partitioned by `ingestDate`.
+    """
+
+    layer: str
+    name: str
+    schema: pa.Schema
+    description: str
+    key: tuple[str, ...] = ()
+    partitioned: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """`layer.name`, as a catalogue shows it."""
+        return f"{self.layer}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a step has read: an application transaction.
+
+    Attributes:
+        app_id: Step and partition.
+        version: Version of the source that has been read up to.
+    """
+
+    app_id: str
+    version: int
+
+
+@dataclass
+class LocalEngine:
+    """Runs steps on this machine: pyarrow, delta-rs and a pool of processes.
+
+    Attributes:
+        layout: Where the tables lie.
+        workers: Processes used by `map`; 1 runs in this process.
+    """
+
+    layout: Layout
+    workers: int = 1
+    _properties: WriterProperties = field(
+        default_factory=lambda: WriterProperties(compression="ZSTD", max_row_group_size=16_384)
+    )
+
+    def open(self, table: Table) -> DeltaTable | None:
+        """Opens a table, or returns None where it does not exist yet."""
+        path = str(self.layout.table(table.layer, table.name))
+        return DeltaTable(path) if DeltaTable.is_deltatable(path) else None
+
+    def version(self, table: Table) -> int:
+        """Returns the table's version; -1 where it does not exist yet."""
+        delta = self.open(table)
+        return -1 if delta is None else delta.version()
+
+    def row_count(self, table: Table) -> int:
+        """Returns the table's rows, from file statistics alone."""
+        delta = self.open(table)
+        return 0 if delta is None else delta.count()
+
+    def progress(self, table: Table, app_id: str) -> int | None:
+        """Returns the version committed to `table` under an application id."""
+        delta = self.open(table)
+        return None if delta is None else delta.transaction_version(app_id)
+
+    def append(
+        self,
+        table: Table,
+        rows: pa.Table | pa.RecordBatchReader,
+        *,
+        progress: Progress,
+        ingest_date: date | None = None,
+    ) -> None:
+        """Appends rows and progress in one commit.
+
+        Args:
+            table: Where to.
+            rows: Rows with the table's schema.
+            progress: How far the source has been read.
+            ingest_date: The partition the rows belong to, for partitioned tables. With a
+                partition's first rows it is remembered before which version nothing of it lies,
+                so that its first reader need not walk the log from the beginning.
+
+        Raises:
+            deltalake.exceptions.CommitFailedError: Another writer committed the same progress.
+        """
+        delta = self._create(table)
+        transactions = [Transaction(progress.app_id, progress.version)]
+        if ingest_date and delta.transaction_version(_first_id(ingest_date)) is None:
+            transactions.append(Transaction(_first_id(ingest_date), delta.version()))
+        known = {f.name for f in delta.schema().fields}
+        write_deltalake(
+            delta,
+            rows,
+            mode="append",
+            schema_mode="merge" if set(table.schema.names) - known else None,
+            writer_properties=self._properties,
+            commit_properties=CommitProperties(app_transactions=transactions),
+        )
+
+    def upsert(self, table: Table, rows: pa.Table, *, progress: Progress | None) -> None:
+        """Inserts new keys and replaces known ones, with progress, in one commit."""
+        transactions = [Transaction(progress.app_id, progress.version)] if progress else None
+        delta = self._create(table)
+        if rows.num_rows == 0:
+            if progress:
+                self.append(table, table.schema.empty_table(), progress=progress)
+            return
+        on = " AND ".join(f'target."{name}" = source."{name}"' for name in table.key)
+        (
+            delta.merge(
+                rows,
+                on,
+                source_alias="source",
+                target_alias="target",
+                writer_properties=self._properties,
+                commit_properties=CommitProperties(app_transactions=transactions),
+            )
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+            .execute()
+        )
+
+    def update(
+        self,
+        table: Table,
+        rows: pa.Table,
+        *,
+        key: str,
+        columns: Sequence[str],
+        ingest_date: date,
+    ) -> None:
+        """Sets columns of known rows of one partition; columns not there yet are added."""
+        delta = self._create(table)
+        known = {f.name for f in delta.schema().fields}
+        new = [table.schema.field(name) for name in columns if name not in known]
+        if new:
+            delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
+        (
+            DeltaTable(delta.table_uri)
+            .merge(
+                rows,
+                f'target."ingestDate" = \'{ingest_date}\' AND target."{key}" = source."{key}"',
+                source_alias="source",
+                target_alias="target",
+                writer_properties=self._properties,
+            )
+            .when_matched_update({f'"{name}"': f'source."{name}"' for name in columns})
+            .execute()
+        )
+
+    def rows_by_date(self, table: Table) -> dict[str, int]:
+        """Returns ingest date (yyyy-mm-dd) → rows, from file statistics alone."""
+        delta = self.open(table)
+        found: dict[str, int] = {}
+        if delta is not None:
+            files = pa.table(delta.get_add_actions(flatten=True))
+            days, counts = files["partition.ingestDate"], files["num_records"]
+            for day, count in zip(days.to_pylist(), counts.to_pylist(), strict=True):
+                found[str(day)] = found.get(str(day), 0) + count
+        return found
+
+    def read(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        ingest_date: date | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Reads columns of a table as it stands; no rows where it does not exist yet.
+
+        Args:
+            table: The table.
+            columns: The columns to read.
+            ingest_date: Only this partition.
+            where: Only rows for which this holds.
+        """
+        delta = self.open(table)
+        names = [name for name in table.schema.names if name in set(columns)]
+        wanted = pa.schema([table.schema.field(name) for name in names])
+        if delta is None:
+            return wanted.empty_table()
+        partitions = [("ingestDate", "=", str(ingest_date))] if ingest_date else None
+        dataset = delta.to_pyarrow_dataset(partitions=partitions)
+        present = [name for name in names if name in dataset.schema.names]
+        found = dataset.to_table(columns=present, filter=where)
+        return _conform(found, wanted)
+
+    def read_new(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        since: int | None,
+        until: int | None = None,
+        ingest_date: date | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Reads rows inserted or updated after a version, with their commit version.
+
+        Args:
+            table: The source.
+            columns: The columns to read.
+            since: Version already read; None for the beginning.
+            until: Last version to read; None for the newest.
+            ingest_date: Only this partition.
+
+        Yields:
+            Batches of the columns and `_commit_version` (uint64), in no particular order.
+        """
+        delta = self.open(table)
+        if delta is None:
+            return
+        last = delta.version() if until is None else until
+        if since is None and ingest_date:
+            since = delta.transaction_version(_first_id(ingest_date))
+        start = 0 if since is None else since + 1
+        if start > last:
+            return
+        names = [name for name in table.schema.names if name in set(columns)]
+        absent = set(names) - {f.name for f in delta.schema().fields}
+        wanted = pa.schema([table.schema.field(name) for name in names])
+        tagged = wanted.append(pa.field(COMMIT_VERSION, pa.uint64()))
+        changes = delta.load_cdf(
+            starting_version=start,
+            ending_version=last,
+            # quoted, since DataFusion folds bare names to lower case
+            columns=[
+                f'"{name}"' for name in [*names, "_change_type", COMMIT_VERSION] if name not in absent
+            ],
+            predicate=f"\"ingestDate\" = '{ingest_date}'" if ingest_date else None,
+        )
+        for batch in pa.RecordBatchReader.from_stream(changes):
+            rows = pa.Table.from_batches([batch])
+            kind = rows["_change_type"].cast(pa.string())
+            is_new = pc.is_in(kind, pa.array(["insert", "update_postimage"]))
+            # cast first: the reader's string views cannot be filtered
+            yield from _conform(rows, tagged).filter(is_new).to_batches()
+
+    def map(self, work: Callable[[T], R], tasks: Iterable[T], *, count: int) -> Iterator[R]:
+        """Applies `work` to each task, in order, over the pool; a bounded number lies ahead.
+
+        Args:
+            work: A function of a module, since it travels to other processes.
+            tasks: What it is applied to.
+            count: How many tasks there are; a few are not worth starting processes for.
+        """
+        if self.workers == 1 or count < _POOL_MIN_TASKS:
+            yield from map(work, tasks)
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([work.__module__])
+        waiting = iter(tasks)
+        with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
+            ahead: list[Future[Any]] = []
+            try:
+                ahead = [pool.submit(work, task) for task in islice(waiting, 2 * self.workers)]
+                while ahead:
+                    yield ahead.pop(0).result()
+                    ahead += [pool.submit(work, task) for task in islice(waiting, 1)]
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _create(self, table: Table) -> DeltaTable:
+        path = self.layout.table(table.layer, table.name)
+        if not DeltaTable.is_deltatable(str(path)):
+            path.mkdir(parents=True, exist_ok=True)
+            DeltaTable.create(
+                str(path),
+                schema=Schema.from_arrow(table.schema),
+                mode="ignore",
+                partition_by=["ingestDate"] if table.partitioned else None,
+                name=table.name,
+                description=table.description,
+                configuration={
+                    "delta.enableChangeDataFeed": "true",
+                    "delta.logRetentionDuration": "interval 365 days",
+                    "delta.dataSkippingStatsColumns": ",".join(table.key),
+                },
+            )
+        return DeltaTable(str(path))
+
+
+def _first_id(day: date) -> str:
+    return f"before/{day}"
+
+
+def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Casts to the schema; a column that older rows do not have yet is null."""
+    columns = [
+        rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(len(rows), f.type)
+        for f in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)

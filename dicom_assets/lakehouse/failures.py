@@ -1,0 +1,62 @@
+"""Failures as rows: what a step hands back for input that did not make it.
+
+Decided here: the shape of a failure and how failures become `ingestion_failures` rows. Not decided
+here: which reasons there are (`reasons`) or when one applies.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import pyarrow as pa
+
+from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.schemas import INGESTION_FAILURES
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One file, member or line that did not make it.
+
+    Attributes:
+        step: `organise`, `extract`, `convert`, `ingest_fhir`, `flatten` or `to_omop`.
+        reason: The reason code.
+        message: What was wrong, in words, without patient data.
+        source_system: Namespace of the source.
+        source_path: The file, `archive.zip!/member` or NDJSON file it came from.
+        failed_path: Where its bytes lie now, relative to the lakehouse root; None for External.
+        tags: DICOM tags concerned.
+        line: Line number from 1, where it applies.
+    """
+
+    step: str
+    reason: Reason
+    message: str
+    source_system: str
+    source_path: str | None = None
+    failed_path: str | None = None
+    tags: tuple[str, ...] = ()
+    line: int | None = None
+
+
+def failure_rows(
+    failures: Iterable[Failure], *, ingest_date: date, failed_at: datetime, run_id: str
+) -> pa.Table:
+    """Returns the failures as `ingestion_failures` rows."""
+    rows = [
+        {
+            "ingestDate": ingest_date,
+            "sourceSystem": failure.source_system,
+            "step": failure.step,
+            "reasonCode": str(failure.reason),
+            "message": failure.message,
+            "sourcePath": failure.source_path,
+            "failedPath": failure.failed_path,
+            "tags": list(failure.tags) or None,
+            "line": failure.line,
+            "failedAt": failed_at,
+            "runId": run_id,
+        }
+        for failure in failures
+    ]
+    return pa.Table.from_pylist(rows, schema=INGESTION_FAILURES)

@@ -1,0 +1,140 @@
+"""Where everything lies under the lakehouse root, and what organised files are called.
+
+Decided here: every path, the file-name prefix and which characters a name may keep. Paths in tables
+are relative to the root, with `/`, so that a lakehouse can be moved. Not decided here: who writes
+what (`dicom_assets.steps`) or what is in the tables (`schemas`).
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+DEFAULT_SOURCE_SYSTEM = "default"
+MANIFEST_NAME = "dicom_assets_manifest.json"
+_MAX_NAME_BYTES = 255
+_RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%\u2028\u2029\ud800-\udfff]')
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of one lakehouse.
+
+    Attributes:
+        root: Absolute folder that holds `bronze`, `silver` and `gold`.
+    """
+
+    root: Path
+
+    @property
+    def drop_folder(self) -> Path:
+        """Where people and systems drop DICOM files and ZIPs."""
+        return self.root / "bronze/Files/Ingest/Imaging/DICOM"
+
+    @property
+    def process_root(self) -> Path:
+        """The tree of organised DICOM files."""
+        return self.root / "bronze/Files/Process/Imaging/DICOM"
+
+    @property
+    def organise_folder(self) -> Path:
+        """Work area of `organise`, on the file system of the organised files; empty at rest."""
+        return self.process_root / ".organise"
+
+    @property
+    def fhir_root(self) -> Path:
+        """The tree of FHIR NDJSON files."""
+        return self.root / "bronze/Files/Process/Clinical/FHIR NDJSON"
+
+    def process_folder(self, source_system: str, day: date) -> Path:
+        """Returns the date folder of organised DICOM files."""
+        return _dated(self.process_root, source_system, day)
+
+    def failed_folder(self, source_system: str, day: date) -> Path:
+        """Returns the date folder of DICOM files that could not be moved or read."""
+        root = self.root / "bronze/Files/Failed/Imaging/DICOM"
+        return _dated(root, source_system, day)
+
+    def manifest_folder(self, day: date) -> Path:
+        """Returns the date folder of delivery manifests."""
+        return _dated(self.root / "bronze/Files/Process/Manifests", DEFAULT_SOURCE_SYSTEM, day)
+
+    def fhir_folder(self, source_system: str, day: date, resource_type: str) -> Path:
+        """Returns the date folder of one FHIR resource type."""
+        return _dated(self.fhir_root, source_system, day) / resource_type
+
+    def fhir_failed_folder(self, source_system: str, day: date, resource_type: str) -> Path:
+        """Returns the date folder of FHIR lines that could not be read."""
+        root = self.root / "bronze/Files/Failed/Clinical/FHIR NDJSON"
+        return _dated(root, source_system, day) / resource_type
+
+    def fhir_files(self, day: date, resource_type: str) -> list[tuple[str, Path]]:
+        """Returns (source system, file) of every NDJSON file of a day, sorted.
+
+        Whatever stands before the year is the namespace, at any depth.
+        """
+        found = []
+        tail = f"{day:%Y/%m/%d}/{resource_type}"
+        for folder in self.fhir_root.glob(f"**/{tail}"):
+            before = folder.relative_to(self.fhir_root).parts[:-4]
+            source_system = "/".join(before) or DEFAULT_SOURCE_SYSTEM
+            found += [
+                (source_system, path) for path in folder.glob("*.ndjson") if path.name[0] != "."
+            ]
+        return sorted(found)
+
+    def table(self, layer: str, name: str) -> Path:
+        """Returns the folder of a Delta table."""
+        return self.root / layer / "Tables" / name
+
+    def relative(self, path: Path) -> str:
+        """Returns the path as tables hold it: relative to the root, with `/`, printable."""
+        return printable(os.path.relpath(path, self.root))
+
+    def absolute(self, path: str) -> Path:
+        """Returns where a path from a table lies."""
+        return self.root / path
+
+
+def _dated(root: Path, source_system: str, day: date) -> Path:
+    base = root if source_system == DEFAULT_SOURCE_SYSTEM else root / source_system
+    return base / f"{day:%Y/%m/%d}"
+
+
+def printable(text: str) -> str:
+    """Returns text that any table can hold: bytes that are not UTF-8 as `%XX`."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace").replace("\\x", "%")
+
+
+def organised_name(prefix_ms: int, original: str) -> str:
+    """Returns `<unix ms>_<original name>`, safe on every file system.
+
+    Path separators, control and wildcard characters and bytes that are not UTF-8 become `%XX`;
+    a name too long for the later `.dcm.zip` is cut in the middle of its stem.
+    """
+    base = re.split(r"[/\\]", original)[-1]
+    safe = _UNSAFE.sub(_escaped, base).strip(" ") or "unnamed"
+    room = _MAX_NAME_BYTES - _RESERVED
+    if len(safe.encode()) > room:
+        stem, dot, extension = safe.rpartition(".")
+        if not dot or len(extension) > 16:
+            stem, dot, extension = safe, "", ""
+        keep = room - len(f"{dot}{extension}".encode())
+        safe = stem.encode()[:keep].decode("utf-8", "ignore") + dot + extension
+    return f"{prefix_ms}_{safe}"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+
+def zip_name(name: str) -> str:
+    """Returns the name of the ZIP that will hold an organised file: `<name>.dcm.zip`."""
+    return f"{dicom_name(name)}.zip"
+
+
+def dicom_name(name: str) -> str:
+    """Returns an organised file's name with the extension `.dcm`, added where it is missing."""
+    return name[:-4] + ".dcm" if name.lower().endswith(".dcm") else f"{name}.dcm"

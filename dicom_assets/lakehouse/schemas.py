@@ -1,0 +1,160 @@
+"""The tables: columns, types and descriptions, each said once.
+
+Decided here: what bronze and gold tables look like, and the small schemas that steps speak in.
+Silver schemas follow the FHIR model and are derived in `dicom_assets.fhir.flatten`. Not decided
+here: where tables lie (`layout`) or how they are written (`tables`). A column's description travels
+as Arrow field metadata `comment`, which Delta keeps as the column comment.
+"""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+REQUIRED_TAGS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+METADATA_MAP = pa.map_(
+    pa.string(), pa.struct([("vr", pa.string()), ("Value", pa.list_(pa.string()))])
+)
+
+
+def field(name: str, kind: pa.DataType, comment: str, *, required: bool = False) -> pa.Field:
+    """Returns a column with its description."""
+    return pa.field(name, kind, nullable=not required, metadata={"comment": comment})
+
+
+_INGEST_DATE = field("ingestDate", pa.date32(), "Partition: the ingest date", required=True)
+_SOURCE_SYSTEM = field(
+    "sourceSystem", pa.string(), "Namespace of the source, else `default`", required=True
+)
+
+PROCESS_FILES = pa.schema(
+    [
+        _INGEST_DATE,
+        _SOURCE_SYSTEM,
+        field("filePath", pa.string(), "Where the organised file lies", required=True),
+        field("sourcePath", pa.string(), "Where it was dropped; members as archive.zip!/inner"),
+        field("fileSize", pa.int64(), "Bytes of the file"),
+        field("sourceModifiedAt", TIMESTAMP, "Modification time of the dropped file"),
+        field("organisedAt", TIMESTAMP, "When it was organised"),
+    ]
+)
+"""One row per organised DICOM file, append only: what `extract` has to read, in order."""
+
+
+def dicomimagingmetastore(tags: Sequence[PromotedTag] = PROMOTED_TAGS) -> pa.Schema:
+    """Returns the metastore's schema: one row per DICOM file read, append only."""
+    promoted = [
+        field(
+            tag.column,
+            pa.string(),
+            f"{tag.keyword} ({tag.tag[:4]},{tag.tag[4:]}) {tag.vr}, as it stands in the file",
+            required=tag.column in REQUIRED_TAGS,
+        )
+        for tag in tags
+    ]
+    return pa.schema(
+        [
+            _INGEST_DATE,
+            _SOURCE_SYSTEM,
+            *promoted,
+            field("metadata", METADATA_MAP, "All elements but pixel data: tag → vr and values"),
+            field("metadata_string", pa.string(), "The same as DICOM JSON Model (PS3.18 F)"),
+            field("filePath", pa.string(), "Where the file lies now", required=True),
+            field("sourcePath", pa.string(), "Where it was dropped; members as archive.zip!/inner"),
+            field("fileSize", pa.int64(), "Bytes of the DICOM file, uncompressed"),
+            field("contentHash", pa.string(), "SHA-256 of the DICOM file; null for External"),
+            field("version", pa.string(), "External: etag or modification time and size"),
+            field("transferSyntaxUid", pa.string(), "Transfer Syntax UID (0002,0010)"),
+            field("decodeNotes", pa.list_(pa.string()), "`TAG reason` of elements kept raw"),
+            field("ingestedAt", TIMESTAMP, "When the row was made"),
+            field("sourceModifiedAt", TIMESTAMP, "Modification time of the dropped file"),
+        ]
+    )
+
+
+INGESTION_FAILURES = pa.schema(
+    [
+        _INGEST_DATE,
+        _SOURCE_SYSTEM,
+        field("step", pa.string(), "The step that met it", required=True),
+        field("reasonCode", pa.string(), "Why: one of lakehouse.reasons", required=True),
+        field("message", pa.string(), "What was wrong, without patient data"),
+        field("sourcePath", pa.string(), "The file, member or NDJSON file it came from"),
+        field("failedPath", pa.string(), "Where its bytes lie now; null for External"),
+        field("tags", pa.list_(pa.string()), "The DICOM tags concerned, where it applies"),
+        field("line", pa.int64(), "Line number in an NDJSON file, from 1, where it applies"),
+        field("failedAt", TIMESTAMP, "When"),
+        field("runId", pa.string(), "The Dagster run"),
+    ]
+)
+
+RAW_FHIR = pa.schema(
+    [
+        _INGEST_DATE,
+        _SOURCE_SYSTEM,
+        field("id", pa.string(), "The resource's own id"),
+        field("lastUpdated", TIMESTAMP, "meta.lastUpdated"),
+        field("resource", pa.string(), "The JSON text of the line, unchanged", required=True),
+        field("filePath", pa.string(), "The NDJSON file", required=True),
+        field("lineNumber", pa.int64(), "Line in that file, from 1", required=True),
+        field("ingestedAt", TIMESTAMP, "When the row was made"),
+    ]
+)
+"""bronze ImagingStudy, DiagnosticReport, …: raw FHIR, append only."""
+
+_AUDIT = [
+    field("sourceSystem", pa.string(), "Namespace of the source, else `default`", required=True),
+    field("sourceTable", pa.string(), "Table the row was made from"),
+    field("sourceRecordId", pa.string(), "Key of the row it was made from"),
+    field("sourceModifiedAt", TIMESTAMP, "When that row was last written"),
+    field("modifiedAt", TIMESTAMP, "When this row was last written"),
+]
+
+IMAGE_OCCURRENCE = pa.schema(
+    [
+        field("image_occurrence_id", pa.int64(), "Key of the series", required=True),
+        field("person_id", pa.int64(), "OMOP person", required=True),
+        field("procedure_occurrence_id", pa.int64(), "Key of the study", required=True),
+        field("visit_occurrence_id", pa.int64(), "From the visit crosswalk, else null"),
+        field("anatomic_site_concept_id", pa.int32(), "SNOMED concept of the body part, else 0"),
+        field("wadors_uri", pa.string(), "Study-level WADO-RS address, when configured"),
+        field("local_path", pa.string(), "Folder that holds the series' files"),
+        field("image_occurrence_date", pa.date32(), "Series date, else study date"),
+        field("image_study_uid", pa.string(), "Study Instance UID", required=True),
+        field("image_series_uid", pa.string(), "Series Instance UID", required=True),
+        field("modality_concept_id", pa.int32(), "DICOM concept of the modality, else 0"),
+        field("modality_source_value", pa.string(), "Modality as it stands in the file"),
+        field("modality_source_concept_id", pa.int32(), "Concept of the source value, else 0"),
+        field("anatomic_site_source_value", pa.string(), "Body part as it came"),
+        *_AUDIT,
+    ]
+)
+"""OMOP Medical Imaging CDM image_occurrence: one row per series."""
+
+PERSON = pa.schema(
+    [
+        field("person_id", pa.int64(), "Key of the patient", required=True),
+        field("gender_concept_id", pa.int32(), "8507 male, 8532 female, else 0", required=True),
+        field("year_of_birth", pa.int32(), "From Patient's Birth Date (0010,0030)"),
+        field("race_concept_id", pa.int32(), "0: DICOM does not say", required=True),
+        field("ethnicity_concept_id", pa.int32(), "0: DICOM does not say", required=True),
+        field("person_source_value", pa.string(), "Patient ID (0010,0020)"),
+        *_AUDIT,
+    ]
+)
+
+PROCEDURE_OCCURRENCE = pa.schema(
+    [
+        field("procedure_occurrence_id", pa.int64(), "Key of the study", required=True),
+        field("person_id", pa.int64(), "OMOP person", required=True),
+        field("procedure_concept_id", pa.int32(), "0: not mapped", required=True),
+        field("procedure_date", pa.date32(), "Date the study started"),
+        field("procedure_datetime", TIMESTAMP, "Instant the study started, when known"),
+        field("procedure_type_concept_id", pa.int32(), "32817: EHR", required=True),
+        field("visit_occurrence_id", pa.int64(), "From the visit crosswalk, else null"),
+        field("procedure_source_value", pa.string(), "Procedure code, else study description"),
+        *_AUDIT,
+    ]
+)

@@ -1,0 +1,98 @@
+"""Crosswalks: a site's own OMOP ids for patients and visits.
+
+Decided here: the form of the two CSV files, and that a patient or visit that is not in them has a
+hashed key or none. Not decided here: where the ids go.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_SOURCE_SYSTEM = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Crosswalks:
+    """A site's ids; empty where the site gives none.
+
+    Attributes:
+        persons: Source system and Patient ID → person_id.
+        visits_by_study: Source system and Study Instance UID → visit_occurrence_id.
+        visits_by_accession: Source system and accession number → visit_occurrence_id.
+    """
+
+    persons: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    visits_by_study: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    visits_by_accession: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, *, person: Path | None = None, visit: Path | None = None) -> "Crosswalks":
+        """Reads the CSV files: UTF-8, comma separated, first line the column names.
+
+        Args:
+            person: Columns source_system, person_source_value, person_id.
+            visit: Columns source_system, visit_occurrence_id, and accession_number or study_uid
+                or both; a row counts for each that it fills in.
+
+        Raises:
+            ValueError: A column is missing, or an id is no whole number. Names file and line.
+        """
+        by_study: dict[tuple[str, str], int] = {}
+        by_accession: dict[tuple[str, str], int] = {}
+        by_patient: dict[tuple[str, str], int] = {}
+        if person:
+            for row in _rows(person, "person_crosswalk", "person_source_value", "person_id"):
+                by_patient[row.key("person_source_value")] = row.number("person_id")
+        if visit:
+            for row in _rows(visit, "visit_crosswalk", "visit_occurrence_id"):
+                if not row.values.keys() & {"accession_number", "study_uid"}:
+                    raise ValueError(row.missing("accession_number or study_uid"))
+                for column, into in (("study_uid", by_study), ("accession_number", by_accession)):
+                    if row.values.get(column):
+                        into[row.key(column)] = row.number("visit_occurrence_id")
+        return cls(by_patient, by_study, by_accession)
+
+    def visit(self, source_system: str, study_uid: str, accession_number: str | None) -> int | None:
+        """Returns the visit of a study, by its UID, else by its accession number."""
+        visit = self.visits_by_study.get((source_system, study_uid))
+        if visit is None and accession_number:
+            visit = self.visits_by_accession.get((source_system, accession_number))
+        return visit
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    file: str
+    line: int
+    values: dict[str, str]
+
+    def key(self, column: str) -> tuple[str, str]:
+        return self.values["source_system"] or DEFAULT_SOURCE_SYSTEM, self.values[column]
+
+    def number(self, column: str) -> int:
+        try:
+            return int(self.values[column])
+        except ValueError as error:
+            message = f"{self.file}, line {self.line}: {column} is no whole number"
+            raise ValueError(message) from error
+
+    def missing(self, column: str) -> str:
+        return f"{self.file} has no column {column}"
+
+
+def _rows(path: Path, setting: str, *columns: str) -> Iterator[_Row]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        names = {(name or "").strip().lower() for name in reader.fieldnames or ()}
+        for column in ("source_system", *columns):
+            if column not in names:
+                raise ValueError(f"{setting}: {path} has no column {column}")
+        for row in reader:
+            values = {
+                name.strip().lower(): (value or "").strip()
+                for name, value in row.items()
+                if isinstance(name, str) and isinstance(value, str | None)
+            }
+            if any(values.values()):
+                yield _Row(f"{setting}: {path}", reader.line_num, values)

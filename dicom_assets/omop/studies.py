@@ -1,0 +1,120 @@
+"""What gold reads of a silver ImagingStudy row.
+
+Decided here: where study UID, patient, accession number and dates stand in FHIR. The JSON text
+columns are read, so that the many instances of a series need not become nested values. Not decided
+here: what gold makes of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+SILVER_COLUMNS = (
+    "id",
+    "idOrig",
+    "sourceSystem",
+    "identifier_string",
+    "subject",
+    "started",
+    "started_timestamp",
+    "procedureCode_string",
+    "description",
+    "series_string",
+    "modifiedAt",
+)
+"""Silver columns that gold reads."""
+
+SOURCE_TABLE = "ImagingStudy"
+_STUDIES_AT_A_TIME = 512
+_STUDY_UID = "urn:dicom:uid"
+_OID = "urn:oid:"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One silver row.
+
+    Attributes:
+        row: Its columns.
+        uid: Study Instance UID.
+        patient_id: Patient ID, or the id of the Patient resource; None when unknown.
+        accession_number: Accession number.
+        date: The calendar date it started.
+    """
+
+    row: Json
+    uid: str
+    patient_id: str | None
+    accession_number: str | None
+    date: date | None
+
+    @property
+    def source_system(self) -> str:
+        """Namespace of the source."""
+        return self.row["sourceSystem"]
+
+    def audit(self, now: datetime) -> Json:
+        """Returns the audit columns of a gold row made from it."""
+        return {
+            "sourceSystem": self.source_system,
+            "sourceTable": SOURCE_TABLE,
+            "sourceRecordId": self.row["id"],
+            "sourceModifiedAt": self.row["modifiedAt"],
+            "modifiedAt": now,
+        }
+
+
+def studies(silver: pa.Table) -> Iterator[Study]:
+    """Yields silver rows as studies, the last modified last."""
+    order = [("modifiedAt", "ascending"), ("id", "ascending")]
+    table = silver.select(list(SILVER_COLUMNS)).sort_by(order)
+    for batch in table.to_batches(max_chunksize=_STUDIES_AT_A_TIME):
+        yield from map(_study, batch.to_pylist())
+
+
+def day(text: str | None) -> date | None:
+    """Returns the date a FHIR dateTime begins with; None for a partial one.
+
+    It is the date where the study was made, whatever the offset.
+    """
+    try:
+        return date.fromisoformat(text[:10]) if text and len(text) >= 10 else None
+    except ValueError:
+        return None
+
+
+def loads(text: str | None) -> list[Json]:
+    """Returns the elements of a JSON text column."""
+    return orjson.loads(text) if text else []
+
+
+def _study(row: Json) -> Study:
+    identifiers = loads(row["identifier_string"])
+    accession = (i.get("value") for i in identifiers if "ACSN" in _type_codes(i))
+    subject = row["subject"] or {}
+    return Study(
+        row=row,
+        uid=_study_uid(identifiers, row["idOrig"]),
+        patient_id=(subject.get("identifier") or {}).get("value") or subject.get("idOrig"),
+        accession_number=next(accession, None),
+        date=day(row["started"]),
+    )
+
+
+def _study_uid(identifiers: list[Json], otherwise: str) -> str:
+    """Returns the UID by its system; else an OID among the identifiers; else the resource's id."""
+    values = [(i.get("system"), i.get("value") or "") for i in identifiers]
+    named = (value for system, value in values if system == _STUDY_UID and value)
+    oids = (value for _, value in values if value.startswith(_OID))
+    uid = next(named, None) or next(oids, None) or otherwise
+    return uid.removeprefix(_OID)
+
+
+def _type_codes(identifier: Json) -> list[str | None]:
+    return [c.get("code") for c in (identifier.get("type") or {}).get("coding") or ()]

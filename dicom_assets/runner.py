@@ -1,0 +1,139 @@
+"""Runs the chain in this process, on the same Dagster instance that the UI shows.
+
+Decided here: where the instance lives and how one run is started, followed and summed up. Not
+decided here: what is printed (`dicom_assets.cli`).
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from dicom_assets.defs.automation import JOB_NAME
+from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.definitions import defs
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one asset of a run did.
+
+    Attributes:
+        asset: `layer/name`.
+        rows: Rows or files written; None when it did not run.
+        seconds: How long it took.
+        failed_checks: Names of checks that did not hold.
+        blocked: Whether one of those was blocking.
+    """
+
+    asset: str
+    rows: int | None
+    seconds: float
+    failed_checks: tuple[str, ...]
+    blocked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run of the chain did.
+
+    Attributes:
+        succeeded: Whether every asset ran and no blocking check failed.
+        run_id: The Dagster run.
+        steps: One for each asset, in order.
+        error: What broke, for a run that did not get through.
+    """
+
+    succeeded: bool
+    run_id: str
+    steps: tuple[Step, ...]
+    error: str | None
+
+
+def dagster_home() -> Path:
+    """Returns DAGSTER_HOME, made ready; by default `.dagster` in the repository."""
+    home = Path(os.environ.get("DAGSTER_HOME") or REPOSITORY / ".dagster").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    configuration = REPOSITORY / "dagster.yaml"
+    if configuration.exists() and not (home / "dagster.yaml").exists():
+        shutil.copyfile(configuration, home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
+    """Runs drop folder → gold for one ingest date.
+
+    Args:
+        lakehouse: Root folder.
+        partition_key: The ingest date, `yyyy-mm-dd`.
+    """
+    dagster_home()
+    job = defs().resolve_job_def(JOB_NAME)
+    with dg.DagsterInstance.get() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=partition_key,
+            resources={"lakehouse": Lakehouse(root=str(lakehouse))},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+    return _outcome(result)
+
+
+def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
+    """Sums up a run from its events."""
+    written: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    began: dict[str, float] = {}
+    for event in result.get_asset_materialization_events():
+        materialization = event.materialization
+        name = materialization.asset_key.to_user_string()
+        written[name] = int(_number(materialization.metadata, "rows_written"))
+        began[name] = event.timestamp
+        seconds[name] = float(_number(materialization.metadata, "duration_seconds"))
+    failed: dict[str, list[str]] = {}
+    blocked: set[str] = set()
+    for check in result.get_asset_check_evaluations():
+        if not check.passed:
+            name = check.asset_key.to_user_string()
+            failed.setdefault(name, []).append(check.check_name)
+            if check.blocking:
+                blocked.add(name)
+    planned = result.get_asset_materialization_planned_events()
+    assets = [event.asset_materialization_planned_data.asset_key for event in planned]
+    names = sorted(
+        (key.to_user_string() for key in assets), key=lambda name: began.get(name, math.inf)
+    )
+    steps = tuple(
+        Step(
+            name,
+            written.get(name),
+            seconds.get(name, 0.0),
+            tuple(failed.get(name, ())),
+            name in blocked,
+        )
+        for name in names
+    )
+    return Outcome(result.success and not blocked, result.run_id, steps, _error(result, blocked))
+
+
+def _error(result: dg.ExecuteInProcessResult, blocked: set[str]) -> str | None:
+    """Returns what broke; a blocking check that does not hold is not a breakage."""
+    for event in result.get_step_failure_events():
+        failure = event.step_failure_data
+        error = failure.error.cause if failure.error and failure.error.cause else failure.error
+        if error and not blocked:
+            return error.message.strip()
+    return None
+
+
+def _number(metadata: Mapping[str, dg.MetadataValue], name: str) -> float:
+    value = metadata[name].value
+    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -1,0 +1,197 @@
+"""Settings: every choice a site can make, in one place.
+
+Read from environment variables (`DICOM_ASSETS_<NAME>`), then from a TOML file
+(`DICOM_ASSETS_CONFIG`, default `dicom_assets.toml` in the working folder), then the defaults below.
+Not decided here: what a choice does; the modules that take it say so.
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
+
+GIB = 1024**3
+_PREFIX = "DICOM_ASSETS_"
+
+
+class SettingsError(ValueError):
+    """A setting is wrong. The message names it, says why and where it was read from."""
+
+
+class Settings(BaseSettings):
+    """What a site can choose. Sizes are bytes, times seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+
+    lakehouse: Path = Field(
+        default=Path("data/lakehouse"), description="root folder of the lakehouse"
+    )
+    site_timezone: str | None = Field(
+        default=None, description="IANA zone of times without offset, for example Europe/Zurich"
+    )
+    source_systems: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="first-level drop folders that are namespaces; * means all"
+    )
+    patient_id_system: str | None = Field(
+        default=None, description="URI of the Patient ID's identifier system"
+    )
+    accession_number_system: str | None = Field(
+        default=None, description="URI of the accession number's identifier system"
+    )
+    dicomweb_base_address: str | None = Field(
+        default=None, description="base address of a DICOMweb service, without /studies"
+    )
+    compress: bool = Field(default=True, description="one ZIP per DICOM file after extraction")
+    compression_level: int = Field(
+        default=1, ge=1, le=9, description="deflate level of those ZIPs, 1 fast to 9 small"
+    )
+    promoted_tags: dict[str, str] = Field(
+        default={}, description="further promoted tags: keyword or tag = column name"
+    )
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="worker processes"
+    )
+    settle_seconds: float = Field(
+        default=2.0, ge=0, description="a dropped file unchanged for so long is complete"
+    )
+    max_file_bytes: int = Field(
+        default=16 * GIB, ge=1, description="largest DICOM file or archive member"
+    )
+    archive_max_depth: int = Field(
+        default=5, ge=1, description="how many archives may lie inside each other"
+    )
+    archive_max_ratio: float = Field(
+        default=250.0, ge=1, description="an archive past 1 GiB may expand at most so many times"
+    )
+    omop_person: bool = Field(default=True, description="write gold/person")
+    omop_procedure_occurrence: bool = Field(
+        default=True, description="write gold/procedure_occurrence"
+    )
+    person_crosswalk: Path | None = Field(
+        default=None, description="CSV: source_system, person_source_value, person_id"
+    )
+    visit_crosswalk: Path | None = Field(
+        default=None,
+        description="CSV: source_system, accession_number or study_uid, visit_occurrence_id",
+    )
+    athena_vocabulary: Path | None = Field(
+        default=None, description="folder of an Athena vocabulary download (CONCEPT.csv)"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over the TOML file."""
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        return init_settings, env_settings, toml
+
+    @field_validator("lakehouse")
+    @classmethod
+    def _local_root(cls, value: Path) -> Path:
+        if ":/" in str(value):
+            raise ValueError("must be a local folder; object stores are not supported yet")
+        return value.expanduser().absolute()
+
+    @field_validator("source_systems", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [n.strip() for n in value.split(",") if n.strip()] if isinstance(value, str) else value
+
+    @field_validator("source_systems")
+    @classmethod
+    def _namespaces(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name.startswith(".") or any(c in name for c in "/\\|") or name == "default":
+                raise ValueError(
+                    f"{name!r} cannot be a namespace: no slash, no |, no leading dot, not 'default'"
+                )
+        return value
+
+    @field_validator("site_timezone")
+    @classmethod
+    def _zone(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                ZoneInfo(value)
+            except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+                raise ValueError("must be an IANA time zone such as Europe/Zurich") from error
+        return value
+
+    @field_validator("promoted_tags")
+    @classmethod
+    def _known_tags(cls, value: dict[str, str]) -> dict[str, str]:
+        promoted_tags(value)
+        return value
+
+    @field_validator("person_crosswalk", "visit_crosswalk", "athena_vocabulary")
+    @classmethod
+    def _exists(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.exists():
+            raise ValueError(f"{value} does not exist")
+        return value
+
+    @cached_property
+    def promoted(self) -> tuple[PromotedTag, ...]:
+        """The standard promoted tags and the configured ones."""
+        return promoted_tags(self.promoted_tags)
+
+    def is_namespace(self, folder: str) -> bool:
+        """Says whether a first-level drop folder names a source system."""
+        return folder in self.source_systems or "*" in self.source_systems
+
+
+def config_file() -> Path:
+    """Returns the TOML file settings are read from; it need not exist."""
+    return Path(os.environ.get(f"{_PREFIX}CONFIG", "dicom_assets.toml"))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Reads the settings.
+
+    Args:
+        overrides: Values that win over environment and file; None means not given.
+
+    Raises:
+        SettingsError: A value is invalid or unknown, or the TOML file cannot be parsed.
+    """
+    import tomllib
+
+    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{_PREFIX}CONFIG"}
+    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(
+            f"{unknown[0]}: no such setting; known are {', '.join(sorted(known))}"
+        )
+    if f"{_PREFIX}CONFIG" in os.environ and not config_file().is_file():
+        raise SettingsError(f"{_PREFIX}CONFIG names {config_file()}, which does not exist")
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config_file()} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc'])}: "
+            f"{each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors()
+        )
+        raise SettingsError(
+            f"wrong setting ({_PREFIX}… in the environment or {config_file()}): {problems}"
+        ) from error

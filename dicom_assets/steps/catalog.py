@@ -1,0 +1,83 @@
+"""The catalogue: every Delta table of the lakehouse, by layer.
+
+Decided here: which tables there are, their keys and partitioning. Their columns are decided in
+`lakehouse.schemas` (bronze, gold) and `fhir.flatten` (silver).
+"""
+
+from functools import cache
+
+from dicom_assets.lakehouse import schemas
+from dicom_assets.lakehouse.engine import Table
+from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
+
+PROCESS_FILES = Table(
+    "bronze",
+    "process_files",
+    schemas.PROCESS_FILES,
+    "One row per organised DICOM file: where it came from and where it lies",
+    key=("filePath",),
+    partitioned=True,
+)
+INGESTION_FAILURES = Table(
+    "bronze",
+    "ingestion_failures",
+    schemas.INGESTION_FAILURES,
+    "One row per file, member or line that did not make it, with the reason",
+    key=("sourcePath",),
+    partitioned=True,
+)
+BRONZE_IMAGING_STUDY = Table(
+    "bronze",
+    "ImagingStudy",
+    schemas.RAW_FHIR,
+    "Raw FHIR ImagingStudy, one row per NDJSON line, append only",
+    key=("id",),
+    partitioned=True,
+)
+IMAGE_OCCURRENCE = Table(
+    "gold",
+    "Image_Occurrence",
+    schemas.IMAGE_OCCURRENCE,
+    "OMOP Medical Imaging CDM image_occurrence: one row per DICOM series",
+    key=("image_occurrence_id",),
+)
+PERSON = Table(
+    "gold",
+    "person",
+    schemas.PERSON,
+    "OMOP person: one row per patient and source system",
+    key=("person_id",),
+)
+PROCEDURE_OCCURRENCE = Table(
+    "gold",
+    "procedure_occurrence",
+    schemas.PROCEDURE_OCCURRENCE,
+    "OMOP procedure_occurrence: one row per imaging study",
+    key=("procedure_occurrence_id",),
+)
+
+
+def metastore(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> Table:
+    """Returns bronze/dicomimagingmetastore with its promoted columns."""
+    return Table(
+        "bronze",
+        "dicomimagingmetastore",
+        schemas.dicomimagingmetastore(tags),
+        "One row per DICOM file read: all elements but pixel data, append only",
+        key=("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"),
+        partitioned=True,
+    )
+
+
+@cache
+def silver_imaging_study() -> Table:
+    """Returns silver/ImagingStudy; its columns follow the FHIR R4B model."""
+    from dicom_assets.fhir.flatten import silver_schema
+
+    return Table(
+        "silver",
+        "ImagingStudy",
+        silver_schema("ImagingStudy"),
+        "Flattened FHIR R4B ImagingStudy: one row per study and source system",
+        key=("id",),
+    )

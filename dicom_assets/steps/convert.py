@@ -1,0 +1,115 @@
+"""Step 4, convert: new metastore rows become FHIR ImagingStudy, one NDJSON file for one run.
+
+Decided here: which rows go into a file and what it is called. The name says which metastore
+versions it was made of (`<unix ms>_ImagingStudy_v<from>-<to>.ndjson`), so that a run that was killed
+can tell what is there. With several source systems each has a file in its own folder. Not decided
+here: the mapping (`dicom_assets.fhir.imaging_study`).
+"""
+
+import re
+import time
+from contextlib import ExitStack
+from datetime import date
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies
+from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
+from dicom_assets.lakehouse.engine import LocalEngine, Progress
+from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.settings import Settings
+from dicom_assets.steps import catalog
+from dicom_assets.steps.failures import record
+from dicom_assets.steps.report import Report, now, reporting
+
+STEP = "convert"
+RESOURCE_TYPE = "ImagingStudy"
+_NAME = re.compile(r"\d+_ImagingStudy_v(\d+)-(\d+)\.ndjson")
+
+
+def convert(
+    engine: LocalEngine, settings: Settings, *, ingest_date: date, run_id: str = ""
+) -> Report:
+    """Writes the partition's studies that have new metastore rows.
+
+    Returns:
+        Rows = studies written; counts `files` and `failures`.
+    """
+    metastore = catalog.metastore(settings.promoted)
+    app_id = f"{STEP}/{ingest_date}"
+    with reporting(STEP) as report:
+        report.count({"files": 0, "failures": 0})
+        since = engine.progress(catalog.INGESTION_FAILURES, app_id)
+        begun = _begun(engine, ingest_date, since)
+        until = max(begun.values(), default=engine.version(metastore))
+        batches = engine.read_new(
+            metastore, COLUMNS, since=since, until=until, ingest_date=ingest_date
+        )
+        instances = pa.Table.from_batches([project(b) for b in batches], schema=INSTANCES)
+        if not instances.num_rows:
+            return report
+        name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_v{_from(since)}-{until}.ndjson"
+        failures = _write(engine, settings, instances, ingest_date, name, set(begun), report)
+        report.count({"failures": len(failures)})
+        # this commit, even without failures, says that the versions are done
+        done = Progress(app_id, until)
+        record(engine, failures, done, ingest_date, run_id, even_none=True)
+    return report
+
+
+def _from(since: int | None) -> int:
+    return 0 if since is None else since + 1
+
+
+def _begun(engine: LocalEngine, ingest_date: date, since: int | None) -> dict[str, int]:
+    """Returns source system → last version, of files that a killed run has left complete."""
+    found = {}
+    for system, path in engine.layout.fhir_files(ingest_date, RESOURCE_TYPE):
+        match = _NAME.fullmatch(path.name)
+        if match and int(match[1]) == _from(since):
+            found[system] = int(match[2])
+    return found
+
+
+def _write(
+    engine: LocalEngine,
+    settings: Settings,
+    instances: pa.Table,
+    ingest_date: date,
+    name: str,
+    begun: set[str],
+    report: Report,
+) -> list[Failure]:
+    """Writes one file for each source system, but for those that have theirs."""
+    options = ConversionOptions(
+        site_timezone=settings.site_timezone,
+        patient_id_system=settings.patient_id_system,
+        accession_number_system=settings.accession_number_system,
+        dicomweb_base_address=settings.dicomweb_base_address,
+    )
+    failures: list[Failure] = []
+    targets: dict[str, Path] = {}
+    with ExitStack() as stack:
+        sinks: dict[str, BinaryIO] = {}
+        for study in convert_studies(instances, options=options, converted_at=now()):
+            if isinstance(study, Failure):
+                failures.append(study)
+                continue
+            system = study.source_system
+            if system in begun:
+                continue
+            if system not in sinks:
+                folder = engine.layout.fhir_folder(system, ingest_date, RESOURCE_TYPE)
+                folder.mkdir(parents=True, exist_ok=True)
+                for remains in folder.glob(f".*_{RESOURCE_TYPE}_v*.tmp"):
+                    remains.unlink()
+                targets[system] = folder / name
+                sinks[system] = stack.enter_context((folder / f".{name}.tmp").open("wb"))
+            sinks[system].write(study.line + b"\n")
+            report.rows += 1
+    for target in targets.values():
+        target.with_name(f".{target.name}.tmp").replace(target)
+    report.count({"files": len(targets)})
+    return failures

@@ -1,0 +1,223 @@
+"""Step 3, extract: organised files become metastore rows, and each gets a ZIP of its own.
+
+Decided here: which files are read (those organised since the last commit), what happens to a file
+on disk when it is read (ZIP beside it, original gone; or Failed), and in which order things are
+committed. Not decided here: what a header says (`dicom_assets.dicom`).
+
+A run that is killed and started again finds a file plain, zipped or in Failed, and reads it where it
+lies, so it makes the same row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from dicom_assets.dicom import Header, HeaderError, read_header
+from dicom_assets.dicom.archives import (
+    ArchiveError,
+    Digest,
+    digest,
+    open_organised,
+    write_zip,
+)
+from dicom_assets.dicom.columns import metadata_column, metadata_string
+from dicom_assets.lakehouse import schemas
+from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress
+from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.layout import Layout, dicom_name, zip_name
+from dicom_assets.lakehouse.promoted import PromotedTag
+from dicom_assets.lakehouse.reasons import MEANINGS, Reason
+from dicom_assets.settings import Settings
+from dicom_assets.steps import catalog, report
+from dicom_assets.steps.failures import record
+from dicom_assets.steps.report import Report, now, reporting
+
+STEP = "extract"
+_FILES_PER_COMMIT = 1000
+_FILES_PER_TASK = 16
+_BYTES_PER_TASK = 64 << 20
+_MISSING = "the file lies neither in Process nor in Failed any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Files that one worker reads in one go.
+
+    Attributes:
+        root: Lakehouse root.
+        ingest_date: The partition.
+        files: `process_files` rows.
+        tags: Promoted tags.
+        level: Deflate level of the files' own ZIPs; 0 leaves files as they are.
+        ingested_at: The instant that goes into the rows.
+    """
+
+    root: Path
+    ingest_date: date
+    files: pa.RecordBatch
+    tags: tuple[PromotedTag, ...]
+    level: int
+    ingested_at: datetime
+
+
+def extract(
+    engine: LocalEngine, settings: Settings, *, ingest_date: date, run_id: str = ""
+) -> Report:
+    """Reads the partition's organised files that have no row yet.
+
+    Returns:
+        Rows = metastore rows appended; count `failures`; size in bytes.
+    """
+    metastore = catalog.metastore(settings.promoted)
+    app_id = f"{STEP}/{ingest_date}"
+    with reporting(STEP) as done:
+        done.count({"failures": 0})
+        files = _new_files(engine, engine.progress(metastore, app_id), ingest_date)
+        progress = report.Progress(STEP, len(files), "files")
+        for version, batch in _commits(files):
+            tasks = [
+                Task(
+                    engine.layout.root,
+                    ingest_date,
+                    chunk,
+                    settings.promoted,
+                    settings.compression_level if settings.compress else 0,
+                    now(),
+                )
+                for chunk in _chunks(batch)
+            ]
+            rows, failures = [], []
+            for part, bad in engine.map(read_files, tasks, count=len(tasks)):
+                rows.append(part)
+                failures += bad
+                progress.advance(part.num_rows + len(bad))
+            # failures first: the metastore's commit is the one that says the batch is done
+            record(engine, failures, Progress(app_id, version), ingest_date, run_id)
+            table = pa.Table.from_batches(rows, schema=metastore.schema)
+            engine.append(
+                metastore, table, progress=Progress(app_id, version), ingest_date=ingest_date
+            )
+            done.rows += table.num_rows
+            done.size += sum(table["fileSize"].to_pylist())
+            done.count({"failures": len(failures)})
+    return done
+
+
+def _new_files(engine: LocalEngine, since: int | None, ingest_date: date) -> pa.Table:
+    table = catalog.PROCESS_FILES
+    batches = engine.read_new(table, table.schema.names, since=since, ingest_date=ingest_date)
+    schema = table.schema.append(pa.field(COMMIT_VERSION, pa.uint64()))
+    found = pa.Table.from_batches(list(batches), schema=schema)
+    return found.sort_by([(COMMIT_VERSION, "ascending"), ("filePath", "ascending")])
+
+
+def _commits(files: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """Cuts files where their commits end, so that progress can be said in versions."""
+    versions = files[COMMIT_VERSION].to_pylist()
+    start = 0
+    for end in range(1, len(versions) + 1):
+        last = end == len(versions)
+        if last or (versions[end] != versions[end - 1] and end - start >= _FILES_PER_COMMIT):
+            yield versions[end - 1], files.slice(start, end - start)
+            start = end
+
+
+def _chunks(files: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Cuts files by bytes, so that a large one does not hold up small ones behind it."""
+    table = files.combine_chunks()
+    start, size = 0, 0
+    sizes = table["fileSize"].to_pylist()
+    for end, length in enumerate(sizes, start=1):
+        size += length
+        if end == len(sizes) or end - start >= _FILES_PER_TASK or size >= _BYTES_PER_TASK:
+            yield table.slice(start, end - start).to_batches()[0]
+            start, size = end, 0
+
+
+def read_files(task: Task) -> tuple[pa.RecordBatch, list[Failure]]:
+    """Reads headers, compresses, moves what is bad to Failed: the work of one worker."""
+    good: list[tuple[dict, Header, Digest, Path]] = []
+    failures: list[Failure] = []
+    layout = Layout(task.root)
+    for row in task.files.to_pylist():
+        try:
+            good.append((row, *_read(row, layout, task)))
+        except (HeaderError, ArchiveError) as error:
+            failures.append(_fail(row, layout, task.ingest_date, error.reason, error.message))
+        except FileNotFoundError:
+            failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _MISSING))
+    return _rows(good, layout, task), failures
+
+
+def _read(row: dict, layout: Layout, task: Task) -> tuple[Header, Digest, Path]:
+    """Returns header, digest and where the file lies now."""
+    path = layout.absolute(row["filePath"])
+    zipped = path.with_name(zip_name(path.name))
+    failed = _failed_path(row, layout, task.ingest_date)
+    lies = next((each for each in (path, zipped, failed) if each.exists()), path)
+    with open_organised(lies) as stream:
+        header = read_header(stream, tags=task.tags)
+        stream.seek(0)
+        if lies == zipped or not task.level:
+            return header, digest(stream), lies
+        name = dicom_name(path.name)
+        content = write_zip(stream, zipped, member=name, level=task.level)
+    path.unlink()
+    return header, content, zipped
+
+
+def _failed_path(row: dict, layout: Layout, ingest_date: date) -> Path:
+    return layout.failed_folder(row["sourceSystem"], ingest_date) / Path(row["filePath"]).name
+
+
+def _fail(
+    row: dict, layout: Layout, ingest_date: date, reason: Reason, message: str
+) -> Failure:
+    """Moves a bad file to Failed, unless an earlier try already did."""
+    path = layout.absolute(row["filePath"])
+    failed = _failed_path(row, layout, ingest_date)
+    if path.exists():
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(failed)
+    return Failure(
+        STEP,
+        reason,
+        message or MEANINGS[reason],
+        row["sourceSystem"],
+        row["sourcePath"],
+        layout.relative(failed) if failed.exists() else None,
+    )
+
+
+def _rows(
+    good: list[tuple[dict, Header, Digest, Path]], layout: Layout, task: Task
+) -> pa.RecordBatch:
+    """Makes metastore rows of what was read."""
+    schema = schemas.dicomimagingmetastore(task.tags)
+    headers = [header for _, header, _, _ in good]
+    columns: dict[str, object] = {
+        tag.column: [header.promoted[tag.column] for header in headers] for tag in task.tags
+    }
+    columns |= {
+        name: [row[name] for row, _, _, _ in good]
+        for name in ("ingestDate", "sourceSystem", "sourcePath", "sourceModifiedAt")
+    }
+    columns |= {
+        "metadata": metadata_column(headers),
+        "metadata_string": [metadata_string(header) for header in headers],
+        "filePath": [layout.relative(path) for _, _, _, path in good],
+        "fileSize": [content.size for _, _, content, _ in good],
+        "contentHash": [content.sha256 for _, _, content, _ in good],
+        "version": [None] * len(good),
+        "transferSyntaxUid": [header.transfer_syntax_uid for header in headers],
+        "decodeNotes": [list(header.decode_notes) or None for header in headers],
+        "ingestedAt": [task.ingested_at] * len(good),
+    }
+    arrays = [
+        values if isinstance(values := columns[f.name], pa.Array) else pa.array(values, f.type)
+        for f in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,0 +1,160 @@
+"""Step 5, ingest_fhir: NDJSON files become raw bronze rows, one a line.
+
+Decided here: which files are new (those of which the bronze table holds no line), and what becomes
+of bad lines (Failed, with line number and reason). Takes any FHIR resource type. Not decided here:
+what a good line is (`dicom_assets.fhir.ndjson`).
+"""
+
+from collections.abc import Iterator
+from datetime import date, datetime
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.fhir.ndjson import BadLine, Line, read_lines
+from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.steps import catalog, report
+from dicom_assets.steps.failures import record
+from dicom_assets.steps.report import Report, now, reporting
+
+STEP = "ingest_fhir"
+_BATCH_BYTES = 16 << 20
+
+
+def ingest_fhir(
+    engine: LocalEngine, *, table: Table, ingest_date: date, run_id: str = ""
+) -> Report:
+    """Appends the lines of the partition's new NDJSON files.
+
+    Args:
+        engine: Where the files and the table lie.
+        table: The bronze table; its name is the resource type.
+        ingest_date: The partition.
+        run_id: The Dagster run, for failure rows.
+
+    Returns:
+        Rows = lines appended; counts `files` and `failures`.
+    """
+    with reporting(STEP) as done:
+        done.count({"files": 0, "failures": 0})
+        known = set(
+            engine.read(table, ["filePath"], ingest_date=ingest_date)["filePath"].to_pylist()
+        )
+        files = [
+            _File(engine, table, ingest_date, system, path, run_id)
+            for system, path in engine.layout.fhir_files(ingest_date, table.name)
+            if engine.layout.relative(path) not in known
+        ]
+        progress = report.Progress(STEP, len(files), "NDJSON files")
+        for file in files:
+            file.ingest()
+            done.rows += file.good
+            done.count({"files": 1, "failures": len(file.bad)})
+            progress.advance()
+    return done
+
+
+class _File:
+    """One NDJSON file on its way into the bronze table."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        table: Table,
+        ingest_date: date,
+        source_system: str,
+        path: Path,
+        run_id: str,
+    ) -> None:
+        self._engine, self._table, self._day = engine, table, ingest_date
+        self._system, self._path, self._run_id = source_system, path, run_id
+        self._address = engine.layout.relative(path)
+        self.good = 0
+        self.bad: list[BadLine] = []
+
+    def ingest(self) -> None:
+        """Appends the good lines in one commit, after the bad ones are kept and recorded."""
+        batches = self._batches()
+        first = next(batches, None)
+        if first is None:
+            return
+        app_id = f"{STEP}/{self._table.name}/{self._day}"
+        done = self._engine.progress(self._table, app_id) or 0
+        self._engine.append(
+            self._table,
+            pa.RecordBatchReader.from_batches(self._table.schema, chain([first], batches)),
+            progress=Progress(app_id, done + 1),
+            ingest_date=self._day,
+        )
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """Yields rows; bad lines are dealt with before the last of them, so before the commit."""
+        ingested_at = now()
+        rows: list[dict] = []
+        size = 0
+        with self._path.open("rb") as stream:
+            for line in read_lines(stream, resource_type=self._table.name):
+                if isinstance(line, BadLine):
+                    self.bad.append(line)
+                    continue
+                rows.append(self._row(line, ingested_at))
+                size += len(line.text)
+                if size >= _BATCH_BYTES:
+                    yield self._batch(rows)
+                    rows, size = [], 0
+        self._keep_bad_lines()
+        if rows:
+            yield self._batch(rows)
+
+    def _batch(self, rows: list[dict]) -> pa.RecordBatch:
+        self.good += len(rows)
+        return pa.RecordBatch.from_pylist(rows, schema=self._table.schema)
+
+    def _row(self, line: Line, ingested_at: datetime) -> dict:
+        return {
+            "ingestDate": self._day,
+            "sourceSystem": self._system,
+            "id": line.id,
+            "lastUpdated": line.last_updated,
+            "resource": line.text,
+            "filePath": self._address,
+            "lineNumber": line.number,
+            "ingestedAt": ingested_at,
+        }
+
+    def _keep_bad_lines(self) -> None:
+        """Writes the bad lines to Failed and records them, unless an earlier try did."""
+        if not self.bad or self._is_recorded():
+            return
+        layout = self._engine.layout
+        folder = layout.fhir_failed_folder(self._system, self._day, self._table.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / self._path.name
+        kept.write_bytes(b"".join(line.text + b"\n" for line in self.bad))
+        failures = [
+            Failure(
+                STEP,
+                line.reason,
+                line.message,
+                self._system,
+                self._address,
+                layout.relative(kept),
+                line=line.number,
+            )
+            for line in self.bad
+        ]
+        app_id = f"{STEP}/{self._table.name}/{self._day}"
+        done = self._engine.progress(catalog.INGESTION_FAILURES, app_id) or 0
+        record(self._engine, failures, Progress(app_id, done + 1), self._day, self._run_id)
+
+    def _is_recorded(self) -> bool:
+        recorded = self._engine.read(
+            catalog.INGESTION_FAILURES,
+            ["sourcePath"],
+            ingest_date=self._day,
+            where=(pc.field("step") == STEP) & (pc.field("sourcePath") == self._address),
+        )
+        return recorded.num_rows > 0

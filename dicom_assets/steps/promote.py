@@ -1,0 +1,77 @@
+"""Filling newly promoted tags: old metastore rows get the new columns from `metadata_string`.
+
+Decided here: which rows are filled and how; no DICOM file is read again. Rows are updated, not
+inserted, so that later steps do not take them for new ones.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+
+import orjson
+import pyarrow as pa
+
+from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
+from dicom_assets.settings import Settings
+from dicom_assets.steps import catalog
+from dicom_assets.steps.report import Progress, Report, reporting
+
+STEP = "fill promoted tags"
+
+
+def fill(engine: LocalEngine, settings: Settings) -> Report:
+    """Fills every configured promoted column, one ingest date at a time.
+
+    Returns:
+        Rows = metastore rows that got a value.
+    """
+    table = catalog.metastore(settings.promoted)
+    tags = settings.promoted[len(PROMOTED_TAGS) :]
+    with reporting(STEP) as report:
+        days = sorted(engine.rows_by_date(table)) if tags else []
+        progress = Progress(STEP, len(days), "ingest dates")
+        for day in days:
+            report.rows += _fill_day(engine, settings, tags, day)
+            progress.advance()
+    return report
+
+
+def _fill_day(
+    engine: LocalEngine, settings: Settings, tags: Sequence[PromotedTag], day: str
+) -> int:
+    """Fills one ingest date; returns how many rows got a value."""
+    table = catalog.metastore(settings.promoted)
+    names = [tag.column for tag in tags]
+    rows = engine.read(
+        table, ["filePath", "metadata_string", *names], ingest_date=date.fromisoformat(day)
+    )
+    found = [
+        {"filePath": row["filePath"], **values}
+        for row in rows.to_pylist()
+        if (values := _values(row, tags)) != {name: row[name] for name in names}
+    ]
+    if found:
+        schema = pa.schema([("filePath", pa.string()), *((name, pa.string()) for name in names)])
+        engine.update(
+            table,
+            pa.Table.from_pylist(found, schema=schema),
+            key="filePath",
+            columns=names,
+            ingest_date=date.fromisoformat(day),
+        )
+    return len(found)
+
+
+def _values(row: dict, tags: Sequence[PromotedTag]) -> dict[str, str | None]:
+    """Returns the row's values: what it has, else what its JSON says."""
+    elements = orjson.loads(row["metadata_string"])
+    return {tag.column: row[tag.column] or _text(elements.get(tag.tag, {})) for tag in tags}
+
+
+def _text(element: dict) -> str | None:
+    """Returns an element of the DICOM JSON Model as promoted text."""
+    values = [
+        value.get("Alphabetic", "") if isinstance(value, dict) else value
+        for value in element.get("Value", [])
+    ]
+    return "\\".join("" if value is None else str(value) for value in values) or None

@@ -1,0 +1,246 @@
+"""Reconciliation: what each layer holds for one ingest date, counted from the layers themselves.
+
+Decided here: what is counted and how. Not decided here: what must be equal
+(`dicom_assets.defs.checks`) or how it is shown (`dicom_assets.cli`). Columns read are keys only, and
+only those of the date's partition or of its studies.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+
+import orjson
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.fhir.flatten import silver_id
+from dicom_assets.fhir.imaging_study import resource_id
+from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.omop.image_occurrence import unmapped
+from dicom_assets.omop.studies import SILVER_COLUMNS, studies
+from dicom_assets.settings import Settings
+from dicom_assets.steps import catalog
+
+_KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+_SERIES = ("sourceSystem", "image_study_uid", "image_series_uid")
+
+
+@dataclass
+class Day:
+    """Counts of one ingest date; each is read when first asked for.
+
+    Attributes:
+        engine: Where the lakehouse lies.
+        settings: Which columns and gold tables there are.
+        ingest_date: The partition.
+    """
+
+    engine: LocalEngine
+    settings: Settings
+    ingest_date: date
+
+    @cached_property
+    def files(self) -> Counter[str]:
+        """Files in Process: `total` and `zips`."""
+        names = list(process_files(self.engine.layout, self.ingest_date))
+        return Counter(total=len(names), zips=sum(name.endswith(".dcm.zip") for name in names))
+
+    @cached_property
+    def organised(self) -> int:
+        """Rows of bronze/process_files."""
+        table = catalog.PROCESS_FILES
+        return self.engine.read(table, ["filePath"], ingest_date=self.ingest_date).num_rows
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """Failure rows: step, reasonCode, line."""
+        table, columns = catalog.INGESTION_FAILURES, ["step", "reasonCode", "line"]
+        return self.engine.read(table, columns, ingest_date=self.ingest_date).to_pandas()
+
+    def failed(self, step: str) -> int:
+        """Returns how many failures a step has."""
+        return int((self.failures["step"] == step).sum())
+
+    @cached_property
+    def instances(self) -> pd.DataFrame:
+        """Metastore rows: keys, modality, filePath, contentHash."""
+        table = catalog.metastore(self.settings.promoted)
+        columns = [*_KEYS, "modality", "filePath", "contentHash"]
+        return self.engine.read(table, columns, ingest_date=self.ingest_date).to_pandas()
+
+    @cached_property
+    def study_ids(self) -> pd.Series:
+        """Silver id of each metastore row's study."""
+        pairs = self.instances[["sourceSystem", "studyInstanceUid"]].itertuples(index=False)
+        return pd.Series([silver_id(system, "ImagingStudy", resource_id(uid)) for system, uid in pairs], dtype=str)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Silver ids of the date's NDJSON lines, one a line."""
+        found = []
+        for system, path in self.engine.layout.fhir_files(self.ingest_date, "ImagingStudy"):
+            with path.open("rb") as stream:
+                for line in stream:
+                    resource_id = orjson.loads(line)["id"]
+                    found.append(silver_id(system, "ImagingStudy", resource_id))
+        return found
+
+    @cached_property
+    def bronze(self) -> pd.DataFrame:
+        """bronze/ImagingStudy rows: silver id, filePath, lineNumber."""
+        columns = ["sourceSystem", "id", "filePath", "lineNumber"]
+        rows = self.engine.read(
+            catalog.BRONZE_IMAGING_STUDY, columns, ingest_date=self.ingest_date
+        ).to_pandas()
+        pairs = zip(rows["sourceSystem"], rows["id"], strict=True)
+        rows["id"] = [silver_id(system, "ImagingStudy", each) for system, each in pairs]
+        return rows
+
+    @cached_property
+    def silver(self) -> pa.Table:
+        """silver/ImagingStudy rows of the date's studies, with what gold is made of."""
+        known = pc.field("id").isin(self.bronze["id"].unique().tolist())
+        return self.engine.read(catalog.silver_imaging_study(), SILVER_COLUMNS, where=known)
+
+    @cached_property
+    def silver_series(self) -> dict[tuple[str, str, str], set[str]]:
+        """(source system, study UID, series UID) of those studies → SOP Instance UIDs."""
+        return {
+            (study.source_system, study.uid, series["uid"]): {
+                instance["uid"] for instance in series.get("instance", [])
+            }
+            for study in studies(self.silver)
+            for series in orjson.loads(study.row["series_string"] or "[]")
+        }
+
+    @cached_property
+    def gold(self) -> pd.DataFrame:
+        """gold/Image_Occurrence rows of the date's studies."""
+        uids = sorted({study for _, study, _ in self.silver_series})
+        table = catalog.IMAGE_OCCURRENCE
+        columns = [name for name in table.schema.names if name != "local_path"]
+        known = pc.field("image_study_uid").isin(uids)
+        found = self.engine.read(table, columns, where=known).to_pandas()
+        systems = {system for system, _, _ in self.silver_series}
+        return found[found["sourceSystem"].isin(systems)]
+
+    @cached_property
+    def gold_series(self) -> list[tuple[str, str, str]]:
+        """(source system, study UID, series UID) of the gold rows, one a row."""
+        return list(self.gold[list(_SERIES)].itertuples(index=False, name=None))
+
+    def people(self) -> pd.DataFrame:
+        """Returns the gold/person rows that the date's series point to."""
+        known = pc.field("person_id").isin(self.gold["person_id"].unique().tolist())
+        columns = ["person_id", "gender_concept_id"]
+        return self.engine.read(catalog.PERSON, columns, where=known).to_pandas()
+
+    def procedures(self) -> pd.DataFrame:
+        """Returns the gold/procedure_occurrence rows that the date's series point to."""
+        key = "procedure_occurrence_id"
+        known = pc.field(key).isin(self.gold[key].unique().tolist())
+        columns = [key, "procedure_type_concept_id"]
+        return self.engine.read(catalog.PROCEDURE_OCCURRENCE, columns, where=known).to_pandas()
+
+    def dangling(self) -> dict[str, int]:
+        """Counts keys that gold points to and that the tables written here do not hold."""
+        found = {}
+        if self.settings.omop_person:
+            found["people"] = len(set(self.gold["person_id"]) - set(self.people()["person_id"]))
+        if self.settings.omop_procedure_occurrence:
+            key = "procedure_occurrence_id"
+            found["procedures"] = len(set(self.gold[key]) - set(self.procedures()[key]))
+        return found
+
+    def unmapped(self) -> dict[str, int]:
+        """Counts the gold rows by code without a concept, as `modality XX` or `anatomic_site XX`."""
+        rows = pa.Table.from_pandas(self.gold, preserve_index=False)
+        return {
+            f"{kind} {code}": count
+            for kind, codes in unmapped(rows).items()
+            for code, count in codes.items()
+        }
+
+    def by_modality(self) -> pd.DataFrame:
+        """Counts the date's instances, series and studies by modality."""
+        groups = self.instances.groupby("modality", dropna=False)
+        return groups.agg(
+            studies=("studyInstanceUid", "nunique"),
+            series=("seriesInstanceUid", "nunique"),
+            instances=("sopInstanceUid", "nunique"),
+        ).reset_index()
+
+    def study_sizes(self) -> pd.DataFrame:
+        """Counts the date's studies in silver by their number of series."""
+        sizes = pd.DataFrame(list(self.silver_series), columns=list(_SERIES))
+        sizes = sizes.groupby(list(_SERIES[:2])).size().reset_index(name="series")
+        return sizes.groupby("series").size().reset_index(name="studies")
+
+    @cached_property
+    def manifest(self) -> dict[str, int]:
+        """Counts that the newest manifest of the date declares, by table; empty without one."""
+        folder = self.engine.layout.manifest_folder(self.ingest_date)
+        found = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split("_")[0]))
+        return dict(json.loads(found[-1].read_text())["expected"]) if found else {}
+
+    def actual(self) -> dict[str, int]:
+        """Returns the counts a manifest can declare."""
+        return {
+            "process_files": self.organised,
+            "dicomimagingmetastore": len(self.instances),
+            "ImagingStudy": self.silver.num_rows,
+            "Image_Occurrence": len(self.gold),
+        }
+
+    def resent(self) -> Counter[str]:
+        """Counts the date's instances that came before: `resent` and, of those, `conflicting`.
+
+        Earlier dates are read for the studies only that silver already knows.
+        """
+        rows = pd.concat([self._earlier_rows(), self.instances], keys=["earlier", "today"])
+        keys = ["sourceSystem", "sopInstanceUid"]
+        contents = rows.groupby(keys)["contentHash"]
+        rows["copies"], rows["contents"] = contents.transform("size"), contents.transform("nunique")
+        today = rows.loc[["today"]].drop_duplicates(keys)
+        return Counter(
+            resent=int((today["copies"] > 1).sum()), conflicting=int((today["contents"] > 1).sum())
+        )
+
+    def _earlier_rows(self) -> pd.DataFrame:
+        """Returns other dates' rows of the date's studies that silver knows."""
+        silver = catalog.silver_imaging_study()
+        known = self.engine.read(silver, ["id"], where=pc.field("id").isin(self.study_ids.unique().tolist()))
+        if not known.num_rows:
+            return self.instances.iloc[:0]
+        studies = self.instances["studyInstanceUid"][
+            self.study_ids.isin(known["id"].to_pylist())
+        ]
+        return self.engine.read(
+            catalog.metastore(self.settings.promoted),
+            list(self.instances.columns),
+            where=pc.field("studyInstanceUid").isin(studies.unique().tolist())
+            & (pc.field("ingestDate") != pa.scalar(self.ingest_date)),
+        ).to_pandas()
+
+
+def process_files(layout: Layout, day: date) -> Iterator[str]:
+    """Yields the names of a date's organised files, of all source systems."""
+    for folder in process_folders(layout, day):
+        with os.scandir(folder) as entries:
+            yield from (
+                e.name for e in entries if e.is_file() and not e.name.startswith(".")
+            )
+
+
+def process_folders(layout: Layout, day: date) -> list[Path]:
+    """Returns a date's folders of organised files, of all source systems."""
+    tail = f"{day:%Y/%m/%d}"
+    root = layout.process_root
+    return sorted(path for path in (root / tail, *root.glob(f"*/{tail}")) if path.is_dir())

@@ -1,0 +1,115 @@
+"""Step 7, to_omop: silver studies that changed become OMOP rows.
+
+Decided here: which silver rows are new, and in which order gold tables are written: the rows that
+others point to first. Not decided here: the mapping (`dicom_assets.omop`).
+"""
+
+from collections.abc import Callable
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress, Table
+from dicom_assets.omop.crosswalk import Crosswalks
+from dicom_assets.omop.image_occurrence import image_occurrences
+from dicom_assets.omop.person import METASTORE_COLUMNS, persons
+from dicom_assets.omop.procedure_occurrence import procedure_occurrences
+from dicom_assets.omop.studies import SILVER_COLUMNS
+from dicom_assets.omop.vocabulary import Vocabulary
+from dicom_assets.settings import Settings
+from dicom_assets.steps import catalog
+from dicom_assets.steps.report import Report, now, reporting
+
+STEP = "to_omop"
+
+
+def image_occurrence(engine: LocalEngine, settings: Settings) -> Report:
+    """Upserts one gold/Image_Occurrence row per series of the studies that changed."""
+    vocabulary, crosswalks = _vocabulary(settings), _crosswalks(settings)
+    return _from_silver(
+        engine,
+        catalog.IMAGE_OCCURRENCE,
+        lambda silver: image_occurrences(
+            silver,
+            vocabulary=vocabulary,
+            crosswalks=crosswalks,
+            dicomweb_base_address=settings.dicomweb_base_address,
+            now=now(),
+        ),
+    )
+
+
+def procedure_occurrence(engine: LocalEngine, settings: Settings) -> Report:
+    """Upserts one gold/procedure_occurrence row per study that changed."""
+    crosswalks = _crosswalks(settings)
+    return _from_silver(
+        engine,
+        catalog.PROCEDURE_OCCURRENCE,
+        lambda silver: procedure_occurrences(silver, crosswalks=crosswalks, now=now()),
+    )
+
+
+def person(engine: LocalEngine, settings: Settings, *, ingest_date: date) -> Report:
+    """Upserts one gold/person row per patient of the partition's new metastore rows."""
+    metastore, gold = catalog.metastore(settings.promoted), catalog.PERSON
+    app_id = f"{STEP}/person/{ingest_date}"
+    with reporting(STEP) as report:
+        since, until = engine.progress(gold, app_id), engine.version(metastore)
+        new = _read(engine, metastore, METASTORE_COLUMNS, since, until, ingest_date)
+        if new.num_rows:
+            crosswalks = _crosswalks(settings)
+            ids = persons(new, crosswalks=crosswalks, now=now())["person_id"].to_pylist()
+            known = engine.read(gold, gold.schema.names, where=pc.field("person_id").isin(ids))
+            rows = persons(new, crosswalks=crosswalks, now=now(), existing=known)
+            engine.upsert(gold, rows, progress=Progress(app_id, until))
+            report.rows = rows.num_rows
+    return report
+
+
+def _from_silver(
+    engine: LocalEngine, gold: Table, mapping: Callable[[pa.Table], pa.Table]
+) -> Report:
+    silver = catalog.silver_imaging_study()
+    app_id = f"{STEP}/{gold.name}"
+    with reporting(STEP) as report:
+        since, until = engine.progress(gold, app_id), engine.version(silver)
+        new = _read(engine, silver, SILVER_COLUMNS, since, until, None)
+        if new.num_rows:
+            rows = mapping(_newest(new))
+            engine.upsert(gold, rows, progress=Progress(app_id, until))
+            report.rows = rows.num_rows
+    return report
+
+
+def _read(
+    engine: LocalEngine,
+    table: Table,
+    columns: tuple[str, ...],
+    since: int | None,
+    until: int,
+    ingest_date: date | None,
+) -> pa.Table:
+    names = [name for name in table.schema.names if name in columns]
+    schema = pa.schema([table.schema.field(name) for name in names])
+    batches = engine.read_new(table, names, since=since, until=until, ingest_date=ingest_date)
+    tagged = schema.append(pa.field(COMMIT_VERSION, pa.uint64()))
+    return pa.Table.from_batches(list(batches), schema=tagged)
+
+
+def _newest(rows: pa.Table) -> pa.Table:
+    """Keeps, of each silver row that changed several times, its last state."""
+    last = pc.sort_indices(rows, sort_keys=[("id", "ascending"), (COMMIT_VERSION, "descending")])
+    ordered = rows.take(last)
+    ids = ordered["id"].to_pylist()
+    first = [index == 0 or ids[index - 1] != each for index, each in enumerate(ids)]
+    return ordered.filter(pa.array(first, pa.bool_()))
+
+
+def _vocabulary(settings: Settings) -> Vocabulary:
+    folder = settings.athena_vocabulary
+    return Vocabulary.from_athena(folder) if folder else Vocabulary.default()
+
+
+def _crosswalks(settings: Settings) -> Crosswalks:
+    return Crosswalks.read(person=settings.person_crosswalk, visit=settings.visit_crosswalk)
