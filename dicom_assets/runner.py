@@ -4,7 +4,6 @@ Decided here: where the instance lives and how one run is started, followed and 
 decided here: what is printed (`dicom_assets.cli`).
 """
 
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -91,12 +90,10 @@ def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
     """Sums up a run from its events."""
     written: dict[str, int] = {}
     seconds: dict[str, float] = {}
-    began: dict[str, float] = {}
     for event in result.get_asset_materialization_events():
         materialization = event.materialization
         name = materialization.asset_key.to_user_string()
         written[name] = int(_number(materialization.metadata, "rows_written"))
-        began[name] = event.timestamp
         seconds[name] = float(_number(materialization.metadata, "duration_seconds"))
     failed: dict[str, list[str]] = {}
     blocked: set[str] = set()
@@ -107,10 +104,9 @@ def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
             if check.blocking:
                 blocked.add(name)
     planned = result.get_asset_materialization_planned_events()
-    assets = [event.asset_materialization_planned_data.asset_key for event in planned]
-    names = sorted(
-        (key.to_user_string() for key in assets), key=lambda name: began.get(name, math.inf)
-    )
+    keys = [event.asset_materialization_planned_data.asset_key for event in planned]
+    # those that ran in the order they did, then those that did not
+    names = dict.fromkeys([*written, *(key.to_user_string() for key in keys)])
     steps = tuple(
         Step(
             name,

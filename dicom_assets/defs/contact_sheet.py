@@ -8,10 +8,9 @@ import base64
 from datetime import datetime
 
 import pandas as pd
-import pyarrow.compute as pc
 
 from dicom_assets.dicom.archives import ArchiveError, open_organised
-from dicom_assets.dicom.thumbnails import Tile, contact_sheet, placeholder, thumbnail
+from dicom_assets.dicom.thumbnails import Tile, contact_sheet, thumbnail
 from dicom_assets.steps import catalog
 from dicom_assets.steps.reconcile import Day
 
@@ -25,19 +24,20 @@ def contact_sheet_png(day: Day, *, since: datetime) -> tuple[bytes | None, int]:
         PNG bytes, or None when no series is new; and how many series are new.
     """
     columns = ["seriesInstanceUid", "sourceSystem", "modality", "instanceNumber", "filePath"]
+    columns.append("ingestedAt")
     rows = day.engine.read(
         catalog.metastore(day.settings.promoted),
         columns,
         ingest_date=day.ingest_date,
-        where=pc.field("ingestedAt") >= since,
     ).to_pandas()
+    rows = rows[rows["ingestedAt"] >= since]
     rows["number"] = pd.to_numeric(rows["instanceNumber"], errors="coerce")
     series = [
         group.sort_values(["number", "filePath"])
         for _, group in rows.groupby(["sourceSystem", "seriesInstanceUid"], sort=False)
     ]
     series.sort(key=lambda group: (str(group["modality"].iloc[0]), group["filePath"].min()))
-    tiles = [_tile(day, group, number) for number, group in enumerate(series[:MAX_TILES], start=1)]
+    tiles = [_tile(day, group) for group in series[:MAX_TILES]]
     return (contact_sheet(tiles) if tiles else None), len(series)
 
 
@@ -50,12 +50,11 @@ def contact_sheet_markdown(day: Day, *, since: datetime) -> str:
     return f"![contact sheet](data:image/png;base64,{base64.b64encode(png).decode()})\n\n{shown}"
 
 
-def _tile(day: Day, group: pd.DataFrame, number: int) -> Tile:
-    """Draws the middle instance of a series, under modality, running number and count."""
-    middle = group.iloc[len(group) // 2]
-    modality = str(middle["modality"] or "OT")
+def _tile(day: Day, group: pd.DataFrame) -> Tile:
+    """Draws the middle instance of a series."""
+    middle = day.engine.layout.absolute(group["filePath"].iloc[len(group) // 2])
     try:
-        with open_organised(day.engine.layout.absolute(middle["filePath"])) as stream:
-            return thumbnail(stream, modality=modality, number=number, count=len(group))
+        with open_organised(middle) as stream:
+            return thumbnail(stream, instances=len(group))
     except (OSError, ArchiveError):
-        return placeholder("file not there", modality=modality, number=number, count=len(group))
+        return Tile("other", None, "the file cannot be read", len(group))

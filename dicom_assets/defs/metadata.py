@@ -11,7 +11,7 @@ import dagster as dg
 import pandas as pd
 
 from dicom_assets.defs.checks import check_results
-from dicom_assets.day.engine import Table
+from dicom_assets.lakehouse.engine import Table
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.report import Report
 

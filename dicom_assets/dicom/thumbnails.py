@@ -272,7 +272,7 @@ def contact_sheet(tiles: Sequence[Tile]) -> bytes:
         below = box[1] + size + 4
         draw.text((box[0] + 1, below), f"{tile.modality} {number + 1}", _BRIGHT, _font(13))
         count = f"{tile.instances} instance{'' if tile.instances == 1 else 's'}"
-        draw.text((box[0] + 1, below + 17), count, _MUTED, _font(11))
+        draw.text((box[0] + 1, below + 17), count, _MUTED, _font(12))
     if rest or not shown:
         words = f"and {rest} more series" if rest else "no series"
         draw.text((_MARGIN, height - _MARGIN - 14), words, _MUTED, _font(12))
@@ -284,7 +284,7 @@ def contact_sheet(tiles: Sequence[Tile]) -> bytes:
 def _draw_placeholder(draw: "ImageDraw", tile: Tile, box: tuple[int, int], size: int) -> None:
     draw.rectangle((*box, box[0] + size - 1, box[1] + size - 1), _PLACEHOLDER)
     lines: list[str] = []
-    font = _font(11)
+    font = _font(12)
     for word in (tile.reason or "not shown").split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and draw.textlength(longer, font) <= size - 12:

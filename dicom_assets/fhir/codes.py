@@ -1,11 +1,14 @@
 """Codes: DICOM's coded values in FHIR's words.
 
 Decided here: the URIs of code systems and identifier systems, which modalities acquire images, and
-the SNOMED codes of laterality. Body parts come from `dicom_assets.terminology`. Not decided here:
-which element of a resource a code goes to.
+the SNOMED codes of laterality. Body parts come from `dicom_assets.terminology`. Codes of SNOMED RT,
+which DICOM has retired, become those of SNOMED CT by the standard's own list (PS3.16 Annex O), as
+pydicom has it. Not decided here: which element of a resource a code goes to.
 """
 
 import re
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -49,6 +52,7 @@ _LATERALITIES = {
 }
 """DICOM CID 244, Laterality (PS3.16)."""
 
+_SNOMED_RT = ("SRT", "SNM3", "99SDM")
 _CONTROL = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
 _OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+", re.ASCII)
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]+")
@@ -75,11 +79,19 @@ def codings(codes: str | None) -> list[dict[str, Any]]:
     """
     found = []
     for code, designator, meaning in orjson.loads(codes) if codes else ():
-        value, display = " ".join((text(code) or "").split()), text(meaning)
-        system = scheme_uri(text(designator), value) if value else None
-        coding = {"system": system, "code": value or None, "display": display}
-        found.append({name: part for name, part in coding.items() if part})
-    return [coding for coding in found if coding]
+        value, scheme = " ".join((text(code) or "").split()), text(designator)
+        coding: dict[str, Any] = {}
+        current = _snomed_rt().get(value) if scheme in _SNOMED_RT else None
+        if current:
+            coding = {"extension": [_source_value(value)], "system": SCT, "code": current}
+        elif value:
+            system = scheme_uri(scheme, value)
+            coding = {"system": system, "code": value} if system else {"code": value}
+        if display := text(meaning):
+            coding["display"] = display
+        if coding:
+            found.append(coding)
+    return found
 
 
 def concepts(codes: str | None) -> list[dict[str, Any]]:
@@ -170,6 +182,14 @@ def is_unknown(element: dict[str, Any]) -> bool:
         if extension.get("url") == SOURCE_VALUE_URL and "valueString" not in extension:
             return True
     return False
+
+
+@cache
+def _snomed_rt() -> Mapping[str, str]:
+    """Returns SNOMED RT code → SNOMED CT code."""
+    from pydicom.sr._snomed_dict import mapping
+
+    return mapping["SRT"]
 
 
 def _source_value(stated: str) -> dict[str, str]:

@@ -124,9 +124,10 @@ def _nested(text: str | None) -> dict[str, Any]:
     if "00100021" in elements or "00100024" in elements:
         qualifiers = _items(elements, "00100024")
         universal = _universal(qualifiers[0]) if qualifiers else (None, None)
-        row["patientIdIssuer"] = _json([_value(elements, "00100021"), *universal])
+        row["patientIdIssuer"] = _issuer(_value(elements, "00100021"), *universal)
     if issuers := _items(elements, "00080051"):
-        row["accessionIssuer"] = _json([_value(issuers[0], "00400031"), *_universal(issuers[0])])
+        namespace = _value(issuers[0], "00400031")
+        row["accessionIssuer"] = _issuer(namespace, *_universal(issuers[0]))
     row["procedureCodes"] = _codes(_items(elements, "00081032"))
     row["anatomicRegion"] = _codes(_items(elements, "00082218")[:1])
     # images state the reason inside Request Attributes (0040,0275), requests at the top
@@ -183,6 +184,10 @@ def _name(value: Any) -> str | None:
 
 def _universal(item: Elements) -> tuple[str | None, str | None]:
     return _value(item, "00400032"), _value(item, "00400033")
+
+
+def _issuer(*parts: str | None) -> str | None:
+    return _json(parts) if any(parts) else None
 
 
 def _code(item: Elements) -> tuple[str | None, str | None, str | None]:

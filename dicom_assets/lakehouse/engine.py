@@ -7,7 +7,7 @@ what is read or written (`dicom_assets.steps`).
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from deltalake import (
     CommitProperties,
     DeltaTable,
+    QueryBuilder,
     Schema,
     Transaction,
     WriterProperties,
@@ -211,7 +212,7 @@ class LocalEngine:
         columns: Sequence[str],
         *,
         ingest_date: date | None = None,
-        where: pc.Expression | None = None,
+        where: Mapping[str, Collection[str | int]] | None = None,
     ) -> pa.Table:
         """Reads columns of a table as it stands; no rows where it does not exist yet.
 
@@ -219,18 +220,24 @@ class LocalEngine:
             table: The table.
             columns: The columns to read.
             ingest_date: Only this partition.
-            where: Only rows for which this holds.
+            where: Column → values, of which a row must have one.
         """
         delta = self.open(table)
         names = [name for name in table.schema.names if name in set(columns)]
         wanted = pa.schema([table.schema.field(name) for name in names])
-        if delta is None:
+        conditions = [f'"{name}" IN ({_literals(values)})' for name, values in (where or {}).items()]
+        if ingest_date:
+            conditions.append(f"\"ingestDate\" = DATE '{ingest_date}'")
+        if delta is None or not all((where or {"": "some"}).values()):
             return wanted.empty_table()
-        partitions = [("ingestDate", "=", str(ingest_date))] if ingest_date else None
-        dataset = delta.to_pyarrow_dataset(partitions=partitions)
-        present = [name for name in names if name in dataset.schema.names]
-        found = dataset.to_table(columns=present, filter=where)
-        return _conform(found, wanted)
+        present = {f.name for f in delta.schema().fields}
+        # delta-rs' pyarrow datasets cannot compare strings with file statistics, DataFusion can
+        query = (
+            f"SELECT {', '.join(_quoted(name) for name in names if name in present)} FROM source"  # noqa: S608
+            f" WHERE {' AND '.join(conditions) or 'true'}"
+        )
+        found = QueryBuilder().register("source", delta).execute(query)
+        return _conform(pa.table(found), wanted)
 
     def read_new(
         self,
@@ -325,6 +332,18 @@ class LocalEngine:
                 },
             )
         return DeltaTable(str(path))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literals(values: Collection[str | int]) -> str:
+    """Returns values as SQL literals."""
+    return ", ".join(
+        str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+        for value in values
+    )
 
 
 def _first_id(day: date) -> str:

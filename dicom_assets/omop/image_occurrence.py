@@ -16,8 +16,11 @@ from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.schemas import IMAGE_OCCURRENCE
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.person import person_id
-from dicom_assets.omop.studies import Json, Study, day, loads, studies
+from dicom_assets.omop.studies import STUDY_COLUMNS, Json, Study, day, loads, studies
 from dicom_assets.omop.vocabulary import Vocabulary
+
+SILVER_COLUMNS = STUDY_COLUMNS
+"""Silver columns that `image_occurrences` and `procedure_occurrences` read."""
 
 FOLDER_URL = "urn:dicom-assets:folder"
 SOURCE_VALUE_URL = "urn:dicom-assets:source-value"

@@ -30,6 +30,7 @@ METASTORE_COLUMNS = (
 
 GENDER_CONCEPTS: Mapping[str, int] = {"M": 8507, "F": 8532}
 SOURCE_TABLE = "dicomimagingmetastore"
+_CONTROL = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
 _YEAR = re.compile(r"(1[89]\d\d|20\d\d)(?:[.-]?\d\d){0,2}", re.ASCII)
 
 
@@ -61,7 +62,7 @@ def persons(
     known = {row["person_id"]: row for row in existing.to_pylist()} if existing else {}
     found: dict[int, dict[str, Any]] = {}
     for row in _newest_first(rows):
-        system, patient_id = row["sourceSystem"], (row["patientId"] or "").strip() or None
+        system, patient_id = row["sourceSystem"], _stated(row["patientId"])
         key = person_id(system, patient_id, row["studyInstanceUid"], crosswalks)
         person = found.setdefault(
             key,
@@ -96,6 +97,11 @@ def _newest_first(rows: pa.Table) -> list[dict[str, Any]]:
     statements = rows.group_by(said).aggregate(last)
     order = [f"{name}_{kind}" for name, kind in last] + said
     return statements.sort_by([(name, "descending") for name in order]).to_pylist()
+
+
+def _stated(patient_id: str | None) -> str | None:
+    """Returns a Patient ID as the conversion to FHIR writes it, so that both give one key."""
+    return patient_id.translate(_CONTROL).strip() or None if patient_id else None
 
 
 def _year(birth_date: str | None) -> int | None:

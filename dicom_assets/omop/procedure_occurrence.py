@@ -25,7 +25,7 @@ def procedure_occurrences(silver: pa.Table, *, crosswalks: Crosswalks, now: date
     """Returns one `schemas.PROCEDURE_OCCURRENCE` row per study.
 
     Args:
-        silver: Silver ImagingStudy rows with at least `studies.SILVER_COLUMNS`.
+        silver: Silver ImagingStudy rows with at least `studies.STUDY_COLUMNS`.
         crosswalks: The site's person and visit ids.
         now: The instant that goes into modifiedAt.
     """

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-SILVER_COLUMNS = (
+STUDY_COLUMNS = (
     "id",
     "idOrig",
     "sourceSystem",
@@ -73,7 +73,7 @@ class Study:
 def studies(silver: pa.Table) -> Iterator[Study]:
     """Yields silver rows as studies, the last modified last."""
     order = [("modifiedAt", "ascending"), ("id", "ascending")]
-    table = silver.select(list(SILVER_COLUMNS)).sort_by(order)
+    table = silver.select(list(STUDY_COLUMNS)).sort_by(order)
     for batch in table.to_batches(max_chunksize=_STUDIES_AT_A_TIME):
         yield from map(_study, batch.to_pylist())
 

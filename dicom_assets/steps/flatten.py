@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from datetime import date
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dicom_assets.fhir.silver import silver_ids, upserts
 from dicom_assets.lakehouse import schemas
@@ -89,7 +88,7 @@ def _merged(
     engine: LocalEngine, bronze: Table, silver: Table, lines: pa.Table
 ) -> tuple[pa.Table, list[Failure]]:
     rows = lines.select(schemas.RAW_FHIR.names)
-    known = pc.field("id").isin(silver_ids(bronze.name, rows))
-    existing = engine.read(silver, silver.schema.names, where=known)
+    ids = silver_ids(bronze.name, rows)
+    existing = engine.read(silver, silver.schema.names, where={"id": ids})
     return upserts(bronze.name, rows, existing, now=now())
 

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dicom_assets.fhir.ndjson import BadLine, Line, read_lines
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
@@ -155,6 +154,6 @@ class _File:
             catalog.INGESTION_FAILURES,
             ["sourcePath"],
             ingest_date=self._day,
-            where=(pc.field("step") == STEP) & (pc.field("sourcePath") == self._address),
+            where={"step": [STEP], "sourcePath": [self._address]},
         )
         return recorded.num_rows > 0

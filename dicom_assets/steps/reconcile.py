@@ -17,14 +17,13 @@ from pathlib import Path
 import orjson
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import resource_id
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout
-from dicom_assets.omop.image_occurrence import unmapped
-from dicom_assets.omop.studies import SILVER_COLUMNS, studies
+from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, unmapped
+from dicom_assets.omop.studies import studies
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 
@@ -106,8 +105,9 @@ class Day:
     @cached_property
     def silver(self) -> pa.Table:
         """silver/ImagingStudy rows of the date's studies, with what gold is made of."""
-        known = pc.field("id").isin(self.bronze["id"].unique().tolist())
-        return self.engine.read(catalog.silver_imaging_study(), SILVER_COLUMNS, where=known)
+        known = self.bronze["id"].unique().tolist()
+        silver = catalog.silver_imaging_study()
+        return self.engine.read(silver, SILVER_COLUMNS, where={"id": known})
 
     @cached_property
     def silver_series(self) -> dict[tuple[str, str, str], set[str]]:
@@ -126,8 +126,7 @@ class Day:
         uids = sorted({study for _, study, _ in self.silver_series})
         table = catalog.IMAGE_OCCURRENCE
         columns = [name for name in table.schema.names if name != "local_path"]
-        known = pc.field("image_study_uid").isin(uids)
-        found = self.engine.read(table, columns, where=known).to_pandas()
+        found = self.engine.read(table, columns, where={"image_study_uid": uids}).to_pandas()
         systems = {system for system, _, _ in self.silver_series}
         return found[found["sourceSystem"].isin(systems)]
 
@@ -138,14 +137,14 @@ class Day:
 
     def people(self) -> pd.DataFrame:
         """Returns the gold/person rows that the date's series point to."""
-        known = pc.field("person_id").isin(self.gold["person_id"].unique().tolist())
+        known = {"person_id": self.gold["person_id"].unique().tolist()}
         columns = ["person_id", "gender_concept_id"]
         return self.engine.read(catalog.PERSON, columns, where=known).to_pandas()
 
     def procedures(self) -> pd.DataFrame:
         """Returns the gold/procedure_occurrence rows that the date's series point to."""
         key = "procedure_occurrence_id"
-        known = pc.field(key).isin(self.gold[key].unique().tolist())
+        known = {key: self.gold[key].unique().tolist()}
         columns = [key, "procedure_type_concept_id"]
         return self.engine.read(catalog.PROCEDURE_OCCURRENCE, columns, where=known).to_pandas()
 
@@ -216,18 +215,19 @@ class Day:
     def _earlier_rows(self) -> pd.DataFrame:
         """Returns other dates' rows of the date's studies that silver knows."""
         silver = catalog.silver_imaging_study()
-        known = self.engine.read(silver, ["id"], where=pc.field("id").isin(self.study_ids.unique().tolist()))
+        ids = self.study_ids.unique().tolist()
+        known = self.engine.read(silver, ["id"], where={"id": ids})
         if not known.num_rows:
             return self.instances.iloc[:0]
         studies = self.instances["studyInstanceUid"][
             self.study_ids.isin(known["id"].to_pylist())
         ]
-        return self.engine.read(
+        rows = self.engine.read(
             catalog.metastore(self.settings.promoted),
-            list(self.instances.columns),
-            where=pc.field("studyInstanceUid").isin(studies.unique().tolist())
-            & (pc.field("ingestDate") != pa.scalar(self.ingest_date)),
+            ["ingestDate", *self.instances.columns],
+            where={"studyInstanceUid": studies.unique().tolist()},
         ).to_pandas()
+        return rows[rows.pop("ingestDate") != self.ingest_date]
 
 
 def process_files(layout: Layout, day: date) -> Iterator[str]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import date
 
 import pandas as pd
-import pyarrow.compute as pc
 
 from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.settings import Settings
@@ -71,7 +70,7 @@ def failed(
 ) -> pd.DataFrame:
     """Returns failure rows, newest first."""
     table = catalog.INGESTION_FAILURES
-    where = pc.field("reasonCode") == reason if reason else None
+    where = {"reasonCode": [reason]} if reason else None
     rows = engine.read(table, table.schema.names, ingest_date=ingest_date, where=where)
     return rows.to_pandas().sort_values("failedAt", ascending=False)
 

@@ -12,10 +12,9 @@ import pyarrow.compute as pc
 
 from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress, Table
 from dicom_assets.omop.crosswalk import Crosswalks
-from dicom_assets.omop.image_occurrence import image_occurrences
+from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
-from dicom_assets.omop.studies import SILVER_COLUMNS
 from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
@@ -60,7 +59,7 @@ def person(engine: LocalEngine, settings: Settings, *, ingest_date: date) -> Rep
         if new.num_rows:
             crosswalks = _crosswalks(settings)
             ids = persons(new, crosswalks=crosswalks, now=now())["person_id"].to_pylist()
-            known = engine.read(gold, gold.schema.names, where=pc.field("person_id").isin(ids))
+            known = engine.read(gold, gold.schema.names, where={"person_id": ids})
             rows = persons(new, crosswalks=crosswalks, now=now(), existing=known)
             engine.upsert(gold, rows, progress=Progress(app_id, until))
             report.rows = rows.num_rows

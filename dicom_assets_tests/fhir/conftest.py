@@ -160,7 +160,7 @@ def examples() -> Callable[[str], list[Row]]:
 
     def run(pattern: str) -> list[Row]:
         if not FHIR_EXAMPLES.is_dir():
-            pytest.skip(f"no FHIR examples at {FHIR_EXAMPLES.name}: shared/data/fhir is absent")
+            pytest.skip("the FHIR examples of shared/data/fhir are not there")
         found = []
         for path in sorted(FHIR_EXAMPLES.glob(pattern)):
             text = path.read_bytes()

@@ -113,8 +113,18 @@ def test_an_unmapped_body_part_is_a_display_only():
 
 
 def test_a_coded_region_goes_before_the_text():
-    site = body_site('[["T-D1100", "SRT", "Head"]]', "CHEST")
-    assert site == {"system": "urn:dicom-assets:scheme:SRT", "code": "T-D1100", "display": "Head"}
+    site = body_site('[["69536005", "SCT", "Head"]]', "CHEST")
+    assert site == {"system": SCT, "code": "69536005", "display": "Head"}
+
+
+@pytest.mark.parametrize("scheme", ["SRT", "SNM3", "99SDM"])
+def test_a_retired_snomed_code_becomes_todays_and_is_kept(scheme):
+    (coding,) = codings(json.dumps([["T-A0100", scheme, "Brain"]]))
+    assert (coding["system"], coding["code"], coding["display"]) == (SCT, "12738006", "Brain")
+    assert coding["extension"] == [{"url": SOURCE_VALUE_URL, "valueString": "T-A0100"}]
+    (unknown,) = codings(json.dumps([["T-ODD", scheme, "Odd"]]))
+    assert unknown["system"] == f"urn:dicom-assets:scheme:{scheme}"
+    assert unknown["code"] == "T-ODD"
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,4 @@ def test_an_issuer_is_kept_with_its_universal_id(projected):
     )
     assert json.loads(found["accessionIssuer"]) == [None, "1.2.3", "ISO"]
     assert json.loads(found["patientIdIssuer"]) == ["HOSPITAL", None, None]
+    assert projected({"00100021": {"vr": "LO"}})["patientIdIssuer"] is None

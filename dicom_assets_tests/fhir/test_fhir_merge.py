@@ -5,13 +5,15 @@ import itertools
 from datetime import timedelta
 
 import orjson
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_assets.fhir.codes import DCM, modality
 from dicom_assets.fhir.merge import merge_studies
 from dicom_assets.fhir.model import problem
 from dicom_assets.fhir.series import FOLDER_URL
+
+at_ease = settings(deadline=None)
 
 UIDS = [f"1.{n}" for n in range(4)]
 TEXTS = st.sampled_from(["a", "b"])
@@ -67,6 +69,7 @@ def _uids(study):
     return {uid for _, uid in _instances(study)}
 
 
+@at_ease
 @given(STUDIES, STUDIES)
 def test_no_instance_is_ever_lost_and_none_is_counted_twice(older, newer):
     merged = merge_studies(older, newer)
@@ -79,6 +82,7 @@ def test_no_instance_is_ever_lost_and_none_is_counted_twice(older, newer):
     assert merged["meta"] == newer["meta"]
 
 
+@at_ease
 @given(STUDIES, STUDIES)
 def test_what_is_merged_is_valid_and_leaves_its_sources_alone(older, newer):
     before = copy.deepcopy((older, newer))
@@ -86,6 +90,7 @@ def test_what_is_merged_is_valid_and_leaves_its_sources_alone(older, newer):
     assert (older, newer) == before
 
 
+@at_ease
 @given(STUDIES)
 def test_merging_a_study_with_itself_changes_nothing(study):
     once = merge_studies(study, study)
@@ -93,12 +98,14 @@ def test_merging_a_study_with_itself_changes_nothing(study):
     assert _uids(once) == _uids(study)
 
 
+@at_ease
 @given(STUDIES, STUDIES)
 def test_merging_the_same_arrival_twice_changes_nothing_more(older, newer):
     once = merge_studies(older, newer)
     assert merge_studies(once, newer) == once
 
 
+@at_ease
 @given(STUDIES, STUDIES, STUDIES)
 def test_it_does_not_matter_which_two_are_merged_first(a, b, c):
     left = merge_studies(merge_studies(a, b), c)
@@ -134,6 +141,7 @@ ROWS = st.lists(
 )
 
 
+@at_ease
 @given(ROWS, st.integers(1, 5))
 def test_studies_that_arrive_in_two_parts_are_as_if_they_had_come_at_once(
     row, resource, now, arrivals, cut

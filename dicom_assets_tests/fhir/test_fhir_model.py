@@ -1,10 +1,28 @@
 """The R4B model: elements, and what is said about an invalid resource."""
 
+import subprocess
+import sys
+
 import pytest
 
 from dicom_assets.fhir.model import elements, known_elements, problem
 
 PATIENT = {"resourceType": "Patient", "id": "a"}
+
+
+def test_fhir_and_omop_need_neither_dagster_nor_delta_nor_dicom_nor_each_other():
+    code = (
+        "import sys, {};"
+        "print([m for m in sys.modules if m.partition('.')[0] in ('dagster', 'deltalake',"
+        " 'pydicom') or m.startswith(('dicom_assets.dicom', 'dicom_assets.{}'))])"
+    )
+    fhir = ("imaging_study", "instances", "ndjson", "silver")
+    omop = ("image_occurrence", "procedure_occurrence", "person")
+    for room, names, other in (("fhir", fhir, "omop"), ("omop", omop, "fhir")):
+        modules = ", ".join(f"dicom_assets.{room}.{name}" for name in names)
+        command = [sys.executable, "-c", code.format(modules, other)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "[]"
 
 
 def test_elements_are_in_the_order_of_fhir():
