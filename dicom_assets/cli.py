@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dicom_assets.lakehouse.engine import LocalEngine
     from dicom_assets.settings import Settings
 
@@ -29,8 +27,8 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 def main() -> None:
     """Turns dropped DICOM files into bronze, silver and gold tables.
 
-    Drop files under <lakehouse>/bronze/Files/Ingest/Imaging/DICOM, then `dicom-assets run`. Settings
-    come from DICOM_ASSETS_… variables and dicom_assets.toml; the README lists them.
+    Drop files under <lakehouse>/bronze/Files/Ingest/Imaging/DICOM, then `dicom-assets run`.
+    Settings come from DICOM_ASSETS_… variables and dicom_assets.toml; the README lists them.
     """
 
 
@@ -46,7 +44,34 @@ def sample(to: Path) -> None:
     from dicom_assets.sample import write_sample
 
     expected = write_sample(to)["expected"]
-    click.echo(f"{expected['process_files']} DICOM instances written to {to / 'Imaging/DICOM'}")
+    click.echo(
+        f"{expected['process_files']} DICOM instances written to {to / 'Imaging/DICOM'}, "
+        f"{expected['DiagnosticReport']} reports to {to / 'Clinical'}"
+    )
+
+
+@main.command()
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the demo lakehouse, made anew.  [default: data/demo]",
+)
+def demo(to: Path | None) -> None:
+    """Makes a fresh demo lakehouse from the sample and shows what came out."""
+    settings = _settings((to or _home() / "data/demo").absolute())
+    from dicom_assets.console import print_demo, print_outcome, shown_progress
+    from dicom_assets.demo import counted, fresh
+    from dicom_assets.runner import run_chain
+
+    try:
+        day = fresh(settings)
+    except FileExistsError as error:
+        raise click.UsageError(str(error)) from error
+    with shown_progress():
+        outcome = run_chain(lakehouse=settings.lakehouse, partition_key=day)
+    print_outcome(outcome)
+    holds = print_demo(settings.lakehouse, counted(settings, day))
+    raise SystemExit(0 if outcome.succeeded and holds else 1)
 
 
 @main.command()
@@ -133,6 +158,12 @@ def _settings(lakehouse: Path | None) -> "Settings":
         return load_settings(lakehouse=lakehouse)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _home() -> Path:
+    from dicom_assets.settings import home
+
+    return home()
 
 
 def _engine(settings: "Settings") -> "LocalEngine":

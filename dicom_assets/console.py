@@ -4,9 +4,11 @@ On a terminal progress is a bar; elsewhere it is plain lines.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dicom_assets.demo import Count
 from dicom_assets.runner import Outcome
 from dicom_assets.steps.report import PROGRESS_LOG
 
@@ -96,3 +99,29 @@ def print_outcome(outcome: Outcome) -> None:
             f"see it in the UI (make dev), run {outcome.run_id}",
             style="red",
         )
+
+
+def print_demo(lakehouse: Path, counts: Sequence[Count]) -> bool:
+    """Prints what the demo made, and what to do next; returns whether all counts are right."""
+    rows = [
+        [count.what, count.expected, count.actual, "ok" if count.expected == count.actual else "NO"]
+        for count in counts
+    ]
+    print_table(["what came out", "expected", "actual", ""], rows)
+    shown = os.path.relpath(lakehouse)
+    gold = f"{shown}/gold/Tables/Image_Occurrence"
+    python = ".venv/bin/python -c"
+    sql = "select modality_source_value, count(*) from t group by 1"
+    lines = [
+        "Next",
+        f"  see the assets, checks and contact sheet:  DICOM_ASSETS_LAKEHOUSE={shown} make dev",
+        "    then open http://127.0.0.1:3000",
+        "  query a table:",
+        f"    {python} 'import polars; print(polars.read_delta(\"{gold}\"))'",
+        f"    {python} 'import deltalake, duckdb; "
+        f"t = deltalake.DeltaTable(\"{gold}\").to_pyarrow_table(); print(duckdb.sql(\"{sql}\"))'",
+        "  ingest your own:  drop files under data/lakehouse/bronze/Files/Ingest/Imaging/DICOM, then",
+        "    .venv/bin/dicom-assets run",
+    ]
+    Console(width=240, highlight=False).print(*lines, sep="\n", markup=False)
+    return all(count.expected == count.actual for count in counts)

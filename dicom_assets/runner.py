@@ -5,7 +5,6 @@ decided here: what is printed (`dicom_assets.cli`).
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ import dagster as dg
 from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.definitions import defs
-
-REPOSITORY = Path(__file__).parent.parent
+from dicom_assets.settings import home
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +54,18 @@ class Outcome:
 
 
 def dagster_home() -> Path:
-    """Returns DAGSTER_HOME, made ready; by default `.dagster` in the repository."""
-    home = Path(os.environ.get("DAGSTER_HOME") or REPOSITORY / ".dagster").absolute()
-    home.mkdir(parents=True, exist_ok=True)
-    configuration = REPOSITORY / "dagster.yaml"
-    if configuration.exists() and not (home / "dagster.yaml").exists():
-        shutil.copyfile(configuration, home / "dagster.yaml")
-    os.environ["DAGSTER_HOME"] = str(home)
-    return home
+    """Returns DAGSTER_HOME, made ready; by default `.dagster` in the repository.
+
+    The default one uses the repository's dagster.yaml; one that the site names is left as it is.
+    """
+    chosen = os.environ.get("DAGSTER_HOME")
+    folder = Path(chosen).absolute() if chosen else home() / ".dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration, link = home() / "dagster.yaml", folder / "dagster.yaml"
+    if not chosen and configuration.exists() and not link.exists():
+        link.symlink_to(configuration)
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return folder
 
 
 def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:

@@ -1,7 +1,7 @@
 """Settings: every choice a site can make, in one place.
 
 Read from environment variables (`DICOM_ASSETS_<NAME>`), then from a TOML file
-(`DICOM_ASSETS_CONFIG`, default `dicom_assets.toml` in the working folder), then the defaults below.
+(`DICOM_ASSETS_CONFIG`, default `dicom_assets.toml` in the repository), then the defaults below.
 Not decided here: what a choice does; the modules that take it say so.
 """
 
@@ -26,6 +26,12 @@ GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
 
 
+def home() -> Path:
+    """Returns where defaults lie: the repository, or the working folder of an installed package."""
+    repository = Path(__file__).parent.parent
+    return repository if (repository / "workspace.yaml").exists() else Path.cwd()
+
+
 class SettingsError(ValueError):
     """A setting is wrong. The message names it, says why and where it was read from."""
 
@@ -36,7 +42,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     lakehouse: Path = Field(
-        default=Path("data/lakehouse"), description="root folder of the lakehouse"
+        default_factory=lambda: home() / "data/lakehouse",
+        description="root folder of the lakehouse",
     )
     site_timezone: str | None = Field(
         default=None, description="IANA zone of times without offset, for example Europe/Zurich"
@@ -160,7 +167,7 @@ class Settings(BaseSettings):
 
 def config_file() -> Path:
     """Returns the TOML file settings are read from; it need not exist."""
-    return Path(os.environ.get(f"{_PREFIX}CONFIG", "dicom_assets.toml"))
+    return Path(os.environ.get(f"{_PREFIX}CONFIG") or home() / "dicom_assets.toml")
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,6 +1,5 @@
 """Resources: what assets are given to work with. Choices are made in `dicom_assets.settings`."""
 
-from datetime import date
 from functools import cached_property
 
 import dagster as dg
@@ -28,7 +27,7 @@ class Lakehouse(dg.ConfigurableResource):
     def day(self, partition_key: str) -> Day:
         """Returns one ingest date of it, with the engine that works on it."""
         engine = LocalEngine(Layout(self.settings.lakehouse), self.settings.workers)
-        return Day(engine, self.settings, date.fromisoformat(partition_key))
+        return Day.of(engine, self.settings, partition_key)
 
 
 @dg.definitions

@@ -200,7 +200,7 @@ class Walker:
     def _skip_zeros(self) -> None:
         """Passes over padding, which may be long, in steps that keep the alignment."""
         self._source.take(8)
-        while len(window := self._source.peek(CHUNK)) == CHUNK and not any(window):
+        while self._source.peek(CHUNK) == bytes(CHUNK):
             self._source.take(CHUNK)
 
     def _vr_and_length(self, dataset: Dataset, tag: int, head: bytes) -> tuple[str, int, int]:

@@ -91,7 +91,7 @@ def frame(
     if count * shape.samples * shape.allocated > _MOST_BITS:
         raise NoPreview("too large for a preview")
     if shape.allocated not in (1, 8, 16, 32) or shape.samples not in (1, 3):
-        raise NoPreview(f"{shape.allocated} bits allocated: no preview")
+        raise NoPreview("unusual pixels: no preview")
     stream.seek(pixels.offset)
     if syntax in _NATIVE and pixels.length is not None:
         flat = _native(stream, pixels, shape, index, big_endian=syntax == _BIG_ENDIAN)

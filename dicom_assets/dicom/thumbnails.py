@@ -139,7 +139,7 @@ def _picture(
     elif photometric.startswith("MONOCHROME"):
         shown = _gray(values, header, index, inverted=photometric == "MONOCHROME1")
     else:
-        raise NoPreview(f"{allocated} bits of unknown color: no preview")
+        raise NoPreview("unknown color: no preview")
     return _fitted(shown, size, _aspect(header, index))
 
 

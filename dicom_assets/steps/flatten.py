@@ -11,6 +11,7 @@ from datetime import date
 
 import pyarrow as pa
 
+from dicom_assets.fhir.flatten import resource_columns
 from dicom_assets.fhir.silver import silver_ids, upserts
 from dicom_assets.lakehouse import schemas
 from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress, Table
@@ -89,6 +90,6 @@ def _merged(
 ) -> tuple[pa.Table, list[Failure]]:
     rows = lines.select(schemas.RAW_FHIR.names)
     ids = silver_ids(bronze.name, rows)
-    existing = engine.read(silver, silver.schema.names, where={"id": ids})
+    existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
     return upserts(bronze.name, rows, existing, now=now())
 

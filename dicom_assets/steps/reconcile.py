@@ -45,6 +45,11 @@ class Day:
     settings: Settings
     ingest_date: date
 
+    @classmethod
+    def of(cls, engine: LocalEngine, settings: Settings, partition_key: str) -> "Day":
+        """Returns the date of a partition key, yyyy-mm-dd."""
+        return cls(engine, settings, date.fromisoformat(partition_key))
+
     @cached_property
     def files(self) -> Counter[str]:
         """Files in Process: `total` and `zips`."""

@@ -100,9 +100,10 @@ def test_merging_a_study_with_itself_changes_nothing(study):
 
 @at_ease
 @given(STUDIES, STUDIES)
-def test_merging_the_same_arrival_twice_changes_nothing_more(older, newer):
+def test_merging_either_of_two_again_changes_nothing_more(older, newer):
     once = merge_studies(older, newer)
     assert merge_studies(once, newer) == once
+    assert merge_studies(older, once) == once
 
 
 @at_ease

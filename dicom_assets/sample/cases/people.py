@@ -7,7 +7,7 @@ from dicom_assets.sample.model import Code, Equipment, Patient, uid
 
 HEAD = Code("69536005", "SCT", "Head")
 BRAIN = Code("12738006", "SCT", "Brain")
-CHEST = Code("816094009", "SCT", "Chest")
+CHEST = Code("43799004", "SCT", "Chest")
 KNEE = Code("72696002", "SCT", "Knee")
 KIDNEY = Code("64033007", "SCT", "Kidney")
 WHOLE_BODY = Code("38266002", "SCT", "Entire body")

@@ -1,0 +1,69 @@
+"""The demo: a fresh lakehouse with the sample dropped into it, and what must come out.
+
+Decided here: what the demo drops and counts. It only ever deletes a folder that it made itself.
+"""
+
+import shutil
+from dataclasses import dataclass
+
+from dicom_assets.lakehouse.drop_folder import dropped
+from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.layout import MANIFEST_NAME, Layout
+from dicom_assets.settings import Settings
+from dicom_assets.steps.reconcile import Day
+
+_MARK = ".dicom_assets_demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """One line of what came out: what was counted, how many there should be and are."""
+
+    what: str
+    expected: int
+    actual: int
+
+
+def fresh(settings: Settings) -> str:
+    """Makes the demo lakehouse anew and drops the sample.
+
+    Returns:
+        The ingest date, yyyy-mm-dd: today.
+
+    Raises:
+        FileExistsError: The folder holds something that the demo did not make.
+    """
+    from dicom_assets.defs.partitions import ingest_date
+    from dicom_assets.sample import write_sample
+
+    root = settings.lakehouse
+    if root.exists() and any(root.iterdir()) and not (root / _MARK).exists():
+        raise FileExistsError(f"{root} is no demo lakehouse; choose another folder with --to")
+    shutil.rmtree(root, ignore_errors=True)
+    drop = Layout(root).drop_folder
+    sample = root / "sample"
+    write_sample(sample)
+    shutil.copytree(sample / "Imaging/DICOM", drop)
+    shutil.copyfile(sample / MANIFEST_NAME, drop / MANIFEST_NAME)
+    (root / _MARK).touch()
+    return ingest_date.get_last_partition_key() or ""
+
+
+def counted(settings: Settings, partition_key: str) -> list[Count]:
+    """Counts what the chain made of the sample."""
+    engine = LocalEngine(Layout(settings.lakehouse), settings.workers)
+    day = Day.of(engine, settings, partition_key)
+    expected = day.manifest
+    instances, studies = expected["dicomimagingmetastore"], expected["ImagingStudy"]
+    ndjson = engine.layout.fhir_files(day.ingest_date, "ImagingStudy")
+    return [
+        Count("files in Process", expected["process_files"], day.files["total"]),
+        Count("of these, ZIPs", expected["process_files"] * settings.compress, day.files["zips"]),
+        Count("rows in bronze/dicomimagingmetastore", instances, len(day.instances)),
+        Count("ImagingStudy NDJSON files", 1, len(ndjson)),
+        Count("rows in bronze/ImagingStudy", studies, len(day.bronze)),
+        Count("rows in silver/ImagingStudy", studies, day.silver.num_rows),
+        Count("rows in gold/Image_Occurrence", expected["Image_Occurrence"], len(day.gold)),
+        Count("rows in bronze/ingestion_failures", 0, len(day.failures)),
+        Count("files left in Ingest", 0, len(list(dropped(engine.layout.drop_folder)))),
+    ]
