@@ -132,7 +132,8 @@ def failures(lakehouse: Path | None, day: Any, reason: str | None, limit: int) -
     if found.empty:
         click.echo("no failures")
         return
-    counts = found.groupby(["ingestDate", "step", "reasonCode"]).size().reset_index(name="count")
+    groups = found.groupby(["ingestDate", "step", "reasonCode"])
+    counts = groups.agg(count=("message", "size")).reset_index()
     print_table(list(counts.columns), counts.values.tolist())
     columns = ["reasonCode", "message", "sourcePath", "failedPath"]
     print_table(columns, found[columns].head(limit).values.tolist())

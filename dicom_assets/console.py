@@ -47,9 +47,9 @@ def shown_progress() -> Iterator[None]:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            with _handled(_Bars(progress)):
-                yield
+        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        with progress, _handled(_Bars(progress)):
+            yield
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -119,8 +119,9 @@ def print_demo(lakehouse: Path, counts: Sequence[Count]) -> bool:
         "  query a table:",
         f"    {python} 'import polars; print(polars.read_delta(\"{gold}\"))'",
         f"    {python} 'import deltalake, duckdb; "
-        f"t = deltalake.DeltaTable(\"{gold}\").to_pyarrow_table(); print(duckdb.sql(\"{sql}\"))'",
-        "  ingest your own:  drop files under data/lakehouse/bronze/Files/Ingest/Imaging/DICOM, then",
+        f't = deltalake.DeltaTable("{gold}").to_pyarrow_table(); print(duckdb.sql("{sql}"))\'',
+        "  ingest your own:",
+        "    drop files under data/lakehouse/bronze/Files/Ingest/Imaging/DICOM, then",
         "    .venv/bin/dicom-assets run",
     ]
     Console(width=240, highlight=False).print(*lines, sep="\n", markup=False)

@@ -7,10 +7,10 @@ import shutil
 from dataclasses import dataclass
 
 from dicom_assets.lakehouse.drop_folder import dropped
-from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import MANIFEST_NAME, Layout
 from dicom_assets.settings import Settings
 from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.run import Run
 
 _MARK = ".dicom_assets_demo"
 
@@ -51,11 +51,11 @@ def fresh(settings: Settings) -> str:
 
 def counted(settings: Settings, partition_key: str) -> list[Count]:
     """Counts what the chain made of the sample."""
-    engine = LocalEngine(Layout(settings.lakehouse), settings.workers)
-    day = Day.of(engine, settings, partition_key)
+    day = Day(Run.of(settings, partition_key))
+    layout = day.run.engine.layout
     expected = day.manifest
     instances, studies = expected["dicomimagingmetastore"], expected["ImagingStudy"]
-    ndjson = engine.layout.fhir_files(day.ingest_date, "ImagingStudy")
+    ndjson = layout.fhir_files(day.run.ingest_date, "ImagingStudy")
     return [
         Count("files in Process", expected["process_files"], day.files["total"]),
         Count("of these, ZIPs", expected["process_files"] * settings.compress, day.files["zips"]),
@@ -65,5 +65,5 @@ def counted(settings: Settings, partition_key: str) -> list[Count]:
         Count("rows in silver/ImagingStudy", studies, day.silver.num_rows),
         Count("rows in gold/Image_Occurrence", expected["Image_Occurrence"], len(day.gold)),
         Count("rows in bronze/ingestion_failures", 0, len(day.failures)),
-        Count("files left in Ingest", 0, len(list(dropped(engine.layout.drop_folder)))),
+        Count("files left in Ingest", 0, len(list(dropped(layout.drop_folder)))),
     ]

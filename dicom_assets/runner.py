@@ -11,9 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from dicom_assets.definitions import defs
 from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.resources import Lakehouse
-from dicom_assets.definitions import defs
 from dicom_assets.settings import home
 
 
@@ -56,13 +56,13 @@ class Outcome:
 def dagster_home() -> Path:
     """Returns DAGSTER_HOME, made ready; by default `.dagster` in the repository.
 
-    The default one uses the repository's dagster.yaml; one that the site names is left as it is.
+    Where it has no dagster.yaml, the repository's is linked.
     """
     chosen = os.environ.get("DAGSTER_HOME")
     folder = Path(chosen).absolute() if chosen else home() / ".dagster"
     folder.mkdir(parents=True, exist_ok=True)
     configuration, link = home() / "dagster.yaml", folder / "dagster.yaml"
-    if not chosen and configuration.exists() and not link.exists():
+    if configuration.exists() and not link.exists():
         link.symlink_to(configuration)
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder

@@ -120,7 +120,9 @@ class Settings(BaseSettings):
     @field_validator("source_systems", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        return [n.strip() for n in value.split(",") if n.strip()] if isinstance(value, str) else value
+        return (
+            [n.strip() for n in value.split(",") if n.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator("source_systems")
     @classmethod
@@ -184,9 +186,7 @@ def load_settings(**overrides: Any) -> Settings:
     known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{_PREFIX}CONFIG"}
     unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
     if unknown:
-        raise SettingsError(
-            f"{unknown[0]}: no such setting; known are {', '.join(sorted(known))}"
-        )
+        raise SettingsError(f"{unknown[0]}: no such setting; known are {', '.join(sorted(known))}")
     if f"{_PREFIX}CONFIG" in os.environ and not config_file().is_file():
         raise SettingsError(f"{_PREFIX}CONFIG names {config_file()}, which does not exist")
     try:

@@ -1,8 +1,8 @@
 """Checks: one table of rules about row counts, keys and what lies between layers.
 
 Decided here: what must be equal, and whether what follows waits for it (`blocking`). Not decided
-here: how things are counted (`dicom_assets.steps.reconcile`). A rule looks at one ingest date and is
-evaluated by the asset it belongs to, in the same run.
+here: how things are counted (`dicom_assets.steps.reconcile`). A rule looks at one ingest date and
+is evaluated by the asset it belongs to, in the same run.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ def _sent_once(day: Day) -> tuple[bool, dict[str, int]]:
 def _every_study_is_written(day: Day) -> tuple[bool, dict[str, int]]:
     written = set(day.lines)
     missing = len(set(day.study_ids) - written) - day.failed("convert")
-    return not missing, {"studies": day.study_ids.nunique(), "written": len(written)}
+    return not missing, {"studies": len(set(day.study_ids)), "written": len(written)}
 
 
 def _every_line_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
@@ -84,15 +84,16 @@ def _unique_lines(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _every_study_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(studies=day.bronze["id"].nunique(), rows=day.silver.num_rows)
+    return _equal(studies=len(set(day.bronze["id"])), rows=day.silver.num_rows)
 
 
 def _no_instance_lost(day: Day) -> tuple[bool, dict[str, int]]:
     # studies that failed to convert are failures already, not lost
-    converted = day.instances[day.study_ids.isin(day.bronze["id"]).to_numpy()]
-    keys = converted[["sourceSystem", "sopInstanceUid"]].itertuples(index=False, name=None)
+    converted = set(day.bronze["id"])
+    columns = (day.study_ids, day.instances["sourceSystem"], day.instances["sopInstanceUid"])
+    keys = {(s, uid) for study, s, uid in zip(*columns, strict=True) if study in converted}
     held = {(key[0], uid) for key, uids in day.silver_series.items() for uid in uids}
-    return _none(lost=len(set(keys) - held))
+    return _none(lost=len(keys - held))
 
 
 def _every_series_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:

@@ -12,12 +12,12 @@ import pandas as pd
 from dicom_assets.dicom.archives import ArchiveError, open_organised
 from dicom_assets.dicom.thumbnails import Tile, contact_sheet, thumbnail
 from dicom_assets.steps import catalog
-from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.run import Run
 
 MAX_TILES = 48
 
 
-def contact_sheet_png(day: Day, *, since: datetime) -> tuple[bytes | None, int]:
+def contact_sheet_png(run: Run, *, since: datetime) -> tuple[bytes | None, int]:
     """Draws the sheet of the series with rows added since an instant.
 
     Returns:
@@ -25,10 +25,10 @@ def contact_sheet_png(day: Day, *, since: datetime) -> tuple[bytes | None, int]:
     """
     columns = ["seriesInstanceUid", "sourceSystem", "modality", "instanceNumber", "filePath"]
     columns.append("ingestedAt")
-    rows = day.engine.read(
-        catalog.metastore(day.settings.promoted),
+    rows = run.engine.read(
+        catalog.metastore(run.settings.promoted),
         columns,
-        ingest_date=day.ingest_date,
+        ingest_date=run.ingest_date,
     ).to_pandas()
     rows = rows[rows["ingestedAt"] >= since]
     rows["number"] = pd.to_numeric(rows["instanceNumber"], errors="coerce")
@@ -37,22 +37,22 @@ def contact_sheet_png(day: Day, *, since: datetime) -> tuple[bytes | None, int]:
         for _, group in rows.groupby(["sourceSystem", "seriesInstanceUid"], sort=False)
     ]
     series.sort(key=lambda group: (str(group["modality"].iloc[0]), group["filePath"].min()))
-    tiles = [_tile(day, group) for group in series[:MAX_TILES]]
+    tiles = [_tile(run, group) for group in series[:MAX_TILES]]
     return (contact_sheet(tiles) if tiles else None), len(series)
 
 
-def contact_sheet_markdown(day: Day, *, since: datetime) -> str:
+def contact_sheet_markdown(run: Run, *, since: datetime) -> str:
     """Returns the sheet as Markdown with the PNG inside."""
-    png, count = contact_sheet_png(day, since=since)
+    png, count = contact_sheet_png(run, since=since)
     if png is None:
         return "no new series"
     shown = f"{count} new series" + (f", {MAX_TILES} shown" if count > MAX_TILES else "")
     return f"![contact sheet](data:image/png;base64,{base64.b64encode(png).decode()})\n\n{shown}"
 
 
-def _tile(day: Day, group: pd.DataFrame) -> Tile:
+def _tile(run: Run, group: pd.DataFrame) -> Tile:
     """Draws the middle instance of a series."""
-    middle = day.engine.layout.absolute(group["filePath"].iloc[len(group) // 2])
+    middle = run.engine.layout.absolute(group["filePath"].iloc[len(group) // 2])
     try:
         with open_organised(middle) as stream:
             return thumbnail(stream, instances=len(group))

@@ -82,9 +82,9 @@ def result(
         metadata["megabytes"] = round(report.size / 1e6, 1)
         metadata["megabytes_per_second"] = round(report.size / 1e6 / report.seconds, 1)
     if table:
-        address = str(day.engine.layout.table(table.layer, table.name))
+        address = str(day.run.engine.layout.table(table.layer, table.name))
         metadata |= table_metadata(table)
-        metadata["dagster/row_count"] = day.engine.row_count(table)
+        metadata["dagster/row_count"] = day.run.engine.row_count(table)
     if address:
         metadata["dagster/uri"] = dg.MetadataValue.path(address)
     return dg.MaterializeResult(

@@ -4,10 +4,8 @@ from functools import cached_property
 
 import dagster as dg
 
-from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.settings import Settings, load_settings
-from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.run import Run
 
 
 class Lakehouse(dg.ConfigurableResource):
@@ -24,10 +22,9 @@ class Lakehouse(dg.ConfigurableResource):
         """The site's settings, with this root."""
         return load_settings(lakehouse=self.root or None)
 
-    def day(self, partition_key: str) -> Day:
-        """Returns one ingest date of it, with the engine that works on it."""
-        engine = LocalEngine(Layout(self.settings.lakehouse), self.settings.workers)
-        return Day.of(engine, self.settings, partition_key)
+    def run(self, partition_key: str, run_id: str = "") -> Run:
+        """Returns a run of steps on it, for one ingest date."""
+        return Run.of(self.settings, partition_key, run_id)
 
 
 @dg.definitions

@@ -56,16 +56,16 @@ def drop_folder_sensor(
     context: dg.SensorEvaluationContext, lakehouse: Lakehouse
 ) -> dg.SensorResult | dg.SkipReason:
     """Looks into the drop folder."""
-    day = lakehouse.day(ingest_date.get_last_partition_key() or "")
+    run = lakehouse.run(ingest_date.get_last_partition_key() or "")
     count, cursor = arrival(
-        dropped(day.engine.layout.drop_folder),
+        dropped(run.engine.layout.drop_folder),
         cursor=context.cursor,
         now_ns=time.time_ns(),
-        settle_seconds=day.settings.settle_seconds,
+        settle_seconds=run.settings.settle_seconds,
     )
     if not count:
         return dg.SkipReason("no new complete files in the drop folder")
     event = dg.AssetMaterialization(
-        KEY, partition=day.ingest_date.isoformat(), metadata={"complete_files": count}
+        KEY, partition=run.ingest_date.isoformat(), metadata={"complete_files": count}
     )
     return dg.SensorResult(asset_events=[event], cursor=cursor)

@@ -26,6 +26,7 @@ MEMBER_OVERHEAD = 76
 _ENCRYPTED = 0x1 | 0x40
 _SUPPORTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What an archive may do.

@@ -1,7 +1,7 @@
 """The drop folder: what lies in it, and what is complete enough to be taken.
 
 Decided here: when a dropped file is stable, and that links are never followed. Not decided here:
-what becomes of a file (`dicom_assets.steps.organise`) or when to look (`dicom_assets.defs.sensors`).
+what becomes of a file (`dicom_assets.steps.organise`), when to look (`dicom_assets.defs.sensors`).
 """
 
 import os

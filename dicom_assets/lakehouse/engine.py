@@ -32,7 +32,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 COMMIT_VERSION = "_commit_version"
+_VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
+_INSERTED = pc.SetLookupOptions(pa.array(["insert", "update_postimage"]))
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,9 @@ class LocalEngine:
         delta = self.open(table)
         names = [name for name in table.schema.names if name in set(columns)]
         wanted = pa.schema([table.schema.field(name) for name in names])
-        conditions = [f'"{name}" IN ({_literals(values)})' for name, values in (where or {}).items()]
+        conditions = [
+            f'"{name}" IN ({_literals(values)})' for name, values in (where or {}).items()
+        ]
         if ingest_date:
             conditions.append(f"\"ingestDate\" = DATE '{ingest_date}'")
         if delta is None or not all((where or {"": "some"}).values()):
@@ -272,22 +276,39 @@ class LocalEngine:
         names = [name for name in table.schema.names if name in set(columns)]
         absent = set(names) - {f.name for f in delta.schema().fields}
         wanted = pa.schema([table.schema.field(name) for name in names])
-        tagged = wanted.append(pa.field(COMMIT_VERSION, pa.uint64()))
+        tagged = wanted.append(_VERSION_FIELD)
         changes = delta.load_cdf(
             starting_version=start,
             ending_version=last,
             # quoted, since DataFusion folds bare names to lower case
             columns=[
-                f'"{name}"' for name in [*names, "_change_type", COMMIT_VERSION] if name not in absent
+                f'"{name}"'
+                for name in [*names, "_change_type", COMMIT_VERSION]
+                if name not in absent
             ],
             predicate=f"\"ingestDate\" = '{ingest_date}'" if ingest_date else None,
         )
         for batch in pa.RecordBatchReader.from_stream(changes):
             rows = pa.Table.from_batches([batch])
             kind = rows["_change_type"].cast(pa.string())
-            is_new = pc.is_in(kind, pa.array(["insert", "update_postimage"]))
+            is_new = pc.call_function("is_in", [kind], _INSERTED)
             # cast first: the reader's string views cannot be filtered
             yield from _conform(rows, tagged).filter(is_new).to_batches()
+
+    def table_of_new(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        since: int | None,
+        until: int | None = None,
+        ingest_date: date | None = None,
+    ) -> pa.Table:
+        """Reads the same as `read_new`, as one table."""
+        names = [name for name in table.schema.names if name in set(columns)]
+        schema = pa.schema([*(table.schema.field(name) for name in names), _VERSION_FIELD])
+        found = self.read_new(table, names, since=since, until=until, ingest_date=ingest_date)
+        return pa.Table.from_batches(list(found), schema=schema)
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T], *, count: int) -> Iterator[R]:
         """Applies `work` to each task, in order, over the pool; a bounded number lies ahead.

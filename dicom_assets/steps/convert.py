@@ -1,15 +1,14 @@
 """Step 4, convert: new metastore rows become FHIR ImagingStudy, one NDJSON file for one run.
 
 Decided here: which rows go into a file and what it is called. The name says which metastore
-versions it was made of (`<unix ms>_ImagingStudy_v<from>-<to>.ndjson`), so that a run that was killed
-can tell what is there. With several source systems each has a file in its own folder. Not decided
-here: the mapping (`dicom_assets.fhir.imaging_study`).
+versions it was made of (`<unix ms>_ImagingStudy_v<from>-<to>.ndjson`), so that after a kill the
+next run can tell what is there. With several source systems each has a file in its own folder. Not
+decided here: the mapping (`dicom_assets.fhir.imaging_study`).
 """
 
 import re
 import time
 from contextlib import ExitStack
-from datetime import date
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,56 +16,66 @@ import pyarrow as pa
 
 from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
-from dicom_assets.lakehouse.engine import LocalEngine, Progress
+from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
-from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
-from dicom_assets.steps.failures import record
 from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.run import Run
 
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
 _NAME = re.compile(r"\d+_ImagingStudy_v(\d+)-(\d+)\.ndjson")
 
 
-def convert(
-    engine: LocalEngine, settings: Settings, *, ingest_date: date, run_id: str = ""
-) -> Report:
+def convert(run: Run) -> Report:
     """Writes the partition's studies that have new metastore rows.
 
     Returns:
         Rows = studies written; counts `files` and `failures`.
     """
-    metastore = catalog.metastore(settings.promoted)
-    app_id = f"{STEP}/{ingest_date}"
+    app_id = f"{STEP}/{run.ingest_date}"
     with reporting(STEP) as report:
         report.count({"files": 0, "failures": 0})
-        since = engine.progress(catalog.INGESTION_FAILURES, app_id)
-        begun = _begun(engine, ingest_date, since)
-        until = max(begun.values(), default=engine.version(metastore))
-        batches = engine.read_new(
-            metastore, COLUMNS, since=since, until=until, ingest_date=ingest_date
-        )
-        instances = pa.Table.from_batches([project(b) for b in batches], schema=INSTANCES)
-        if not instances.num_rows:
-            return report
-        name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_v{_from(since)}-{until}.ndjson"
-        failures = _write(engine, settings, instances, ingest_date, name, set(begun), report)
+        since = run.engine.progress(catalog.INGESTION_FAILURES, app_id)
+        begun = _begun(run, since)
+        if begun:
+            until = max(begun.values())
+            _convert(run, report, Progress(app_id, until), since=since, begun=set(begun))
+            since = until
+        until = run.engine.version(catalog.metastore(run.settings.promoted))
+        _convert(run, report, Progress(app_id, until), since=since, begun=set())
+    return report
+
+
+def _convert(
+    run: Run, report: Report, done: Progress, *, since: int | None, begun: set[str]
+) -> None:
+    """Converts the metastore versions after `since`, up to those that are then done."""
+    batches = run.engine.read_new(
+        catalog.metastore(run.settings.promoted),
+        COLUMNS,
+        since=since,
+        until=done.version,
+        ingest_date=run.ingest_date,
+    )
+    instances = pa.Table.from_batches([project(b) for b in batches], schema=INSTANCES)
+    if instances.num_rows:
+        versions = f"v{_from(since)}-{done.version}"
+        name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{versions}.ndjson"
+        failures = _write(run, instances, report, name=name, begun=begun)
         report.count({"failures": len(failures)})
         # this commit, even without failures, says that the versions are done
-        done = Progress(app_id, until)
-        record(engine, failures, done, ingest_date, run_id, even_none=True)
-    return report
+        run.record(failures, done, even_none=True)
 
 
 def _from(since: int | None) -> int:
     return 0 if since is None else since + 1
 
 
-def _begun(engine: LocalEngine, ingest_date: date, since: int | None) -> dict[str, int]:
+def _begun(run: Run, since: int | None) -> dict[str, int]:
     """Returns source system → last version, of files that a killed run has left complete."""
     found = {}
-    for system, path in engine.layout.fhir_files(ingest_date, RESOURCE_TYPE):
+    for system, path in run.engine.layout.fhir_files(run.ingest_date, RESOURCE_TYPE):
         match = _NAME.fullmatch(path.name)
         if match and int(match[1]) == _from(since):
             found[system] = int(match[2])
@@ -74,15 +83,10 @@ def _begun(engine: LocalEngine, ingest_date: date, since: int | None) -> dict[st
 
 
 def _write(
-    engine: LocalEngine,
-    settings: Settings,
-    instances: pa.Table,
-    ingest_date: date,
-    name: str,
-    begun: set[str],
-    report: Report,
+    run: Run, instances: pa.Table, report: Report, *, name: str, begun: set[str]
 ) -> list[Failure]:
     """Writes one file for each source system, but for those that have theirs."""
+    settings = run.settings
     options = ConversionOptions(
         site_timezone=settings.site_timezone,
         patient_id_system=settings.patient_id_system,
@@ -101,7 +105,7 @@ def _write(
             if system in begun:
                 continue
             if system not in sinks:
-                folder = engine.layout.fhir_folder(system, ingest_date, RESOURCE_TYPE)
+                folder = run.engine.layout.fhir_folder(system, run.ingest_date, RESOURCE_TYPE)
                 folder.mkdir(parents=True, exist_ok=True)
                 for remains in folder.glob(f".*_{RESOURCE_TYPE}_v*.tmp"):
                     remains.unlink()

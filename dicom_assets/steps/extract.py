@@ -4,8 +4,8 @@ Decided here: which files are read (those organised since the last commit), what
 on disk when it is read (ZIP beside it, original gone; or Failed), and in which order things are
 committed. Not decided here: what a header says (`dicom_assets.dicom`).
 
-A run that is killed and started again finds a file plain, zipped or in Failed, and reads it where it
-lies, so it makes the same row.
+A run that is killed and started again finds a file plain, zipped or in Failed, and reads it where
+it lies, so it makes the same row.
 """
 
 from collections.abc import Iterator
@@ -30,10 +30,9 @@ from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import Layout, dicom_name, zip_name
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
-from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, report
-from dicom_assets.steps.failures import record
 from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.run import Run
 
 STEP = "extract"
 _FILES_PER_COMMIT = 1000
@@ -63,14 +62,13 @@ class Task:
     ingested_at: datetime
 
 
-def extract(
-    engine: LocalEngine, settings: Settings, *, ingest_date: date, run_id: str = ""
-) -> Report:
+def extract(run: Run) -> Report:
     """Reads the partition's organised files that have no row yet.
 
     Returns:
         Rows = metastore rows appended; count `failures`; size in bytes.
     """
+    engine, settings, ingest_date = run.engine, run.settings, run.ingest_date
     metastore = catalog.metastore(settings.promoted)
     app_id = f"{STEP}/{ingest_date}"
     with reporting(STEP) as done:
@@ -95,7 +93,7 @@ def extract(
                 failures += bad
                 progress.advance(part.num_rows + len(bad))
             # failures first: the metastore's commit is the one that says the batch is done
-            record(engine, failures, Progress(app_id, version), ingest_date, run_id)
+            run.record(failures, Progress(app_id, version))
             table = pa.Table.from_batches(rows, schema=metastore.schema)
             engine.append(
                 metastore, table, progress=Progress(app_id, version), ingest_date=ingest_date
@@ -108,9 +106,7 @@ def extract(
 
 def _new_files(engine: LocalEngine, since: int | None, ingest_date: date) -> pa.Table:
     table = catalog.PROCESS_FILES
-    batches = engine.read_new(table, table.schema.names, since=since, ingest_date=ingest_date)
-    schema = table.schema.append(pa.field(COMMIT_VERSION, pa.uint64()))
-    found = pa.Table.from_batches(list(batches), schema=schema)
+    found = engine.table_of_new(table, table.schema.names, since=since, ingest_date=ingest_date)
     return found.sort_by([(COMMIT_VERSION, "ascending"), ("filePath", "ascending")])
 
 
@@ -173,9 +169,7 @@ def _failed_path(row: dict, layout: Layout, ingest_date: date) -> Path:
     return layout.failed_folder(row["sourceSystem"], ingest_date) / Path(row["filePath"]).name
 
 
-def _fail(
-    row: dict, layout: Layout, ingest_date: date, reason: Reason, message: str
-) -> Failure:
+def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message: str) -> Failure:
     """Moves a bad file to Failed, unless an earlier try already did."""
     path = layout.absolute(row["filePath"])
     failed = _failed_path(row, layout, ingest_date)

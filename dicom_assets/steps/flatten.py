@@ -7,7 +7,6 @@ An upsert of the same lines again changes nothing, so only the last one of a run
 """
 
 from collections.abc import Iterator
-from datetime import date
 
 import pyarrow as pa
 
@@ -17,29 +16,26 @@ from dicom_assets.lakehouse import schemas
 from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import report
-from dicom_assets.steps.failures import record
 from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.run import Run
 
 STEP = "flatten"
 _LINES_PER_UPSERT = 500
 
 
-def flatten(
-    engine: LocalEngine, *, bronze: Table, silver: Table, ingest_date: date, run_id: str = ""
-) -> Report:
+def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
     """Upserts the partition's new bronze lines into silver.
 
     Args:
-        engine: Where the tables lie.
+        run: The run.
         bronze: Raw resources; the table's name is the resource type.
         silver: The flattened table.
-        ingest_date: The partition.
-        run_id: The Dagster run, for failure rows.
 
     Returns:
         Rows = silver rows inserted or changed; count `failures`.
     """
-    app_id = f"{STEP}/{bronze.name}/{ingest_date}"
+    engine = run.engine
+    app_id = f"{STEP}/{bronze.name}/{run.ingest_date}"
     with reporting(STEP) as done:
         done.count({"failures": 0})
         until = engine.version(bronze)
@@ -48,33 +44,32 @@ def flatten(
             return done
         failures: list[Failure] = []
         waiting: pa.Table | None = None
-        progress = report.Progress(STEP, _count(engine, bronze, ingest_date), "lines")
-        for lines in _new_lines(engine, bronze, since, until, ingest_date):
+        progress = report.Progress(STEP, _count(run, bronze), "lines")
+        for lines in _new_lines(run, bronze, since, until):
             if waiting is not None:
                 engine.upsert(silver, waiting, progress=None)
-            waiting, bad = _merged(engine, bronze, silver, lines)
+            rows, bad = _merged(engine, bronze, silver, lines)
             failures += bad
-            done.rows += waiting.num_rows
+            done.rows += rows.num_rows
+            waiting = rows
             progress.advance(lines.num_rows)
         done.count({"failures": len(failures)})
         if waiting is not None:
-            record(engine, failures, Progress(app_id, until), ingest_date, run_id)
+            run.record(failures, Progress(app_id, until))
             engine.upsert(silver, waiting, progress=Progress(app_id, until))
     return done
 
 
-def _count(engine: LocalEngine, bronze: Table, ingest_date: date) -> int:
-    return engine.read(bronze, ["lineNumber"], ingest_date=ingest_date).num_rows
+def _count(run: Run, bronze: Table) -> int:
+    return run.engine.rows_by_date(bronze).get(run.ingest_date.isoformat(), 0)
 
 
-def _new_lines(
-    engine: LocalEngine, bronze: Table, since: int | None, until: int, ingest_date: date
-) -> Iterator[pa.Table]:
+def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterator[pa.Table]:
     """Yields new lines, some hundred at a time."""
     schema = bronze.schema.append(pa.field(COMMIT_VERSION, pa.uint64()))
     waiting: list[pa.RecordBatch] = []
-    for batch in engine.read_new(
-        bronze, bronze.schema.names, since=since, until=until, ingest_date=ingest_date
+    for batch in run.engine.read_new(
+        bronze, bronze.schema.names, since=since, until=until, ingest_date=run.ingest_date
     ):
         for start in range(0, batch.num_rows, _LINES_PER_UPSERT):
             waiting.append(batch.slice(start, _LINES_PER_UPSERT))
@@ -92,4 +87,3 @@ def _merged(
     ids = silver_ids(bronze.name, rows)
     existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
     return upserts(bronze.name, rows, existing, now=now())
-

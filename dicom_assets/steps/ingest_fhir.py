@@ -6,44 +6,40 @@ what a good line is (`dicom_assets.fhir.ndjson`).
 """
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 
 from dicom_assets.fhir.ndjson import BadLine, Line, read_lines
-from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import catalog, report
-from dicom_assets.steps.failures import record
 from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.run import Run
 
 STEP = "ingest_fhir"
 _BATCH_BYTES = 16 << 20
 
 
-def ingest_fhir(
-    engine: LocalEngine, *, table: Table, ingest_date: date, run_id: str = ""
-) -> Report:
+def ingest_fhir(run: Run, table: Table) -> Report:
     """Appends the lines of the partition's new NDJSON files.
 
     Args:
-        engine: Where the files and the table lie.
+        run: The run.
         table: The bronze table; its name is the resource type.
-        ingest_date: The partition.
-        run_id: The Dagster run, for failure rows.
 
     Returns:
         Rows = lines appended; counts `files` and `failures`.
     """
+    engine, ingest_date = run.engine, run.ingest_date
     with reporting(STEP) as done:
         done.count({"files": 0, "failures": 0})
-        known = set(
-            engine.read(table, ["filePath"], ingest_date=ingest_date)["filePath"].to_pylist()
-        )
+        rows = engine.read(table, ["filePath"], ingest_date=ingest_date)
+        known = set(rows["filePath"].to_pylist())
         files = [
-            _File(engine, table, ingest_date, system, path, run_id)
+            _File(run, table, system, path)
             for system, path in engine.layout.fhir_files(ingest_date, table.name)
             if engine.layout.relative(path) not in known
         ]
@@ -59,18 +55,10 @@ def ingest_fhir(
 class _File:
     """One NDJSON file on its way into the bronze table."""
 
-    def __init__(
-        self,
-        engine: LocalEngine,
-        table: Table,
-        ingest_date: date,
-        source_system: str,
-        path: Path,
-        run_id: str,
-    ) -> None:
-        self._engine, self._table, self._day = engine, table, ingest_date
-        self._system, self._path, self._run_id = source_system, path, run_id
-        self._address = engine.layout.relative(path)
+    def __init__(self, run: Run, table: Table, source_system: str, path: Path) -> None:
+        self._run, self._engine, self._table = run, run.engine, table
+        self._system, self._path, self._day = source_system, path, run.ingest_date
+        self._address = run.engine.layout.relative(path)
         self.good = 0
         self.bad: list[BadLine] = []
 
@@ -147,7 +135,7 @@ class _File:
         ]
         app_id = f"{STEP}/{self._table.name}/{self._day}"
         done = self._engine.progress(catalog.INGESTION_FAILURES, app_id) or 0
-        record(self._engine, failures, Progress(app_id, done + 1), self._day, self._run_id)
+        self._run.record(failures, Progress(app_id, done + 1))
 
     def _is_recorded(self) -> bool:
         recorded = self._engine.read(

@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from datetime import date
 from itertools import count
 from pathlib import Path
 
@@ -19,12 +18,10 @@ from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, members
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
 from dicom_assets.lakehouse.drop_folder import Dropped, stable
-from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Batch, Journal, microseconds
 from dicom_assets.lakehouse.layout import (
     DEFAULT_SOURCE_SYSTEM,
     MANIFEST_NAME,
-    Layout,
     organised_name,
     printable,
     zip_name,
@@ -33,31 +30,24 @@ from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import Progress, Report, now, reporting
+from dicom_assets.steps.run import Run
 
 STEP = "organise"
 
 
-def organise(
-    engine: LocalEngine, settings: Settings, *, ingest_date: date, run_id: str = ""
-) -> Report:
-    """Works through the drop folder.
-
-    Args:
-        engine: Where to.
-        settings: Namespaces, limits, settle time.
-        ingest_date: The partition that takes what is there.
-        run_id: The Dagster run, for failure rows.
+def organise(run: Run) -> Report:
+    """Works through the drop folder; the run's partition takes what is there.
 
     Returns:
         Rows = DICOM files organised; counts `failures`, `archives`, `still_changing`.
     """
-    layout = engine.layout
-    journal = Journal(engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
+    layout, settings = run.engine.layout, run.settings
+    journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
     with reporting(STEP) as report, journal.open():
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
         progress = Progress(STEP, len(entries), "dropped files")
-        turn = _Turn(layout, settings, journal, ingest_date, run_id)
+        turn = _Turn(run, journal)
         for entry in entries:
             turn.take(entry)
             progress.advance()
@@ -83,24 +73,18 @@ class _Source:
 class _Turn:
     """Decides about dropped files, a batch at a time, and has the journal carry it out."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        settings: Settings,
-        journal: Journal,
-        ingest_date: date,
-        run_id: str,
-    ) -> None:
-        self._layout, self._settings, self._journal = layout, settings, journal
-        self._day, self._run_id = ingest_date, run_id
+    def __init__(self, run: Run, journal: Journal) -> None:
+        self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
+        self._day, self._run_id = run.ingest_date, run.id
+        settings = run.settings
         self._limits = Limits(
             settings.max_file_bytes, settings.archive_max_ratio, settings.archive_max_depth
         )
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
         self._prefixes = count(time.time_ns() // 1_000_000)
         self._staged = count()
-        self._same_device = layout.process_root.stat().st_dev
-        self._batch = Batch(ingest_date)
+        self._same_device = self._layout.process_root.stat().st_dev
+        self._batch = Batch(run.ingest_date)
         self._archives = 0
         self._size = 0
 

@@ -1,8 +1,8 @@
 """Reconciliation: what each layer holds for one ingest date, counted from the layers themselves.
 
 Decided here: what is counted and how. Not decided here: what must be equal
-(`dicom_assets.defs.checks`) or how it is shown (`dicom_assets.cli`). Columns read are keys only, and
-only those of the date's partition or of its studies.
+(`dicom_assets.defs.checks`) or how it is shown (`dicom_assets.cli`). Columns read are keys only,
+and only those of the date's partition or of its studies.
 """
 
 import json
@@ -24,8 +24,8 @@ from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, unmapped
 from dicom_assets.omop.studies import studies
-from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
+from dicom_assets.steps.run import Run
 
 _KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
 _SERIES = ("sourceSystem", "image_study_uid", "image_series_uid")
@@ -36,37 +36,32 @@ class Day:
     """Counts of one ingest date; each is read when first asked for.
 
     Attributes:
-        engine: Where the lakehouse lies.
-        settings: Which columns and gold tables there are.
-        ingest_date: The partition.
+        run: The lakehouse, the settings and the date.
     """
 
-    engine: LocalEngine
-    settings: Settings
-    ingest_date: date
+    run: Run
 
-    @classmethod
-    def of(cls, engine: LocalEngine, settings: Settings, partition_key: str) -> "Day":
-        """Returns the date of a partition key, yyyy-mm-dd."""
-        return cls(engine, settings, date.fromisoformat(partition_key))
+    @property
+    def _tables(self) -> LocalEngine:
+        return self.run.engine
 
     @cached_property
     def files(self) -> Counter[str]:
         """Files in Process: `total` and `zips`."""
-        names = list(process_files(self.engine.layout, self.ingest_date))
+        names = list(process_files(self.run.engine.layout, self.run.ingest_date))
         return Counter(total=len(names), zips=sum(name.endswith(".dcm.zip") for name in names))
 
     @cached_property
     def organised(self) -> int:
         """Rows of bronze/process_files."""
         table = catalog.PROCESS_FILES
-        return self.engine.read(table, ["filePath"], ingest_date=self.ingest_date).num_rows
+        return self._tables.read(table, ["filePath"], ingest_date=self.run.ingest_date).num_rows
 
     @cached_property
     def failures(self) -> pd.DataFrame:
         """Failure rows: step, reasonCode, line."""
         table, columns = catalog.INGESTION_FAILURES, ["step", "reasonCode", "line"]
-        return self.engine.read(table, columns, ingest_date=self.ingest_date).to_pandas()
+        return self._tables.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
 
     def failed(self, step: str) -> int:
         """Returns how many failures a step has."""
@@ -75,21 +70,21 @@ class Day:
     @cached_property
     def instances(self) -> pd.DataFrame:
         """Metastore rows: keys, modality, filePath, contentHash."""
-        table = catalog.metastore(self.settings.promoted)
+        table = catalog.metastore(self.run.settings.promoted)
         columns = [*_KEYS, "modality", "filePath", "contentHash"]
-        return self.engine.read(table, columns, ingest_date=self.ingest_date).to_pandas()
+        return self._tables.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
 
     @cached_property
-    def study_ids(self) -> pd.Series:
-        """Silver id of each metastore row's study."""
+    def study_ids(self) -> list[str]:
+        """Silver id of the study of each metastore row."""
         pairs = self.instances[["sourceSystem", "studyInstanceUid"]].itertuples(index=False)
-        return pd.Series([silver_id(system, "ImagingStudy", resource_id(uid)) for system, uid in pairs], dtype=str)
+        return [silver_id(system, "ImagingStudy", resource_id(uid)) for system, uid in pairs]
 
     @cached_property
     def lines(self) -> list[str]:
         """Silver ids of the date's NDJSON lines, one a line."""
         found = []
-        for system, path in self.engine.layout.fhir_files(self.ingest_date, "ImagingStudy"):
+        for system, path in self.run.engine.layout.fhir_files(self.run.ingest_date, "ImagingStudy"):
             with path.open("rb") as stream:
                 for line in stream:
                     resource_id = orjson.loads(line)["id"]
@@ -100,8 +95,8 @@ class Day:
     def bronze(self) -> pd.DataFrame:
         """bronze/ImagingStudy rows: silver id, filePath, lineNumber."""
         columns = ["sourceSystem", "id", "filePath", "lineNumber"]
-        rows = self.engine.read(
-            catalog.BRONZE_IMAGING_STUDY, columns, ingest_date=self.ingest_date
+        rows = self._tables.read(
+            catalog.BRONZE_IMAGING_STUDY, columns, ingest_date=self.run.ingest_date
         ).to_pandas()
         pairs = zip(rows["sourceSystem"], rows["id"], strict=True)
         rows["id"] = [silver_id(system, "ImagingStudy", each) for system, each in pairs]
@@ -112,7 +107,7 @@ class Day:
         """silver/ImagingStudy rows of the date's studies, with what gold is made of."""
         known = self.bronze["id"].unique().tolist()
         silver = catalog.silver_imaging_study()
-        return self.engine.read(silver, SILVER_COLUMNS, where={"id": known})
+        return self._tables.read(silver, SILVER_COLUMNS, where={"id": known})
 
     @cached_property
     def silver_series(self) -> dict[tuple[str, str, str], set[str]]:
@@ -131,7 +126,7 @@ class Day:
         uids = sorted({study for _, study, _ in self.silver_series})
         table = catalog.IMAGE_OCCURRENCE
         columns = [name for name in table.schema.names if name != "local_path"]
-        found = self.engine.read(table, columns, where={"image_study_uid": uids}).to_pandas()
+        found = self._tables.read(table, columns, where={"image_study_uid": uids}).to_pandas()
         systems = {system for system, _, _ in self.silver_series}
         return found[found["sourceSystem"].isin(systems)]
 
@@ -144,27 +139,27 @@ class Day:
         """Returns the gold/person rows that the date's series point to."""
         known = {"person_id": self.gold["person_id"].unique().tolist()}
         columns = ["person_id", "gender_concept_id"]
-        return self.engine.read(catalog.PERSON, columns, where=known).to_pandas()
+        return self._tables.read(catalog.PERSON, columns, where=known).to_pandas()
 
     def procedures(self) -> pd.DataFrame:
         """Returns the gold/procedure_occurrence rows that the date's series point to."""
         key = "procedure_occurrence_id"
         known = {key: self.gold[key].unique().tolist()}
-        columns = [key, "procedure_type_concept_id"]
-        return self.engine.read(catalog.PROCEDURE_OCCURRENCE, columns, where=known).to_pandas()
+        columns = [key, "procedure_type_concept_id", "person_id"]
+        return self._tables.read(catalog.PROCEDURE_OCCURRENCE, columns, where=known).to_pandas()
 
     def dangling(self) -> dict[str, int]:
         """Counts keys that gold points to and that the tables written here do not hold."""
         found = {}
-        if self.settings.omop_person:
+        if self.run.settings.omop_person:
             found["people"] = len(set(self.gold["person_id"]) - set(self.people()["person_id"]))
-        if self.settings.omop_procedure_occurrence:
+        if self.run.settings.omop_procedure_occurrence:
             key = "procedure_occurrence_id"
             found["procedures"] = len(set(self.gold[key]) - set(self.procedures()[key]))
         return found
 
     def unmapped(self) -> dict[str, int]:
-        """Counts the gold rows by code without a concept, as `modality XX` or `anatomic_site XX`."""
+        """Counts the gold rows by code without a concept, as `modality XX`, `anatomic_site XX`."""
         rows = pa.Table.from_pandas(self.gold, preserve_index=False)
         return {
             f"{kind} {code}": count
@@ -183,14 +178,14 @@ class Day:
 
     def study_sizes(self) -> pd.DataFrame:
         """Counts the date's studies in silver by their number of series."""
-        sizes = pd.DataFrame(list(self.silver_series), columns=list(_SERIES))
-        sizes = sizes.groupby(list(_SERIES[:2])).size().reset_index(name="series")
-        return sizes.groupby("series").size().reset_index(name="studies")
+        studies = Counter(key[:2] for key in self.silver_series)
+        sizes = Counter(studies.values())
+        return pd.DataFrame(sorted(sizes.items()), columns=pd.Index(["series", "studies"]))
 
     @cached_property
     def manifest(self) -> dict[str, int]:
         """Counts that the newest manifest of the date declares, by table; empty without one."""
-        folder = self.engine.layout.manifest_folder(self.ingest_date)
+        folder = self.run.engine.layout.manifest_folder(self.run.ingest_date)
         found = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split("_")[0]))
         return dict(json.loads(found[-1].read_text())["expected"]) if found else {}
 
@@ -220,28 +215,24 @@ class Day:
     def _earlier_rows(self) -> pd.DataFrame:
         """Returns other dates' rows of the date's studies that silver knows."""
         silver = catalog.silver_imaging_study()
-        ids = self.study_ids.unique().tolist()
-        known = self.engine.read(silver, ["id"], where={"id": ids})
+        known = self._tables.read(silver, ["id"], where={"id": set(self.study_ids)})
         if not known.num_rows:
             return self.instances.iloc[:0]
-        studies = self.instances["studyInstanceUid"][
-            self.study_ids.isin(known["id"].to_pylist())
-        ]
-        rows = self.engine.read(
-            catalog.metastore(self.settings.promoted),
+        seen = set(known["id"].to_pylist())
+        uids = zip(self.study_ids, self.instances["studyInstanceUid"], strict=True)
+        rows = self._tables.read(
+            catalog.metastore(self.run.settings.promoted),
             ["ingestDate", *self.instances.columns],
-            where={"studyInstanceUid": studies.unique().tolist()},
+            where={"studyInstanceUid": {uid for each, uid in uids if each in seen}},
         ).to_pandas()
-        return rows[rows.pop("ingestDate") != self.ingest_date]
+        return rows[rows.pop("ingestDate") != self.run.ingest_date]
 
 
 def process_files(layout: Layout, day: date) -> Iterator[str]:
     """Yields the names of a date's organised files, of all source systems."""
     for folder in process_folders(layout, day):
         with os.scandir(folder) as entries:
-            yield from (
-                e.name for e in entries if e.is_file() and not e.name.startswith(".")
-            )
+            yield from (e.name for e in entries if e.is_file() and not e.name.startswith("."))
 
 
 def process_folders(layout: Layout, day: date) -> list[Path]:

@@ -5,12 +5,10 @@ others point to first. Not decided here: the mapping (`dicom_assets.omop`).
 """
 
 from collections.abc import Callable
-from datetime import date
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress, Table
+from dicom_assets.lakehouse.engine import COMMIT_VERSION, Progress, Table
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, persons
@@ -19,45 +17,52 @@ from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.run import Run
 
 STEP = "to_omop"
 
 
-def image_occurrence(engine: LocalEngine, settings: Settings) -> Report:
+def image_occurrence(run: Run) -> Report:
     """Upserts one gold/Image_Occurrence row per series of the studies that changed."""
-    vocabulary, crosswalks = _vocabulary(settings), _crosswalks(settings)
+    vocabulary, crosswalks = _vocabulary(run.settings), _crosswalks(run.settings)
     return _from_silver(
-        engine,
+        run,
         catalog.IMAGE_OCCURRENCE,
         lambda silver: image_occurrences(
             silver,
             vocabulary=vocabulary,
             crosswalks=crosswalks,
-            dicomweb_base_address=settings.dicomweb_base_address,
+            dicomweb_base_address=run.settings.dicomweb_base_address,
             now=now(),
         ),
     )
 
 
-def procedure_occurrence(engine: LocalEngine, settings: Settings) -> Report:
+def procedure_occurrence(run: Run) -> Report:
     """Upserts one gold/procedure_occurrence row per study that changed."""
-    crosswalks = _crosswalks(settings)
+    crosswalks = _crosswalks(run.settings)
     return _from_silver(
-        engine,
+        run,
         catalog.PROCEDURE_OCCURRENCE,
         lambda silver: procedure_occurrences(silver, crosswalks=crosswalks, now=now()),
     )
 
 
-def person(engine: LocalEngine, settings: Settings, *, ingest_date: date) -> Report:
+def person(run: Run) -> Report:
     """Upserts one gold/person row per patient of the partition's new metastore rows."""
-    metastore, gold = catalog.metastore(settings.promoted), catalog.PERSON
-    app_id = f"{STEP}/person/{ingest_date}"
+    engine, crosswalks = run.engine, _crosswalks(run.settings)
+    metastore, gold = catalog.metastore(run.settings.promoted), catalog.PERSON
+    app_id = f"{STEP}/person/{run.ingest_date}"
     with reporting(STEP) as report:
         since, until = engine.progress(gold, app_id), engine.version(metastore)
-        new = _read(engine, metastore, METASTORE_COLUMNS, since, until, ingest_date)
+        new = engine.table_of_new(
+            metastore,
+            METASTORE_COLUMNS,
+            since=since,
+            until=until,
+            ingest_date=run.ingest_date,
+        )
         if new.num_rows:
-            crosswalks = _crosswalks(settings)
             ids = persons(new, crosswalks=crosswalks, now=now())["person_id"].to_pylist()
             known = engine.read(gold, gold.schema.names, where={"person_id": ids})
             rows = persons(new, crosswalks=crosswalks, now=now(), existing=known)
@@ -66,14 +71,12 @@ def person(engine: LocalEngine, settings: Settings, *, ingest_date: date) -> Rep
     return report
 
 
-def _from_silver(
-    engine: LocalEngine, gold: Table, mapping: Callable[[pa.Table], pa.Table]
-) -> Report:
-    silver = catalog.silver_imaging_study()
+def _from_silver(run: Run, gold: Table, mapping: Callable[[pa.Table], pa.Table]) -> Report:
+    engine, silver = run.engine, catalog.silver_imaging_study()
     app_id = f"{STEP}/{gold.name}"
     with reporting(STEP) as report:
         since, until = engine.progress(gold, app_id), engine.version(silver)
-        new = _read(engine, silver, SILVER_COLUMNS, since, until, None)
+        new = engine.table_of_new(silver, SILVER_COLUMNS, since=since, until=until)
         if new.num_rows:
             rows = mapping(_newest(new))
             engine.upsert(gold, rows, progress=Progress(app_id, until))
@@ -81,25 +84,9 @@ def _from_silver(
     return report
 
 
-def _read(
-    engine: LocalEngine,
-    table: Table,
-    columns: tuple[str, ...],
-    since: int | None,
-    until: int,
-    ingest_date: date | None,
-) -> pa.Table:
-    names = [name for name in table.schema.names if name in columns]
-    schema = pa.schema([table.schema.field(name) for name in names])
-    batches = engine.read_new(table, names, since=since, until=until, ingest_date=ingest_date)
-    tagged = schema.append(pa.field(COMMIT_VERSION, pa.uint64()))
-    return pa.Table.from_batches(list(batches), schema=tagged)
-
-
 def _newest(rows: pa.Table) -> pa.Table:
     """Keeps, of each silver row that changed several times, its last state."""
-    last = pc.sort_indices(rows, sort_keys=[("id", "ascending"), (COMMIT_VERSION, "descending")])
-    ordered = rows.take(last)
+    ordered = rows.sort_by([("id", "ascending"), (COMMIT_VERSION, "descending")])
     ids = ordered["id"].to_pylist()
     first = [index == 0 or ids[index - 1] != each for index, each in enumerate(ids)]
     return ordered.filter(pa.array(first, pa.bool_()))

@@ -15,6 +15,7 @@ from dicom_assets.defs.metadata import result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.steps import catalog
 from dicom_assets.steps.extract import extract
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "bronze/dicomimagingmetastore"
 
@@ -30,15 +31,16 @@ def dicomimagingmetastore(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Reads and compresses the files organised since the last run."""
-    day = lakehouse.day(context.partition_key)
+    run = lakehouse.run(context.partition_key, context.run_id)
     begin = datetime.now(UTC)
-    report = extract(day.engine, day.settings, ingest_date=day.ingest_date, run_id=context.run_id)
+    report = extract(run)
+    day = Day(run)
     return result(
         ASSET,
         day,
         report,
         preview=day.by_modality(),
         partition_rows=len(day.instances),
-        table=catalog.metastore(day.settings.promoted),
-        more={"contact_sheet": contact_sheet_markdown(day, since=begin)},
+        table=catalog.metastore(run.settings.promoted),
+        more={"contact_sheet": contact_sheet_markdown(run, since=begin)},
     )

@@ -8,12 +8,11 @@ from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.fhir.instances import COLUMNS
 from dicom_assets.steps import catalog
 from dicom_assets.steps.ingest_fhir import ingest_fhir
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "bronze/ImagingStudy"
 TABLE = catalog.BRONZE_IMAGING_STUDY
-LINEAGE = lineage(
-    "bronze/dicomimagingmetastore", {"resource": COLUMNS, "id": ["studyInstanceUid"]}
-)
+LINEAGE = lineage("bronze/dicomimagingmetastore", {"resource": COLUMNS, "id": ["studyInstanceUid"]})
 
 
 @layer_asset(
@@ -25,8 +24,9 @@ LINEAGE = lineage(
 )
 def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Appends the lines of new NDJSON files."""
-    day = lakehouse.day(context.partition_key)
-    report = ingest_fhir(day.engine, table=TABLE, ingest_date=day.ingest_date, run_id=context.run_id)
+    run = lakehouse.run(context.partition_key, context.run_id)
+    report = ingest_fhir(run, TABLE)
+    day = Day(run)
     lines = day.bronze.groupby("sourceSystem")
     return result(
         ASSET,

@@ -11,6 +11,7 @@ from dicom_assets.defs.asset import layer_asset
 from dicom_assets.defs.metadata import result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.steps.convert import convert
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "bronze/ImagingStudy_ndjson"
 
@@ -20,13 +21,14 @@ def imaging_study_ndjson(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Converts the metastore rows added since the last run."""
-    day = lakehouse.day(context.partition_key)
-    report = convert(day.engine, day.settings, ingest_date=day.ingest_date, run_id=context.run_id)
+    run = lakehouse.run(context.partition_key, context.run_id)
+    report = convert(run)
+    day = Day(run)
     return result(
         ASSET,
         day,
         report,
         preview=pd.DataFrame([{"studies": report.rows, **report.counts}]),
         partition_rows=len(day.lines),
-        address=str(day.engine.layout.fhir_root),
+        address=str(run.engine.layout.fhir_root),
     )

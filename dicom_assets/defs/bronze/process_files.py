@@ -1,9 +1,9 @@
 """Process files: every dropped DICOM file, organised by ingest date.
 
 `bronze/Files/Process/Imaging/DICOM/[<Namespace>/]yyyy/mm/dd/<unix ms>_<original name>`, later
-`….dcm.zip`. Loose files are moved, members of ZIPs (also of ZIPs in ZIPs) each become one file. What
-is no DICOM file lies in Failed, with a reason in `bronze/Tables/ingestion_failures`. One row per
-file stands in `bronze/Tables/process_files`.
+`….dcm.zip`. Loose files are moved, members of ZIPs (also of ZIPs in ZIPs) each become one file.
+What is no DICOM file lies in Failed, with a reason in `bronze/Tables/ingestion_failures`. One row
+per file stands in `bronze/Tables/process_files`.
 """
 
 import dagster as dg
@@ -14,6 +14,7 @@ from dicom_assets.defs.metadata import result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "bronze/process_files"
 
@@ -27,13 +28,17 @@ ASSET = "bronze/process_files"
 )
 def process_files(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Organises the drop folder."""
-    day = lakehouse.day(context.partition_key)
-    report = organise(day.engine, day.settings, ingest_date=day.ingest_date, run_id=context.run_id)
+    run = lakehouse.run(context.partition_key, context.run_id)
+    report = organise(run)
+    day = Day(run)
     failures = day.failures[day.failures["step"] == "organise"]
     preview = pd.concat(
         [
             pd.DataFrame([{"outcome": "organised", "files": day.organised}]),
-            failures.groupby("reasonCode").size().reset_index().set_axis(["outcome", "files"], axis=1),
+            failures.groupby("reasonCode")
+            .size()
+            .reset_index()
+            .set_axis(["outcome", "files"], axis=1),
         ]
     )
     return result(
@@ -43,5 +48,5 @@ def process_files(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
         preview=preview,
         partition_rows=day.organised,
         table=catalog.PROCESS_FILES,
-        more={"folder": dg.MetadataValue.path(str(day.engine.layout.process_root))},
+        more={"folder": dg.MetadataValue.path(str(run.engine.layout.process_root))},
     )

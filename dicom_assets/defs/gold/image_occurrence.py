@@ -7,6 +7,7 @@ from dicom_assets.defs.metadata import lineage, result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.settings import load_settings
 from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "gold/Image_Occurrence"
 LINEAGE = lineage(
@@ -49,14 +50,16 @@ def image_occurrence(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Upserts the series of studies that changed."""
-    day = lakehouse.day(context.partition_key)
-    report = to_omop.image_occurrence(day.engine, day.settings)
+    run = lakehouse.run(context.partition_key, context.run_id)
+    report = to_omop.image_occurrence(run)
+    day = Day(run)
     columns = ["modality_source_value", "modality_concept_id", "anatomic_site_concept_id"]
+    groups = day.gold.groupby(columns, dropna=False)
     return result(
         ASSET,
         day,
         report,
-        preview=day.gold.groupby(columns, dropna=False).size().reset_index(name="series"),
+        preview=groups.agg(series=("image_series_uid", "size")).reset_index(),
         partition_rows=len(day.gold),
         table=catalog.IMAGE_OCCURRENCE,
         more={"dagster/column_lineage": LINEAGE},

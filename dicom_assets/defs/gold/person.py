@@ -10,6 +10,7 @@ from dicom_assets.defs.metadata import lineage, result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.settings import load_settings
 from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "gold/person"
 LINEAGE = lineage(
@@ -34,14 +35,16 @@ LINEAGE = lineage(
 )
 def person(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Upserts the patients of new metastore rows."""
-    day = lakehouse.day(context.partition_key)
-    report = to_omop.person(day.engine, day.settings, ingest_date=day.ingest_date)
+    run = lakehouse.run(context.partition_key, context.run_id)
+    report = to_omop.person(run)
+    day = Day(run)
     people = day.people()
+    groups = people.groupby("gender_concept_id")
     return result(
         ASSET,
         day,
         report,
-        preview=people.groupby("gender_concept_id").size().reset_index(name="people"),
+        preview=groups.agg(people=("person_id", "size")).reset_index(),
         partition_rows=len(people),
         table=catalog.PERSON,
         more={"dagster/column_lineage": LINEAGE},

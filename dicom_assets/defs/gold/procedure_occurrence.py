@@ -10,6 +10,7 @@ from dicom_assets.defs.metadata import lineage, result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.settings import load_settings
 from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "gold/procedure_occurrence"
 LINEAGE = lineage(
@@ -39,14 +40,16 @@ def procedure_occurrence(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Upserts the studies that changed."""
-    day = lakehouse.day(context.partition_key)
-    report = to_omop.procedure_occurrence(day.engine, day.settings)
+    run = lakehouse.run(context.partition_key, context.run_id)
+    report = to_omop.procedure_occurrence(run)
+    day = Day(run)
     procedures = day.procedures()
+    groups = procedures.groupby("procedure_type_concept_id")
     return result(
         ASSET,
         day,
         report,
-        preview=procedures.groupby("procedure_type_concept_id").size().reset_index(name="studies"),
+        preview=groups.agg(studies=("person_id", "size")).reset_index(),
         partition_rows=len(procedures),
         table=catalog.PROCEDURE_OCCURRENCE,
         more={"dagster/column_lineage": LINEAGE},

@@ -11,6 +11,7 @@ from dicom_assets.defs.metadata import lineage, result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.steps import catalog
 from dicom_assets.steps.flatten import flatten
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "silver/ImagingStudy"
 TABLE = catalog.silver_imaging_study()
@@ -32,14 +33,9 @@ LINEAGE = lineage(
 )
 def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Upserts the studies of new bronze lines."""
-    day = lakehouse.day(context.partition_key)
-    report = flatten(
-        day.engine,
-        bronze=catalog.BRONZE_IMAGING_STUDY,
-        silver=TABLE,
-        ingest_date=day.ingest_date,
-        run_id=context.run_id,
-    )
+    run = lakehouse.run(context.partition_key, context.run_id)
+    report = flatten(run, bronze=catalog.BRONZE_IMAGING_STUDY, silver=TABLE)
+    day = Day(run)
     return result(
         ASSET,
         day,

@@ -1,0 +1,57 @@
+"""What every step is given: the engine, the settings, the ingest date and the run.
+
+Decided here: how a step records failures: once, under the progress of the commit that says its work
+is done, and before that commit. Not decided here: what failed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from dicom_assets.lakehouse.engine import LocalEngine, Progress
+from dicom_assets.lakehouse.failures import Failure, failure_rows
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.settings import Settings
+from dicom_assets.steps import catalog
+from dicom_assets.steps.report import now
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the chain, or of a part of it, for one ingest date.
+
+    Attributes:
+        engine: Where the lakehouse lies and who works on it.
+        settings: What the site chose.
+        ingest_date: The partition.
+        id: The Dagster run, for failure rows.
+    """
+
+    engine: LocalEngine
+    settings: Settings
+    ingest_date: date
+    id: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings, partition_key: str, run_id: str = "") -> "Run":
+        """Returns the run for a partition key, yyyy-mm-dd, on the lakehouse of the settings."""
+        engine = LocalEngine(Layout(settings.lakehouse), settings.workers)
+        return cls(engine, settings, date.fromisoformat(partition_key), run_id)
+
+    def record(
+        self, failures: Sequence[Failure], progress: Progress, *, even_none: bool = False
+    ) -> None:
+        """Appends failure rows, unless that was done under this progress before.
+
+        Args:
+            failures: What did not make it.
+            progress: The step's progress once this work is done.
+            even_none: Commit the progress also when nothing failed.
+        """
+        table = catalog.INGESTION_FAILURES
+        done = self.engine.progress(table, progress.app_id)
+        if (failures or even_none) and (done is None or done < progress.version):
+            rows = failure_rows(
+                failures, ingest_date=self.ingest_date, failed_at=now(), run_id=self.id
+            )
+            self.engine.append(table, rows, progress=progress, ingest_date=self.ingest_date)

@@ -1,0 +1,125 @@
+"""What tests share: a fresh lakehouse, DICOM files to drop, and the chain without Dagster."""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from dicom_assets.settings import Settings, load_settings
+from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps.convert import convert
+from dicom_assets.steps.extract import extract
+from dicom_assets.steps.flatten import flatten
+from dicom_assets.steps.ingest_fhir import ingest_fhir
+from dicom_assets.steps.organise import organise
+from dicom_assets.steps.run import Run
+
+SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
+DAY = date(2026, 3, 14)
+
+
+@pytest.fixture(scope="session")
+def shared_dicom() -> Path:
+    if not SHARED_DICOM.is_dir():
+        pytest.skip("../shared/data/dicom is not beside this checkout")
+    return SHARED_DICOM
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from dicom_assets.sample import write_sample
+
+    folder = tmp_path_factory.mktemp("sample")
+    write_sample(folder)
+    return folder
+
+
+class House:
+    """A lakehouse under test."""
+
+    def __init__(self, root: Path, **choices: Any) -> None:
+        self.settings: Settings = load_settings(
+            lakehouse=root, **{"settle_seconds": 0, "workers": 2, **choices}
+        )
+        self.run = self.on(DAY)
+        self.drop = self.run.engine.layout.drop_folder
+        self.drop.mkdir(parents=True, exist_ok=True)
+
+    def on(self, day: date) -> Run:
+        return Run.of(self.settings, day.isoformat(), "test-run")
+
+    def chain(self, day: date = DAY) -> None:
+        run = self.on(day)
+        organise(run)
+        extract(run)
+        convert(run)
+        ingest_fhir(run, catalog.BRONZE_IMAGING_STUDY)
+        flatten(run, bronze=catalog.BRONZE_IMAGING_STUDY, silver=catalog.silver_imaging_study())
+        to_omop.procedure_occurrence(run)
+        to_omop.person(run)
+        to_omop.image_occurrence(run)
+
+    def rows(self, table: Any) -> list[dict[str, Any]]:
+        return self.run.engine.read(table, table.schema.names).to_pylist()
+
+    def failures(self) -> dict[str, str]:
+        """Source path → reason code."""
+        rows = self.rows(catalog.INGESTION_FAILURES)
+        return {row["sourcePath"]: row["reasonCode"] for row in rows}
+
+    def files(self, below: str) -> list[Path]:
+        return sorted(p for p in (self.settings.lakehouse / below).rglob("*") if p.is_file())
+
+    def metastore(self) -> list[dict[str, Any]]:
+        return self.rows(catalog.metastore(self.settings.promoted))
+
+    def everything(self) -> dict[str, Any]:
+        """Every file with its content's address and every table's version: what a rerun keeps."""
+        root = self.settings.lakehouse
+        return {
+            str(path.relative_to(root)): path.stat().st_mtime_ns
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path / "lakehouse")
+
+
+@pytest.fixture
+def make_house(tmp_path: Path) -> Callable[..., House]:
+    return lambda **choices: House(tmp_path / "lakehouse", **choices)
+
+
+def dicom(path: Path, **elements: Any) -> Dataset:
+    """Writes a small secondary-capture-like instance; any element can be given or, by None, left out."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    values = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
+        "SOPInstanceUID": generate_uid(),
+        "StudyInstanceUID": "1.2.3.4",
+        "SeriesInstanceUID": "1.2.3.4.1",
+        "PatientID": "P1",
+        "PatientName": "Doe^Jane",
+        "StudyDate": "20260102",
+        "Modality": "CT",
+    } | elements
+    for keyword, value in values.items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return dataset
+
+
+@pytest.fixture
+def write_dicom() -> Callable[..., Dataset]:
+    return dicom

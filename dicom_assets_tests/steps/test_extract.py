@@ -1,0 +1,195 @@
+import hashlib
+import json
+import zipfile
+
+import pytest
+from pydicom import dcmread
+
+from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.promoted import PROMOTED_TAGS
+from dicom_assets.steps import catalog
+from dicom_assets.steps.extract import extract
+from dicom_assets.steps.organise import organise
+from dicom_assets.steps.promote import fill
+
+PROCESS = "bronze/Files/Process/Imaging/DICOM"
+FAILED = "bronze/Files/Failed/Imaging/DICOM"
+
+
+def ingest(house):
+    organise(house.run)
+    return extract(house.run)
+
+
+def test_a_row_says_what_the_file_says(house, write_dicom):
+    dataset = write_dicom(house.drop / "PACS/x.dcm", SeriesNumber=7, KVP="120", StudyTime="0930")
+    content = (house.drop / "PACS/x.dcm").read_bytes()
+    ingest(house)
+    (row,) = house.metastore()
+    assert row["sopInstanceUid"] == dataset.SOPInstanceUID
+    assert (row["patientName"], row["studyTime"], row["seriesNumber"]) == ("Doe^Jane", "0930", "7")
+    assert row["contentHash"] == hashlib.sha256(content).hexdigest()
+    assert row["fileSize"] == len(content)
+    assert row["sourcePath"] == "PACS/x.dcm"
+    assert row["transferSyntaxUid"] == "1.2.840.10008.1.2.1"
+    assert json.loads(row["metadata_string"]) == dataset.to_json_dict()
+    metadata = dict(row["metadata"])
+    assert metadata["00180060"] == {"vr": "DS", "Value": ["120.0"]}
+    assert metadata["00100010"] == {"vr": "PN", "Value": ['{"Alphabetic":"Doe^Jane"}']}
+
+
+def test_there_are_29_promoted_columns_and_the_three_uids_are_required():
+    schema = catalog.metastore().schema
+    assert len(PROMOTED_TAGS) == 29
+    required = {field.name for field in schema if not field.nullable}
+    assert {"studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"} <= required
+
+
+def test_each_file_gets_a_zip_of_its_own_with_the_same_bytes(house, write_dicom):
+    write_dicom(house.drop / "x.dcm")
+    write_dicom(house.drop / "IM1")
+    contents = {(house.drop / name).read_bytes() for name in ("x.dcm", "IM1")}
+    ingest(house)
+    zips = house.files(PROCESS)
+    assert [path.name.split("_")[1] for path in zips] == ["IM1.dcm.zip", "x.dcm.zip"]
+    inside = set()
+    for path in zips:
+        with zipfile.ZipFile(path) as archive:
+            assert archive.namelist() == [path.name.removesuffix(".zip")]
+            inside.add(archive.read(archive.namelist()[0]))
+    assert inside == contents
+    assert {row["filePath"] for row in house.metastore()} == {
+        path.relative_to(house.settings.lakehouse).as_posix() for path in zips
+    }
+
+
+def test_compression_can_be_turned_off(make_house, write_dicom):
+    house = make_house(compress=False)
+    write_dicom(house.drop / "x.dcm")
+    ingest(house)
+    (file,) = house.files(PROCESS)
+    assert house.metastore()[0]["filePath"].endswith("_x.dcm")
+    dcmread(file)
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("StudyInstanceUID", "no_study_uid"),
+        ("SeriesInstanceUID", "no_series_uid"),
+        ("SOPInstanceUID", "no_sop_uid"),
+    ],
+)
+def test_a_file_without_one_of_the_three_uids_fails_and_the_others_do_not(
+    house, write_dicom, missing, reason
+):
+    write_dicom(house.drop / "good.dcm")
+    bad = write_dicom(house.drop / "bad.dcm")
+    del bad[missing]
+    bad.save_as(house.drop / "bad.dcm", enforce_file_format=True)
+    report = ingest(house)
+    assert (report.rows, report.counts["failures"]) == (1, 1)
+    assert house.failures() == {"bad.dcm": reason}
+    (kept,) = house.files(FAILED)
+    (failure,) = house.rows(catalog.INGESTION_FAILURES)
+    assert house.settings.lakehouse / failure["failedPath"] == kept
+    assert len(house.files(PROCESS)) == 1
+
+
+def test_only_files_without_a_row_are_read(house, write_dicom):
+    write_dicom(house.drop / "1.dcm")
+    ingest(house)
+    before = house.everything()
+    assert ingest(house).rows == 0
+    assert house.everything() == before
+    write_dicom(house.drop / "2.dcm")
+    assert ingest(house).rows == 1
+    assert len(house.metastore()) == 2
+
+
+def test_many_files_are_read_in_several_processes_and_commits(house, write_dicom):
+    for number in range(120):
+        write_dicom(house.drop / f"{number}.dcm", InstanceNumber=number)
+    assert ingest(house).rows == 120
+    assert {row["instanceNumber"] for row in house.metastore()} == {str(n) for n in range(120)}
+
+
+def test_a_run_killed_before_its_commit_makes_the_same_rows_from_the_zips(
+    house, write_dicom, monkeypatch
+):
+    write_dicom(house.drop / "x.dcm")
+    write_dicom(house.drop / "bad.dcm", StudyInstanceUID=None)
+    organise(house.run)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalEngine, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract(house.run)
+    assert house.files(PROCESS)[0].name.endswith(".dcm.zip")
+    extract(house.run)
+    assert [row["sourcePath"] for row in house.metastore()] == ["x.dcm"]
+    assert house.failures() == {"bad.dcm": "no_study_uid"}
+
+
+def test_a_run_killed_between_its_two_commits_records_a_failure_once(
+    house, write_dicom, monkeypatch
+):
+    write_dicom(house.drop / "x.dcm")
+    write_dicom(house.drop / "bad.dcm", StudyInstanceUID=None)
+    organise(house.run)
+    original = LocalEngine.append
+
+    def killed(engine, table, *args, **kwargs):
+        if table.name == "dicomimagingmetastore":
+            raise KeyboardInterrupt
+        original(engine, table, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalEngine, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract(house.run)
+    extract(house.run)
+    assert len(house.rows(catalog.INGESTION_FAILURES)) == 1
+    assert len(house.metastore()) == 1
+
+
+def test_a_file_that_vanished_is_a_failure(house, write_dicom):
+    write_dicom(house.drop / "x.dcm")
+    organise(house.run)
+    house.files(PROCESS)[0].unlink()
+    extract(house.run)
+    assert house.failures() == {"x.dcm": "unreadable"}
+
+
+def test_a_bad_value_is_kept_and_noted_and_the_row_is_written(house, write_dicom):
+    write_dicom(house.drop / "x.dcm", SliceThickness="1.5")
+    raw = (house.drop / "x.dcm").read_bytes()
+    (house.drop / "x.dcm").write_bytes(raw.replace(b"DS\x04\x001.5 ", b"DS\x04\x00abc "))
+    ingest(house)
+    (row,) = house.metastore()
+    assert json.loads(row["metadata_string"])["00180050"]["Value"] == ["abc"]
+    assert row["decodeNotes"][0].startswith("00180050 ")
+    assert "abc" not in row["decodeNotes"][0]
+
+
+def test_a_configured_tag_is_promoted_in_new_rows_and_filled_in_old_ones(make_house, write_dicom):
+    house = make_house()
+    write_dicom(house.drop / "old.dcm", KVP="120", ImageType=["ORIGINAL", "PRIMARY"])
+    ingest(house)
+    house = make_house(promoted_tags={"KVP": "kvp", "0008,0008": "imageType"})
+    write_dicom(house.drop / "new.dcm", KVP="80")
+    ingest(house)
+    assert {row["sourcePath"]: row["kvp"] for row in house.metastore()} == {
+        "old.dcm": None,
+        "new.dcm": "80",
+    }
+    for path in house.files(PROCESS):
+        path.unlink()  # no file is read again
+    assert fill(house.run.engine, house.settings).rows == 1
+    old = next(row for row in house.metastore() if row["sourcePath"] == "old.dcm")
+    assert (old["kvp"], old["imageType"]) == ("120.0", "ORIGINAL\\PRIMARY")
+    assert fill(house.run.engine, house.settings).rows == 0
+    assert extract(house.run).rows == 0

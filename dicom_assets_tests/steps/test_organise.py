@@ -1,0 +1,341 @@
+import os
+import re
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from dicom_assets.lakehouse.journal import Batch, Journal
+from dicom_assets.lakehouse.layout import MANIFEST_NAME
+from dicom_assets.steps import catalog
+from dicom_assets.steps.organise import organise
+
+PROCESS = "bronze/Files/Process/Imaging/DICOM"
+FAILED = "bronze/Files/Failed/Imaging/DICOM"
+INGEST = "bronze/Files/Ingest"
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def content(tmp_path, write_dicom) -> bytes:
+    write_dicom(tmp_path / "one.dcm")
+    return (tmp_path / "one.dcm").read_bytes()
+
+
+def test_a_loose_file_is_moved_into_its_date_folder_under_a_millisecond_prefix(house, write_dicom):
+    write_dicom(house.drop / "a/b/case7_000.dcm")
+    organise(house.run)
+    (file,) = house.files(PROCESS)
+    assert file.parent == house.settings.lakehouse / PROCESS / "2026/03/14"
+    assert re.fullmatch(r"\d{13}_case7_000\.dcm", file.name)
+    (row,) = house.rows(catalog.PROCESS_FILES)
+    assert row["sourcePath"] == "a/b/case7_000.dcm"
+    assert row["sourceSystem"] == "default"
+    assert house.settings.lakehouse / row["filePath"] == file
+    assert list(house.drop.iterdir()) == []
+
+
+def test_a_moved_file_keeps_its_inode(house, write_dicom):
+    write_dicom(house.drop / "x.dcm")
+    before = (house.drop / "x.dcm").stat().st_ino
+    organise(house.run)
+    assert house.files(PROCESS)[0].stat().st_ino == before
+
+
+def test_dicom_is_taken_whatever_it_is_called(house, content):
+    for name in ("IM0001", "scan.img", "noise.txt", "weird.zip"):
+        (house.drop / name).write_bytes(content)
+    organise(house.run)
+    assert len(house.files(PROCESS)) == 4
+
+
+def test_a_bare_dataset_that_proves_itself_is_taken(house, content):
+    (house.drop / "bare").write_bytes(content[132:])
+    organise(house.run)
+    assert len(house.files(PROCESS)) == 1
+
+
+def test_members_of_zips_in_zips_become_files_and_the_archive_is_gone(house, content):
+    inner = zipped(house.drop.parent / "inner.zip", {"deep/er/IM1": content})
+    (house.drop.parent / "inner.zip").unlink()
+    zipped(house.drop / "outer.zip", {"x/a.dcm": content, "y/a.dcm": content, "z/in.zip": inner})
+    organise(house.run)
+    assert sorted(row["sourcePath"] for row in house.rows(catalog.PROCESS_FILES)) == [
+        "outer.zip!/x/a.dcm",
+        "outer.zip!/y/a.dcm",
+        "outer.zip!/z/in.zip!/deep/er/IM1",
+    ]
+    assert [file.read_bytes() for file in house.files(PROCESS)] == [content] * 3
+    assert house.files(INGEST) == house.files(FAILED) == []
+
+
+def test_only_named_folders_are_namespaces(make_house, write_dicom):
+    house = make_house(source_systems=("PACS1",))
+    write_dicom(house.drop / "PACS1/x.dcm")
+    write_dicom(house.drop / "other/x.dcm")
+    organise(house.run)
+    systems = sorted(row["sourceSystem"] for row in house.rows(catalog.PROCESS_FILES))
+    assert systems == ["PACS1", "default"]
+    assert (house.settings.lakehouse / PROCESS / "PACS1/2026/03/14").is_dir()
+    assert (house.drop / "PACS1").is_dir(), "senders count on the folder of their namespace"
+    assert not (house.drop / "other").exists()
+
+
+def test_a_star_makes_every_first_folder_a_namespace(make_house, write_dicom):
+    house = make_house(source_systems="*")
+    write_dicom(house.drop / "VNA/deep/x.dcm")
+    organise(house.run)
+    assert house.rows(catalog.PROCESS_FILES)[0]["sourceSystem"] == "VNA"
+
+
+def test_what_is_no_dicom_goes_to_failed_with_its_bytes_and_a_reason(house):
+    (house.drop / "readme.txt").write_text("hello")
+    (house.drop / "empty").touch()
+    organise(house.run)
+    assert house.failures() == {"readme.txt": "not_dicom", "empty": "not_dicom"}
+    assert sorted(file.read_text() for file in house.files(FAILED)) == ["", "hello"]
+    rows = house.rows(catalog.INGESTION_FAILURES)
+    assert {row["runId"] for row in rows} == {"test-run"}
+    assert all((house.settings.lakehouse / row["failedPath"]).is_file() for row in rows)
+
+
+def test_a_damaged_archive_goes_to_failed_as_it_came(house, content):
+    damaged = zipped(house.drop / "a.zip", {"x.dcm": content})[:-30]
+    (house.drop / "a.zip").write_bytes(damaged)
+    organise(house.run)
+    assert house.failures() == {"a.zip": "archive_damaged"}
+    assert house.files(FAILED)[0].read_bytes() == damaged
+
+
+def test_an_archive_with_an_unreadable_member_is_kept_and_its_good_members_taken(house, content):
+    whole = zipped(house.drop / "a.zip", {"good.dcm": content, "bad.dcm": content[::-1]})
+    at = whole.index(b"bad.dcm") + 40
+    broken = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+    (house.drop / "a.zip").write_bytes(broken)
+    organise(house.run)
+    assert house.failures() == {"a.zip!/bad.dcm": "member_damaged"}
+    assert len(house.files(PROCESS)) == 1
+    assert [file.read_bytes() for file in house.files(FAILED)] == [broken]
+
+
+def test_a_member_that_is_no_dicom_fails_alone(house, content):
+    zipped(house.drop / "a.zip", {"x.dcm": content, "notes.txt": b"hi"})
+    organise(house.run)
+    assert house.failures() == {"a.zip!/notes.txt": "not_dicom"}
+    assert [file.read_bytes() for file in house.files(FAILED)] == [b"hi"]
+
+
+@pytest.mark.parametrize("name", ["../x.dcm", "a/../../x.dcm", "..\\x.dcm"])
+def test_a_member_that_leaves_the_archive_is_not_written(house, content, name):
+    zipped(house.drop / "a.zip", {name: content})
+    organise(house.run)
+    assert list(house.failures().values()) == ["archive_member_unsafe"]
+    assert house.files(PROCESS) == []
+
+
+def test_a_link_as_a_member_is_not_followed(house):
+    info = zipfile.ZipInfo("link.dcm")
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(house.drop / "a.zip", "w") as archive:
+        archive.writestr(info, "/etc/hostname")
+    organise(house.run)
+    assert house.failures() == {"a.zip!/link.dcm": "archive_member_unsafe"}
+
+
+def test_an_archive_nested_too_deep_fails_with_its_bytes(make_house, content):
+    house = make_house(archive_max_depth=2)
+    level = zipped(house.drop / "0.zip", {"x.dcm": content})
+    for _ in range(2):
+        level = zipped(house.drop / "0.zip", {"in.zip": level})
+    organise(house.run)
+    assert house.failures() == {"0.zip!/in.zip!/in.zip": "nested_too_deep"}
+
+
+def test_an_archive_that_expands_beyond_reason_is_a_bomb_and_nothing_of_it_is_written(house):
+    nothing = bytes(1 << 20)
+    with zipfile.ZipFile(house.drop / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(1100):
+            archive.writestr(f"{number}", nothing)
+    organise(house.run)
+    assert house.failures() == {"a.zip": "archive_bomb"}
+    assert house.files(PROCESS) == []
+
+
+def test_an_archive_of_archives_with_more_members_than_its_bytes_can_hold_is_a_bomb(house):
+    inner = zipped(house.drop / "in.zip", {f"{number}": b"" for number in range(3000)})
+    (house.drop / "in.zip").unlink()
+    zipped(house.drop / "a.zip", {f"{number}.zip": inner for number in range(20)})
+    organise(house.run)
+    assert house.failures() == {"a.zip": "archive_bomb"}
+
+
+def test_links_and_pipes_in_the_drop_folder_are_never_followed(house, tmp_path, content):
+    secret = tmp_path / "secret.dcm"
+    secret.write_bytes(content)
+    (house.drop / "link.dcm").symlink_to(secret)
+    (house.drop / "folder").symlink_to(tmp_path)
+    os.mkfifo(house.drop / "pipe.dcm")
+    organise(house.run)
+    assert set(house.failures().values()) == {"not_a_file"}
+    assert len(house.failures()) == 3
+    assert secret.exists()
+    assert house.files(PROCESS) == []
+
+
+def test_strange_names_become_names_that_every_file_system_takes(house, content):
+    names = [b"new\nline.dcm", b"caf\xe9.dcm", b"x" * 251 + b".dcm", b"a|b?c*.dcm", b"%41.dcm"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(house.drop) + b"/" + name)).write_bytes(content)
+    organise(house.run)
+    found = [file.name for file in house.files(PROCESS)]
+    assert len(found) == len(names)
+    assert all(re.fullmatch(r"\d{13}_[^\x00-\x1f/\\:*?\"<>|]+\.dcm", name) for name in found)
+    assert all(len(f"{name}.zip".encode()) <= 255 for name in found)
+    assert house.files(INGEST) == []
+
+
+def test_a_file_still_being_written_is_left_alone(make_house, write_dicom):
+    house = make_house(settle_seconds=0.6)
+    write_dicom(house.drop / "done.dcm")
+    writer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\n"
+            "with open(sys.argv[1], 'wb') as file:\n"
+            "    for _ in range(60):\n"
+            "        file.write(b'x'); file.flush(); time.sleep(0.05)\n",
+            str(house.drop / "growing.dcm"),
+        ]
+    )
+    try:
+        while not (house.drop / "growing.dcm").exists():
+            pass
+        report = organise(house.run)
+    finally:
+        writer.kill()
+        writer.wait()
+    assert report.counts["still_changing"] == 1
+    assert [file.name for file in house.files(INGEST)] == ["growing.dcm"]
+    assert len(house.files(PROCESS)) == 1
+
+
+def test_two_organisers_at_once_take_each_file_once(house, write_dicom):
+    for number in range(60):
+        write_dicom(house.drop / f"{number % 3}/same_name_{number // 3}.dcm")
+    command = (
+        "import sys; from dicom_assets.settings import load_settings\n"
+        "from dicom_assets.steps.organise import organise; from dicom_assets.steps.run import Run\n"
+        "organise(Run.of(load_settings(lakehouse=sys.argv[1], settle_seconds=0), '2026-03-14'))"
+    )
+    root = str(house.settings.lakehouse)
+    both = [subprocess.Popen([sys.executable, "-c", command, root]) for _ in range(2)]
+    assert [each.wait(60) for each in both] == [0, 0]
+    rows = house.rows(catalog.PROCESS_FILES)
+    assert len({row["filePath"] for row in rows}) == len({r["sourcePath"] for r in rows}) == 60
+    assert len(house.files(PROCESS)) == len(rows) == 60
+
+
+def test_prefixes_never_repeat_even_when_the_clock_stands_still(house, write_dicom, monkeypatch):
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)
+    for folder in "abc":
+        write_dicom(house.drop / folder / "IM1")
+    organise(house.run)
+    write_dicom(house.drop / "d" / "IM1")
+    organise(house.run)
+    prefixes = [file.name.split("_")[0] for file in house.files(PROCESS)]
+    assert prefixes == [f"17000000000{number:02}" for number in range(4)]
+
+
+def test_a_manifest_is_put_aside_for_the_checks(house):
+    (house.drop / MANIFEST_NAME).write_text('{"expected": {"process_files": 0}}')
+    organise(house.run)
+    (file,) = house.files("bronze/Files/Process/Manifests/2026/03/14")
+    assert file.name.endswith(MANIFEST_NAME)
+    assert house.failures() == {}
+
+
+def test_organising_twice_changes_nothing(house, write_dicom):
+    write_dicom(house.drop / "x.dcm")
+    organise(house.run)
+    before = house.everything()
+    assert organise(house.run).rows == 0
+    assert house.everything() == before
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_a_run_killed_at_any_point_is_finished_by_the_next(
+    house, write_dicom, monkeypatch, done: int
+):
+    """Interrupts the journal at each of its acts in turn."""
+    for name in ("a.dcm", "b.dcm"):
+        write_dicom(house.drop / name)
+    (house.drop / "bad.txt").write_text("no")
+    with zipfile.ZipFile(house.drop / "z.zip", "w") as archive:
+        archive.write(house.drop / "a.dcm", "inside.dcm")
+    acts = iter(range(100))
+
+    def interrupted(original: Callable) -> Callable:
+        def act(*args, **kwargs):
+            if next(acts) == done:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted(Path.rename))
+        patch.setattr(Journal, "_commit", interrupted(Journal._commit))
+        with pytest.raises(KeyboardInterrupt):
+            organise(house.run)
+    organise(house.on(date(2026, 3, 15)))
+    rows = house.rows(catalog.PROCESS_FILES)
+    assert sorted(row["sourcePath"] for row in rows) == ["a.dcm", "b.dcm", "z.zip!/inside.dcm"]
+    assert {row["ingestDate"].isoformat() for row in rows} == {"2026-03-14"}
+    assert all((house.settings.lakehouse / row["filePath"]).is_file() for row in rows)
+    assert house.failures() == {"bad.txt": "not_dicom"}
+    assert len(house.files(PROCESS)) == 3
+    assert house.files(INGEST) == []
+
+
+def test_a_new_file_under_the_name_of_a_removed_archive_is_not_lost(house, content):
+    """Between a kill and the next run somebody drops another archive of the same name."""
+    archive = house.drop / "z.zip"
+    zipped(archive, {"1.dcm": content})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "_act", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            organise(house.run)
+    archive.unlink()
+    zipped(archive, {"2.dcm": content, "3.dcm": content})
+    organise(house.run)
+    sources = {row["sourcePath"] for row in house.rows(catalog.PROCESS_FILES)}
+    assert sources == {"z.zip!/1.dcm", "z.zip!/2.dcm", "z.zip!/3.dcm"}
+
+
+def test_failures_alone_are_committed_batch_after_batch(house):
+    for name in ("1.txt", "2.txt"):
+        (house.drop / name).write_text("no")
+        organise(house.run)
+    assert set(house.failures()) == {"1.txt", "2.txt"}
+
+
+def test_a_batch_without_anything_leaves_no_trace(house):
+    journal = Journal(
+        house.run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES
+    )
+    with journal.open():
+        journal.carry_out(Batch(house.run.ingest_date))
+    assert house.files("bronze") == []
