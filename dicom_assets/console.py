@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -124,5 +125,5 @@ def print_demo(lakehouse: Path, counts: Sequence[Count]) -> bool:
         "    drop files under data/lakehouse/bronze/Files/Ingest/Imaging/DICOM, then",
         "    .venv/bin/dicom-assets run",
     ]
-    Console(width=240, highlight=False).print(*lines, sep="\n", markup=False)
+    click.echo("\n".join(lines))
     return all(count.expected == count.actual for count in counts)

@@ -105,10 +105,9 @@ def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
             failed.setdefault(name, []).append(check.check_name)
             if check.blocking:
                 blocked.add(name)
-    planned = result.get_asset_materialization_planned_events()
-    keys = [event.asset_materialization_planned_data.asset_key for event in planned]
     # those that ran in the order they did, then those that did not
-    names = dict.fromkeys([*written, *(key.to_user_string() for key in keys)])
+    chosen = sorted(key.to_user_string() for key in result.job_def.asset_layer.selected_asset_keys)
+    names = dict.fromkeys([*written, *chosen])
     steps = tuple(
         Step(
             name,

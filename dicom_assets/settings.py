@@ -6,6 +6,7 @@ Not decided here: what a choice does; the modules that take it say so.
 """
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,9 +129,10 @@ class Settings(BaseSettings):
     @classmethod
     def _namespaces(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name.startswith(".") or any(c in name for c in "/\\|") or name == "default":
+            if re.fullmatch(r"\..*|.*[/\\|].*|default|\d{4}", name):
                 raise ValueError(
-                    f"{name!r} cannot be a namespace: no slash, no |, no leading dot, not 'default'"
+                    f"{name!r} cannot be a namespace: no slash, no |, no leading dot, no year, "
+                    "not 'default'"
                 )
         return value
 

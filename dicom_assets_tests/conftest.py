@@ -98,7 +98,7 @@ def make_house(tmp_path: Path) -> Callable[..., House]:
 
 
 def dicom(path: Path, **elements: Any) -> Dataset:
-    """Writes a small secondary-capture-like instance; any element can be given or, by None, left out."""
+    """Writes a small instance; any element can be given or, by None, left out."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

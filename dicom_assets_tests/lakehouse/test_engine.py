@@ -1,0 +1,162 @@
+from dataclasses import replace
+from datetime import date
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.schemas import field
+from dicom_assets.steps import catalog
+
+TABLE = catalog.PROCESS_FILES
+FIRST, SECOND = date(2026, 1, 1), date(2026, 1, 2)
+
+
+@pytest.fixture
+def engine(tmp_path) -> LocalEngine:
+    return LocalEngine(Layout(tmp_path), workers=2)
+
+
+def rows(day: date, *names: str) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"ingestDate": day, "sourceSystem": "default", "filePath": name} for name in names],
+        schema=TABLE.schema,
+    )
+
+
+def append(engine: LocalEngine, day: date, *names: str, version: int) -> None:
+    progress = Progress(f"test/{day}", version)
+    engine.append(TABLE, rows(day, *names), progress=progress, ingest_date=day)
+
+
+def new(engine: LocalEngine, since: int | None, day: date | None = None) -> list[str]:
+    found = engine.table_of_new(TABLE, ["filePath"], since=since, ingest_date=day)
+    return sorted(found["filePath"].to_pylist())
+
+
+def test_a_table_that_does_not_exist_is_empty(engine):
+    assert engine.version(TABLE) == -1
+    assert engine.progress(TABLE, "x") is None
+    assert engine.read(TABLE, ["filePath"]).num_rows == engine.row_count(TABLE) == 0
+    assert new(engine, None) == []
+
+
+def test_data_and_progress_are_one_commit(engine):
+    append(engine, FIRST, "a", version=5)
+    assert engine.version(TABLE) == 1
+    assert engine.progress(TABLE, f"test/{FIRST}") == 5
+
+
+def test_a_second_writer_of_the_same_step_fails_instead_of_writing_twice(engine, monkeypatch):
+    append(engine, FIRST, "a", version=1)
+    stale = DeltaTable(str(engine.layout.table("bronze", TABLE.name)))
+    append(engine, FIRST, "b", version=2)
+    monkeypatch.setattr(engine, "_create", lambda _: stale)
+    with pytest.raises(CommitFailedError):
+        append(engine, FIRST, "b", version=2)
+
+
+def test_only_rows_after_a_version_are_new(engine):
+    append(engine, FIRST, "a", version=1)
+    append(engine, FIRST, "b", version=2)
+    assert new(engine, None) == ["a", "b"]
+    assert new(engine, 1) == ["b"]
+    assert new(engine, engine.version(TABLE)) == []
+
+
+def test_a_partition_sees_its_own_rows_alone(engine):
+    append(engine, FIRST, "a", version=1)
+    append(engine, SECOND, "b", version=1)
+    assert new(engine, None, FIRST) == ["a"]
+    assert new(engine, None, SECOND) == ["b"]
+    assert engine.read(TABLE, ["filePath"], ingest_date=SECOND)["filePath"].to_pylist() == ["b"]
+    assert engine.rows_by_date(TABLE) == {"2026-01-01": 1, "2026-01-02": 1}
+
+
+def test_the_first_reader_of_a_partition_does_not_need_the_log_before_it(engine):
+    for number in range(3):
+        append(engine, FIRST, f"{number}", version=number + 1)
+    table = engine.layout.table("bronze", TABLE.name)
+    DeltaTable(str(table)).create_checkpoint()
+    for version in range(engine.version(TABLE)):
+        (table / "_delta_log" / f"{version:020}.json").unlink()
+    append(engine, SECOND, "b", version=1)
+    assert new(engine, None, SECOND) == ["b"]
+
+
+def test_new_rows_carry_the_version_of_their_commit(engine):
+    append(engine, FIRST, "a", version=1)
+    append(engine, FIRST, "b", version=2)
+    found = engine.table_of_new(TABLE, ["filePath"], since=None)
+    pairs = zip(found["filePath"].to_pylist(), found[COMMIT_VERSION].to_pylist(), strict=True)
+    assert sorted(pairs) == [("a", 1), ("b", 2)]
+
+
+def test_compaction_makes_no_row_new(engine):
+    for number in range(3):
+        append(engine, FIRST, f"{number}", version=number + 1)
+    before = engine.version(TABLE)
+    DeltaTable(str(engine.layout.table("bronze", TABLE.name))).optimize.compact()
+    assert engine.version(TABLE) > before
+    assert new(engine, before) == []
+    assert engine.row_count(TABLE) == 3
+
+
+def person(key: int, born: int) -> pa.Table:
+    row = {"person_id": key, "year_of_birth": born, "sourceSystem": "default"}
+    zeros = dict.fromkeys(("gender_concept_id", "race_concept_id", "ethnicity_concept_id"), 0)
+    return pa.Table.from_pylist([row | zeros], schema=catalog.PERSON.schema)
+
+
+def test_an_upsert_replaces_known_keys_and_inserts_new_ones(engine):
+    engine.upsert(catalog.PERSON, person(1, 1950), progress=Progress("p", 1))
+    engine.upsert(catalog.PERSON, person(1, 1960), progress=Progress("p", 2))
+    engine.upsert(catalog.PERSON, person(2, 1970), progress=Progress("p", 3))
+    found = engine.read(catalog.PERSON, ["person_id", "year_of_birth"]).to_pylist()
+    assert sorted((row["person_id"], row["year_of_birth"]) for row in found) == [
+        (1, 1960),
+        (2, 1970),
+    ]
+    changed = engine.table_of_new(catalog.PERSON, ["year_of_birth"], since=1)
+    assert sorted(changed["year_of_birth"].to_pylist()) == [1960, 1970]
+    assert engine.progress(catalog.PERSON, "p") == 3
+
+
+@pytest.mark.parametrize("value", ["it's", 'say "hi"', "a\\b", "x' OR '1'='1", "é\n;--"])
+def test_values_reach_a_query_escaped(engine, value):
+    append(engine, FIRST, value, "other", version=1)
+    found = engine.read(TABLE, ["filePath"], where={"filePath": [value]})
+    assert found["filePath"].to_pylist() == [value]
+    assert engine.read(TABLE, ["filePath"], where={"filePath": []}).num_rows == 0
+
+
+def test_a_column_added_later_is_null_in_old_rows(engine):
+    append(engine, FIRST, "a", version=1)
+    wider = replace(TABLE, schema=TABLE.schema.append(field("extra", pa.string(), "added")))
+    row = {"ingestDate": FIRST, "sourceSystem": "default", "filePath": "b", "extra": "x"}
+    added = pa.Table.from_pylist([row], schema=wider.schema)
+    engine.append(wider, added, progress=Progress("x", 1), ingest_date=FIRST)
+    found = engine.read(wider, ["filePath", "extra"]).to_pylist()
+    assert {row["filePath"]: row["extra"] for row in found} == {"a": None, "b": "x"}
+    assert new(engine, None) == ["a", "b"]
+
+
+def test_column_descriptions_and_compression_are_in_the_table(engine):
+    append(engine, FIRST, "a", version=1)
+    delta = DeltaTable(str(engine.layout.table("bronze", TABLE.name)))
+    fields = {each.name: each.metadata for each in delta.schema().fields}
+    assert fields["filePath"]["comment"] == "Where the organised file lies"
+    assert delta.metadata().partition_columns == ["ingestDate"]
+    assert "zstd" in delta.file_uris()[0]
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_map_keeps_the_order_in_one_process_and_in_many(engine, count):
+    assert list(engine.map(double, range(count), count=count)) == [2 * n for n in range(count)]

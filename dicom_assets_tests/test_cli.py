@@ -1,0 +1,141 @@
+"""The command line as a user calls it: real processes, a real Dagster instance."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def call(workplace):
+    environment = {
+        **{name: value for name, value in os.environ.items() if "DICOM_ASSETS" not in name},
+        "DAGSTER_HOME": str(workplace / "dagster"),
+        "DICOM_ASSETS_LAKEHOUSE": str(workplace / "lakehouse"),
+        "DICOM_ASSETS_SETTLE_SECONDS": "0",
+    }
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            env=environment | more,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def ingested(workplace, call, sample) -> Path:
+    drop = workplace / "lakehouse/bronze/Files/Ingest/Imaging/DICOM"
+    shutil.copytree(sample / "Imaging/DICOM", drop)
+    shutil.copyfile(sample / "dicom_assets_manifest.json", drop / "dicom_assets_manifest.json")
+    (drop / "secret-patient-name.txt").write_text("not DICOM")
+    done = call("run", "--date", "2026-03-14")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"gold/Image_Occurrence +24 +[\d.]+ +all hold", done.stdout)
+    return workplace / "lakehouse"
+
+
+def test_help_is_there_in_half_a_second(call):
+    begin = time.perf_counter()
+    shown = call("--help").stdout
+    seconds = time.perf_counter() - begin
+    assert all(verb in shown for verb in ("sample", "demo", "run", "status", "failures"))
+    assert seconds < 2, "0.05 s when measured; the bound only catches a heavy import"
+
+
+def test_a_run_is_seen_by_the_dagster_instance(ingested, workplace):
+    with dg.DagsterInstance.from_config(str(workplace / "dagster")) as instance:
+        (run,) = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.SUCCESS
+        assert run.tags["dagster/partition"] == "2026-03-14"
+
+
+def test_nothing_of_a_patient_is_in_the_event_log(ingested, workplace):
+    planted = (b"secret-patient-name", b"Yamada", b"case7_000", b"M\xc3\xbcller")
+    stored = b"".join(p.read_bytes() for p in (workplace / "dagster").rglob("*") if p.is_file())
+    assert b"every_series_has_one_row" in stored
+    assert [word for word in planted if word in stored] == []
+
+
+def test_a_second_run_adds_nothing(ingested, call):
+    before = sorted(ingested.rglob("*"))
+    done = call("run", "--date", "2026-03-14")
+    assert done.returncode == 0
+    assert sorted(ingested.rglob("*")) == before
+
+
+def test_status_shows_files_rows_and_failures(ingested, call):
+    shown = call("status").stdout
+    assert re.search(r"2026-03-14 +96 +96 +96 +9 +1", shown)
+    assert re.search(r"gold/Image_Occurrence +24", shown)
+
+
+def test_failures_shows_what_failed_and_why(ingested, call):
+    shown = call("failures", "--reason", "not_dicom").stdout
+    assert "secret-patient-name.txt" in shown
+    assert "bronze/Files/Failed/Imaging/DICOM/2026/03/14" in shown
+    assert call("failures", "--date", "2020-01-02").stdout.strip() == "no failures"
+
+
+def test_a_blocking_check_that_does_not_hold_gives_exit_code_1(call, workplace, sample):
+    lakehouse = workplace / "short"
+    drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
+    shutil.copytree(sample / "Imaging/DICOM", drop)
+    (drop / "dicom_assets_manifest.json").write_text('{"expected": {"process_files": 97}}')
+    done = call("run", "--date", "2026-03-14", "--lakehouse", str(lakehouse))
+    assert done.returncode == 1
+    assert "counts_as_declared" in done.stdout
+    assert "blocking check" in done.stderr
+    assert "not run" in done.stdout
+    assert not (lakehouse / "bronze/Tables/dicomimagingmetastore").exists()
+
+
+def test_the_demo_shows_expected_and_actual_side_by_side(call, workplace):
+    done = call("demo", "--to", str(workplace / "demo"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"rows in gold/Image_Occurrence +24 +24 +ok", done.stdout)
+    assert " NO" not in done.stdout
+    for line in done.stdout.splitlines():
+        if " -c '" in line:
+            code = line.split(" -c '")[1].rstrip("'")
+            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert call("demo", "--to", str(workplace / "demo")).returncode == 0
+
+
+def test_the_demo_never_deletes_what_it_did_not_make(call, workplace):
+    mine = workplace / "mine"
+    mine.mkdir()
+    (mine / "precious").touch()
+    done = call("demo", "--to", str(mine))
+    assert done.returncode == 2
+    assert "no demo lakehouse" in done.stderr
+    assert (mine / "precious").exists()
+
+
+def test_wrong_options_and_settings_are_named(call):
+    assert "choose a day from" in call("run", "--date", "1999-01-01").stderr
+    wrong = call("status", DICOM_ASSETS_WORKERS="many")
+    assert (wrong.returncode, "workers" in wrong.stderr) == (2, True)
+    assert "Traceback" not in wrong.stderr
+
+
+def test_status_of_an_empty_lakehouse_says_what_to_do(call, workplace):
+    shown = call("status", "--lakehouse", str(workplace / "nothing")).stdout
+    assert "dicom-assets run" in shown

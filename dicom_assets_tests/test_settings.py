@@ -1,0 +1,62 @@
+import pytest
+
+from dicom_assets.settings import SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("DICOM_ASSETS_CONFIG", str(tmp_path / "dicom_assets.toml"))
+    (tmp_path / "dicom_assets.toml").touch()
+
+
+def test_the_default_lakehouse_lies_in_the_repository():
+    assert load_settings().lakehouse.parts[-2:] == ("data", "lakehouse")
+
+
+def test_the_environment_wins_over_the_file(monkeypatch, tmp_path):
+    (tmp_path / "dicom_assets.toml").write_text(
+        'site_timezone = "Asia/Tokyo"\nsource_systems = ["A", "B"]\n[promoted_tags]\nKVP = "kvp"\n'
+    )
+    monkeypatch.setenv("DICOM_ASSETS_SITE_TIMEZONE", "Europe/Zurich")
+    settings = load_settings()
+    assert settings.site_timezone == "Europe/Zurich"
+    assert settings.source_systems == ("A", "B")
+    assert settings.promoted[-1].column == "kvp"
+
+
+def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("DICOM_ASSETS_SOURCE_SYSTEMS", "PACS1, VNA")
+    assert load_settings().source_systems == ("PACS1", "VNA")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SITE_TIMEZONE", "Mars/Olympus", "site_timezone: must be an IANA time zone"),
+        ("COMPRESSION_LEVEL", "12", "compression_level: Input should be less than or equal to 9"),
+        ("SOURCE_SYSTEMS", "a/b", "'a/b' cannot be a namespace"),
+        ("SOURCE_SYSTEMS", "..", "cannot be a namespace"),
+        ("SOURCE_SYSTEMS", "2026", "cannot be a namespace"),
+        ("LAKEHOUSE", "s3://bucket/x", "object stores are not supported yet"),
+        ("PROMOTED_TAGS", '{"Nonsense": "x"}', "'Nonsense' is neither a DICOM keyword nor a tag"),
+        ("PROMOTED_TAGS", '{"KVP": "modality"}', "the column 'modality' exists already"),
+        ("PERSON_CROSSWALK", "/nowhere.csv", "/nowhere.csv does not exist"),
+        ("WORKER", "2", "DICOM_ASSETS_WORKER: no such setting"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_reason(monkeypatch, name, value, says):
+    monkeypatch.setenv(f"DICOM_ASSETS_{name}", value)
+    with pytest.raises(SettingsError, match=says.replace("[", r"\[")):
+        load_settings()
+
+
+def test_a_misspelt_key_in_the_file_is_named(tmp_path):
+    (tmp_path / "dicom_assets.toml").write_text('site_timezon = "Europe/Zurich"')
+    with pytest.raises(SettingsError, match="site_timezon"):
+        load_settings()
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    (tmp_path / "dicom_assets.toml").write_text("site_timezone = ")
+    with pytest.raises(SettingsError, match=r"dicom_assets\.toml is not valid TOML"):
+        load_settings()
