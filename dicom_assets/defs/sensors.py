@@ -1,7 +1,8 @@
 """Sensors: what is looked at from time to time.
 
-Decided here: when new files in the drop folder are an arrival. An arrival is one event for the
-day's partition, however many files there are. Not decided here: what happens then (`automation`).
+Decided here: when new files in the drop folder are an arrival, and that an arrival is one event
+and at most one run for the day's partition, however many files there are. Not decided here: what
+follows from news anywhere else in the chain (`automation`).
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from dicom_assets.defs.automation import drop_to_gold
 from dicom_assets.defs.bronze.drop_folder import KEY
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import Lakehouse
@@ -22,6 +24,11 @@ AGAIN_SECONDS = 600
 # sees a file as soon as it is complete.
 WATCH_SECONDS = 4.0
 LOOK_SECONDS = 0.25
+_WAITING = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+]
 
 
 def arrival(
@@ -77,14 +84,15 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
 
 
 @dg.sensor(
+    job=drop_to_gold,
     minimum_interval_seconds=2,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Reports complete files in the drop folder as an arrival for today's partition",
+    description="Reports complete files in the drop folder for today's partition, and runs it",
 )
 def drop_folder_sensor(
     context: dg.SensorEvaluationContext, lakehouse: Lakehouse
 ) -> dg.SensorResult | dg.SkipReason:
-    """Watches the drop folder."""
+    """Watches the drop folder; a run that still waits takes what has arrived since."""
     settings = lakehouse.settings
     count, cursor = watch(
         Layout(settings.lakehouse).drop_folder,
@@ -93,10 +101,24 @@ def drop_folder_sensor(
     )
     if not count:
         return dg.SkipReason("no new complete files in the drop folder")
-    today = ingest_date.get_last_partition_key()
-    event = dg.AssetMaterialization(KEY, partition=today, metadata={"complete_files": count})
-    return dg.SensorResult(
-        asset_events=[event],
-        skip_reason=f"{count} complete files reported for {today}; automation starts the run",
-        cursor=cursor,
-    )
+    today = ingest_date.get_last_partition_key() or ""
+    event = dg.AssetObservation(KEY, partition=today, metadata={"complete_files": count})
+    if _is_run_waiting(context, today):
+        return dg.SensorResult(
+            asset_events=[event],
+            skip_reason=f"{count} complete files, for the run of {today} that waits",
+            cursor=cursor,
+        )
+    # Automation would start the run too, but up to five seconds later, and not for files that
+    # arrive just while process_files is being materialized. It adds no run to one that names its
+    # assets, which a job's run does not do by itself.
+    repository = context.repository_def
+    chain = repository.asset_graph.materializable_asset_keys if repository else None
+    request = dg.RunRequest(partition_key=today, asset_selection=sorted(chain or ()) or None)
+    return dg.SensorResult(asset_events=[event], run_requests=[request], cursor=cursor)
+
+
+def _is_run_waiting(context: dg.SensorEvaluationContext, partition_key: str) -> bool:
+    tags = {"dagster/sensor_name": context.sensor_name, "dagster/partition": partition_key}
+    waiting = dg.RunsFilter(tags=tags, statuses=_WAITING)
+    return context.instance.get_runs_count(waiting) > 0

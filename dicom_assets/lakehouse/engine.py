@@ -34,6 +34,7 @@ R = TypeVar("R")
 COMMIT_VERSION = "_commit_version"
 _VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
+_COMMITS_AT_A_TIME = 4
 _INSERTED = pc.SetLookupOptions(pa.array(["insert", "update_postimage"]))
 
 
@@ -277,23 +278,24 @@ class LocalEngine:
         absent = set(names) - {f.name for f in delta.schema().fields}
         wanted = pa.schema([table.schema.field(name) for name in names])
         tagged = wanted.append(_VERSION_FIELD)
-        changes = delta.load_cdf(
-            starting_version=start,
-            ending_version=last,
-            # quoted, since DataFusion folds bare names to lower case
-            columns=[
-                f'"{name}"'
-                for name in [*names, "_change_type", COMMIT_VERSION]
-                if name not in absent
-            ],
-            predicate=f"\"ingestDate\" = '{ingest_date}'" if ingest_date else None,
-        )
-        for batch in pa.RecordBatchReader.from_stream(changes):
-            rows = pa.Table.from_batches([batch])
-            kind = rows["_change_type"].cast(pa.string())
-            is_new = pc.call_function("is_in", [kind], _INSERTED)
-            # cast first: the reader's string views cannot be filtered
-            yield from _conform(rows, tagged).filter(is_new).to_batches()
+        # quoted, since DataFusion folds bare names to lower case
+        quoted = [
+            _quoted(name) for name in [*names, "_change_type", COMMIT_VERSION] if name not in absent
+        ]
+        # a few commits at a time: all files of a range are read at once, however many there are
+        for first in range(start, last + 1, _COMMITS_AT_A_TIME):
+            changes = delta.load_cdf(
+                starting_version=first,
+                ending_version=min(first + _COMMITS_AT_A_TIME - 1, last),
+                columns=quoted,
+                predicate=f"\"ingestDate\" = '{ingest_date}'" if ingest_date else None,
+            )
+            for batch in pa.RecordBatchReader.from_stream(changes):
+                rows = pa.Table.from_batches([batch])
+                kind = rows["_change_type"].cast(pa.string())
+                is_new = pc.call_function("is_in", [kind], _INSERTED)
+                # cast first: the reader's string views cannot be filtered
+                yield from _conform(rows, tagged).filter(is_new).to_batches()
 
     def table_of_new(
         self,

@@ -16,7 +16,15 @@ from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.schemas import IMAGE_OCCURRENCE
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.person import person_id
-from dicom_assets.omop.studies import STUDY_COLUMNS, Json, Study, day, loads, studies
+from dicom_assets.omop.studies import (
+    STUDY_COLUMNS,
+    Json,
+    Study,
+    day,
+    loads,
+    procedure_occurrence_id,
+    studies,
+)
 from dicom_assets.omop.vocabulary import Vocabulary
 
 SILVER_COLUMNS = STUDY_COLUMNS
@@ -81,7 +89,7 @@ def _of_study(
     system, uid = study.source_system, study.uid
     return {
         "person_id": person_id(system, study.patient_id, uid, crosswalks),
-        "procedure_occurrence_id": int_key(system, uid),
+        "procedure_occurrence_id": procedure_occurrence_id(system, uid),
         "visit_occurrence_id": crosswalks.visit(system, uid, study.accession_number),
         "wadors_uri": f"{base}/studies/{uid}" if base else None,
         "image_study_uid": uid,

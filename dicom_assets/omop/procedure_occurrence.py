@@ -10,11 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.schemas import PROCEDURE_OCCURRENCE
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.person import person_id
-from dicom_assets.omop.studies import Json, Study, loads, studies
+from dicom_assets.omop.studies import Json, Study, loads, procedure_occurrence_id, studies
 from dicom_assets.omop.vocabulary import NO_CONCEPT
 
 EHR = 32817
@@ -43,7 +42,7 @@ def _row(study: Study, crosswalks: Crosswalks, now: datetime) -> dict[str, Any]:
     said = [coding["code"] for coding in codings if coding.get("code")]
     said += [each["text"] for each in procedures if each.get("text")]
     return {
-        "procedure_occurrence_id": int_key(system, uid),
+        "procedure_occurrence_id": procedure_occurrence_id(system, uid),
         "person_id": person_id(system, study.patient_id, uid, crosswalks),
         "procedure_concept_id": NO_CONCEPT,
         "procedure_date": study.date,

@@ -13,6 +13,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from dicom_assets.lakehouse.keys import int_key
+
 STUDY_COLUMNS = (
     "id",
     "idOrig",
@@ -68,6 +70,11 @@ class Study:
             "sourceModifiedAt": self.row["modifiedAt"],
             "modifiedAt": now,
         }
+
+
+def procedure_occurrence_id(source_system: str, study_uid: str) -> int:
+    """Returns the key of a study in procedure_occurrence."""
+    return int_key(source_system, study_uid)
 
 
 def studies(silver: pa.Table) -> Iterator[Study]:

@@ -23,7 +23,8 @@ from dicom_assets.fhir.imaging_study import resource_id
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, unmapped
-from dicom_assets.omop.studies import studies
+from dicom_assets.omop.person import person_id
+from dicom_assets.omop.studies import procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
 from dicom_assets.steps.run import Run
 
@@ -135,27 +136,46 @@ class Day:
         """(source system, study UID, series UID) of the gold rows, one a row."""
         return list(self.gold[list(_SERIES)].itertuples(index=False, name=None))
 
-    def people(self) -> pd.DataFrame:
-        """Returns the gold/person rows that the date's series point to."""
-        known = {"person_id": self.gold["person_id"].unique().tolist()}
-        columns = ["person_id", "gender_concept_id"]
-        return self._tables.read(catalog.PERSON, columns, where=known).to_pandas()
+    @cached_property
+    def person_ids(self) -> set[int]:
+        """Ids of the patients of the date's metastore rows."""
+        table = catalog.metastore(self.run.settings.promoted)
+        columns = ["sourceSystem", "patientId", "studyInstanceUid"]
+        rows = self._tables.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
+        crosswalks = self.run.crosswalks
+        return {
+            person_id(system, patient or None, study, crosswalks)
+            for system, study, patient in rows[["sourceSystem", "studyInstanceUid", "patientId"]]
+            .drop_duplicates()
+            .itertuples(index=False)
+        }
 
-    def procedures(self) -> pd.DataFrame:
-        """Returns the gold/procedure_occurrence rows that the date's series point to."""
+    @property
+    def procedure_ids(self) -> set[int]:
+        """Ids of the date's studies in silver."""
+        return {procedure_occurrence_id(system, uid) for system, uid, _ in self.silver_series}
+
+    def people(self, ids: set[int]) -> pd.DataFrame:
+        """Returns the gold/person rows of some ids."""
+        columns = ["person_id", "gender_concept_id"]
+        return self._tables.read(catalog.PERSON, columns, where={"person_id": ids}).to_pandas()
+
+    def procedures(self, ids: set[int]) -> pd.DataFrame:
+        """Returns the gold/procedure_occurrence rows of some ids."""
         key = "procedure_occurrence_id"
-        known = {key: self.gold[key].unique().tolist()}
         columns = [key, "procedure_type_concept_id", "person_id"]
-        return self._tables.read(catalog.PROCEDURE_OCCURRENCE, columns, where=known).to_pandas()
+        table = catalog.PROCEDURE_OCCURRENCE
+        return self._tables.read(table, columns, where={key: ids}).to_pandas()
 
     def dangling(self) -> dict[str, int]:
         """Counts keys that gold points to and that the tables written here do not hold."""
         found = {}
         if self.run.settings.omop_person:
-            found["people"] = len(set(self.gold["person_id"]) - set(self.people()["person_id"]))
+            ids = set(self.gold["person_id"].tolist())
+            found["people"] = len(ids - set(self.people(ids)["person_id"]))
         if self.run.settings.omop_procedure_occurrence:
-            key = "procedure_occurrence_id"
-            found["procedures"] = len(set(self.gold[key]) - set(self.procedures()[key]))
+            ids = set(self.gold["procedure_occurrence_id"].tolist())
+            found["procedures"] = len(ids - set(self.procedures(ids)["procedure_occurrence_id"]))
         return found
 
     def unmapped(self) -> dict[str, int]:
@@ -203,13 +223,15 @@ class Day:
 
         Earlier dates are read for the studies only that silver already knows.
         """
-        rows = pd.concat([self._earlier_rows(), self.instances], keys=["earlier", "today"])
         keys = ["sourceSystem", "sopInstanceUid"]
-        contents = rows.groupby(keys)["contentHash"]
-        rows["copies"], rows["contents"] = contents.transform("size"), contents.transform("nunique")
-        today = rows.loc[["today"]].drop_duplicates(keys)
+        earlier = self._earlier_rows().assign(today=False)
+        rows = pd.concat([earlier, self.instances.assign(today=True)], ignore_index=True)
+        copies = rows.groupby(keys).agg(
+            today=("today", "any"), sent=("today", "size"), contents=("contentHash", "nunique")
+        )
+        today = copies[copies["today"].astype(bool)]
         return Counter(
-            resent=int((today["copies"] > 1).sum()), conflicting=int((today["contents"] > 1).sum())
+            resent=int((today["sent"] > 1).sum()), conflicting=int((today["contents"] > 1).sum())
         )
 
     def _earlier_rows(self) -> pd.DataFrame:

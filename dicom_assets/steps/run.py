@@ -11,6 +11,7 @@ from datetime import date
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import now
@@ -37,6 +38,12 @@ class Run:
         """Returns the run for a partition key, yyyy-mm-dd, on the lakehouse of the settings."""
         engine = LocalEngine(Layout(settings.lakehouse), settings.workers)
         return cls(engine, settings, date.fromisoformat(partition_key), run_id)
+
+    @property
+    def crosswalks(self) -> Crosswalks:
+        """The site's person and visit ids."""
+        settings = self.settings
+        return Crosswalks.read(person=settings.person_crosswalk, visit=settings.visit_crosswalk)
 
     def record(
         self, failures: Sequence[Failure], progress: Progress, *, even_none: bool = False

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from dicom_assets.lakehouse.engine import COMMIT_VERSION, Progress, Table
-from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
@@ -24,7 +23,7 @@ STEP = "to_omop"
 
 def image_occurrence(run: Run) -> Report:
     """Upserts one gold/Image_Occurrence row per series of the studies that changed."""
-    vocabulary, crosswalks = _vocabulary(run.settings), _crosswalks(run.settings)
+    vocabulary, crosswalks = _vocabulary(run.settings), run.crosswalks
     return _from_silver(
         run,
         catalog.IMAGE_OCCURRENCE,
@@ -40,7 +39,7 @@ def image_occurrence(run: Run) -> Report:
 
 def procedure_occurrence(run: Run) -> Report:
     """Upserts one gold/procedure_occurrence row per study that changed."""
-    crosswalks = _crosswalks(run.settings)
+    crosswalks = run.crosswalks
     return _from_silver(
         run,
         catalog.PROCEDURE_OCCURRENCE,
@@ -50,7 +49,7 @@ def procedure_occurrence(run: Run) -> Report:
 
 def person(run: Run) -> Report:
     """Upserts one gold/person row per patient of the partition's new metastore rows."""
-    engine, crosswalks = run.engine, _crosswalks(run.settings)
+    engine, crosswalks = run.engine, run.crosswalks
     metastore, gold = catalog.metastore(run.settings.promoted), catalog.PERSON
     app_id = f"{STEP}/person/{run.ingest_date}"
     with reporting(STEP) as report:
@@ -95,7 +94,3 @@ def _newest(rows: pa.Table) -> pa.Table:
 def _vocabulary(settings: Settings) -> Vocabulary:
     folder = settings.athena_vocabulary
     return Vocabulary.from_athena(folder) if folder else Vocabulary.default()
-
-
-def _crosswalks(settings: Settings) -> Crosswalks:
-    return Crosswalks.read(person=settings.person_crosswalk, visit=settings.visit_crosswalk)

@@ -38,7 +38,7 @@ def person(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.Materi
     run = lakehouse.run(context.partition_key, context.run_id)
     report = to_omop.person(run)
     day = Day(run)
-    people = day.people()
+    people = day.people(day.person_ids)
     groups = people.groupby("gender_concept_id")
     return result(
         ASSET,

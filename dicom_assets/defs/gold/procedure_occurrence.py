@@ -43,7 +43,7 @@ def procedure_occurrence(
     run = lakehouse.run(context.partition_key, context.run_id)
     report = to_omop.procedure_occurrence(run)
     day = Day(run)
-    procedures = day.procedures()
+    procedures = day.procedures(day.procedure_ids)
     groups = procedures.groupby("procedure_type_concept_id")
     return result(
         ASSET,

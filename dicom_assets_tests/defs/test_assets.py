@@ -1,0 +1,204 @@
+"""The assets as Dagster runs them, in process, on a real lakehouse."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from dicom_assets.definitions import defs
+from dicom_assets.defs.automation import JOB_NAME
+from dicom_assets.defs.checks import RULES
+from dicom_assets.defs.partitions import ingest_date
+from dicom_assets.defs.resources import Lakehouse
+
+DAY, NEXT = "2026-03-14", "2026-03-15"
+ASSETS = {
+    "bronze/process_files",
+    "bronze/dicomimagingmetastore",
+    "bronze/ImagingStudy_ndjson",
+    "bronze/ImagingStudy",
+    "silver/ImagingStudy",
+    "gold/Image_Occurrence",
+    "gold/person",
+    "gold/procedure_occurrence",
+}
+
+
+@pytest.fixture(scope="module")
+def instance():
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def execute(instance):
+    job = defs().resolve_job_def(JOB_NAME)
+
+    def run(root: Path, day: str) -> dg.ExecuteInProcessResult:
+        return job.execute_in_process(
+            instance=instance,
+            partition_key=day,
+            resources={"lakehouse": Lakehouse(root=str(root))},
+            raise_on_error=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, sample) -> Path:
+    root = tmp_path_factory.mktemp("assets") / "lakehouse"
+    drop = root / "bronze/Files/Ingest/Imaging/DICOM"
+    shutil.copytree(sample / "Imaging/DICOM", drop)
+    shutil.copyfile(sample / "dicom_assets_manifest.json", drop / "dicom_assets_manifest.json")
+    return root
+
+
+@pytest.fixture(scope="module")
+def result(execute, root) -> dg.ExecuteInProcessResult:
+    return execute(root, DAY)
+
+
+@pytest.fixture(scope="module")
+def metadata(result) -> dict[str, dict]:
+    events = [event.materialization for event in result.get_asset_materialization_events()]
+    return {event.asset_key.to_user_string(): dict(event.metadata) for event in events}
+
+
+def test_all_definitions_load():
+    dg.Definitions.validate_loadable(defs())
+
+
+def test_today_is_a_partition():
+    import datetime
+
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    assert ingest_date.get_last_partition_key() == today
+
+
+def test_one_run_materializes_the_whole_chain_for_its_date(result):
+    events = [event.materialization for event in result.get_asset_materialization_events()]
+    assert result.success
+    assert {event.asset_key.to_user_string() for event in events} == ASSETS
+    assert {event.partition for event in events} == {DAY}
+
+
+def test_every_rule_is_evaluated_for_the_date_and_holds(result):
+    checks = result.get_asset_check_evaluations()
+    assert {(c.asset_key.to_user_string(), c.check_name) for c in checks} == {
+        (rule.asset, rule.name) for rule in RULES
+    }
+    assert {check.partition for check in checks} == {DAY}
+    assert [check.check_name for check in checks if not check.passed] == []
+
+
+def test_row_counts_are_shown(metadata):
+    rows = {name: each["dagster/partition_row_count"].value for name, each in metadata.items()}
+    assert rows == {
+        "bronze/process_files": 96,
+        "bronze/dicomimagingmetastore": 96,
+        "bronze/ImagingStudy_ndjson": 9,
+        "bronze/ImagingStudy": 9,
+        "silver/ImagingStudy": 9,
+        "gold/Image_Occurrence": 24,
+        "gold/person": 7,
+        "gold/procedure_occurrence": 9,
+    }
+    assert metadata["gold/Image_Occurrence"]["dagster/row_count"].value == 24
+
+
+@pytest.mark.parametrize("asset", sorted(ASSETS - {"bronze/ImagingStudy_ndjson"}))
+def test_a_table_shows_its_schema_address_and_throughput(metadata, asset):
+    shown = metadata[asset]
+    columns = shown["dagster/column_schema"].value.columns
+    assert all(column.description for column in columns)
+    assert Path(shown["dagster/uri"].value, "_delta_log").is_dir()
+    assert shown["dagster/table_name"].value == asset.replace("/", ".")
+    assert {"duration_seconds", "rows_per_second", "preview"} <= set(shown)
+
+
+def test_columns_of_bronze_silver_and_gold_are_linked(metadata):
+    def sources(asset: str, column: str) -> set[str]:
+        deps = metadata[asset]["dagster/column_lineage"].value.deps_by_column[column]
+        return {f"{dep.asset_key.to_user_string()}.{dep.column_name}" for dep in deps}
+
+    assert "bronze/dicomimagingmetastore.studyDate" in sources("bronze/ImagingStudy", "resource")
+    assert sources("silver/ImagingStudy", "started") == {"bronze/ImagingStudy.resource"}
+    assert sources("gold/Image_Occurrence", "image_series_uid") == {"silver/ImagingStudy.series"}
+    assert sources("gold/person", "year_of_birth") == {
+        "bronze/dicomimagingmetastore.patientBirthDate"
+    }
+
+
+def test_lineage_names_only_columns_that_exist(metadata):
+    schemas = {
+        name: {column.name for column in each["dagster/column_schema"].value.columns}
+        for name, each in metadata.items()
+        if "dagster/column_schema" in each
+    }
+    for name, each in metadata.items():
+        lineage = each.get("dagster/column_lineage")
+        for column, deps in lineage.value.deps_by_column.items() if lineage else ():
+            assert column in schemas[name]
+            for dep in deps:
+                assert dep.column_name in schemas[dep.asset_key.to_user_string()]
+
+
+def test_the_contact_sheet_is_a_picture_with_a_tile_for_each_series(metadata):
+    text = metadata["bronze/dicomimagingmetastore"]["contact_sheet"].value
+    assert "24 new series" in text
+    found = re.search(r"data:image/png;base64,([^)]+)", text)
+    assert found
+    picture = Image.open(io.BytesIO(base64.b64decode(found[1])))
+    assert min(picture.size) > 300
+    assert len(picture.convert("L").getcolors(256) or []) > 50
+
+
+def test_previews_show_nothing_of_a_patient(metadata, root):
+    patients = {"P1", "Doe"}
+    manifest = json.loads(Path("data/sample_manifest.json").read_text())
+    patients |= {study["uid"] for study in manifest["studies"]}
+    patients |= {study["accession"] for study in manifest["studies"] if study["accession"]}
+    shown = json.dumps({name: str(each) for name, each in metadata.items()})
+    assert [word for word in patients if word in shown and len(word) > 3] == []
+
+
+def test_a_resent_file_is_reported_and_does_not_block(execute, root, sample, result):
+    loose = next(p for p in sorted((sample / "Imaging/DICOM").rglob("*.dcm")))
+    drop = root / "bronze/Files/Ingest/Imaging/DICOM"
+    shutil.copyfile(loose, drop / "again.dcm")
+    again = execute(root, NEXT)
+    assert again.success
+    (failed,) = [check for check in again.get_asset_check_evaluations() if not check.passed]
+    assert failed.check_name == "instances_sent_once"
+    assert not failed.blocking
+    assert {name: value.value for name, value in failed.metadata.items()} == {
+        "resent": 1,
+        "conflicting": 0,
+    }
+
+
+def test_a_backfill_over_several_dates_runs_each_once(execute, tmp_path, write_dicom):
+    drop = tmp_path / "lakehouse/bronze/Files/Ingest/Imaging/DICOM"
+    write_dicom(drop / "x.dcm")
+    results = [execute(tmp_path / "lakehouse", f"2025-01-0{day}") for day in (3, 1, 2)]
+    assert all(result.success for result in results)
+    written = [
+        event.materialization.metadata["rows_written"].value
+        for result in results
+        for event in result.get_asset_materialization_events()
+        if event.materialization.asset_key.path[-1] == "Image_Occurrence"
+    ]
+    assert written == [1, 0, 0]
+
+
+def test_a_run_without_any_file_is_green(execute, tmp_path):
+    result = execute(tmp_path / "lakehouse", DAY)
+    assert result.success
+    assert all(check.passed for check in result.get_asset_check_evaluations())
