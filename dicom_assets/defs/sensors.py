@@ -5,7 +5,9 @@ and at most one run for the day's partition, however many files there are. Not d
 follows from news anywhere else in the chain (`automation`).
 """
 
+import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,8 +35,10 @@ _WAITING = [
 
 def arrival(
     entries: Iterable[Dropped], *, cursor: str | None, now_ns: int, settle_seconds: float
-) -> tuple[int, str | None]:
+) -> tuple[int, str]:
     """Decides whether there is something new and complete to take.
+
+    New is told by folder: a folder moved in as a whole brings files that changed long ago.
 
     Args:
         entries: What lies in the drop folder.
@@ -48,20 +52,27 @@ def arrival(
         failed run does not leave them behind; so do all files when the clock was set back, since
         nothing can be said of their age.
     """
-    seen = json.loads(cursor) if cursor else {"newest_ns": 0, "reported_ns": 0}
-    stable = [
-        entry.changed_ns
-        for entry in entries
-        if is_settled(entry, now_ns=now_ns, settle_seconds=settle_seconds)
-    ]
-    newest = max(stable, default=0)
+    seen = {"folders": {}, "reported_ns": 0} | json.loads(cursor or "{}")
+    complete = 0
+    newest: dict[str, int] = {}
+    for entry in entries:
+        if is_settled(entry, now_ns=now_ns, settle_seconds=settle_seconds):
+            complete += 1
+            folder = _anonymous(entry.path.parent)
+            newest[folder] = max(newest.get(folder, 0), entry.changed_ns)
+    known = {folder: seen["folders"].get(folder, 0) for folder in newest}
     was_just_reported = 0 <= now_ns - seen["reported_ns"] < AGAIN_SECONDS * 10**9
-    if not stable or (newest <= seen["newest_ns"] and was_just_reported):
-        return 0, cursor
-    return len(stable), json.dumps({"newest_ns": newest, "reported_ns": now_ns})
+    if not complete or (newest == known and was_just_reported):
+        return 0, json.dumps(seen | {"folders": known})
+    return complete, json.dumps({"folders": newest, "reported_ns": now_ns})
 
 
-def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[int, str | None]:
+def _anonymous(folder: Path) -> str:
+    """Stands for a folder in Dagster's database, where its name, maybe a person's, must not be."""
+    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+
+
+def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[int, str]:
     """Looks for an arrival until there is one, or until the daemon's next call is near.
 
     Returns:
@@ -91,7 +102,7 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
 )
 def drop_folder_sensor(
     context: dg.SensorEvaluationContext, lakehouse: Lakehouse
-) -> dg.SensorResult | dg.SkipReason:
+) -> dg.SensorResult:
     """Watches the drop folder; a run that still waits takes what has arrived since."""
     settings = lakehouse.settings
     count, cursor = watch(
@@ -100,7 +111,8 @@ def drop_folder_sensor(
         settle_seconds=settings.settle_seconds,
     )
     if not count:
-        return dg.SkipReason("no new complete files in the drop folder")
+        nothing = "no new complete files in the drop folder"
+        return dg.SensorResult(skip_reason=nothing, cursor=cursor)
     today = ingest_date.get_last_partition_key() or ""
     event = dg.AssetObservation(KEY, partition=today, metadata={"complete_files": count})
     if _is_run_waiting(context, today):

@@ -31,7 +31,7 @@ def dicomimagingmetastore(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Reads and compresses the files organised since the last run."""
-    run = lakehouse.run(context.partition_key, context.run_id)
+    run = lakehouse.run(context.partition_key, context.run.run_id)
     begin = datetime.now(UTC)
     report = extract(run)
     day = Day(run)

@@ -24,7 +24,7 @@ LINEAGE = lineage("bronze/dicomimagingmetastore", {"resource": COLUMNS, "id": ["
 )
 def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Appends the lines of new NDJSON files."""
-    run = lakehouse.run(context.partition_key, context.run_id)
+    run = lakehouse.run(context.partition_key, context.run.run_id)
     report = ingest_fhir(run, TABLE)
     day = Day(run)
     lines = day.bronze.groupby("sourceSystem")

@@ -35,7 +35,7 @@ LINEAGE = lineage(
 )
 def person(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Upserts the patients of new metastore rows."""
-    run = lakehouse.run(context.partition_key, context.run_id)
+    run = lakehouse.run(context.partition_key, context.run.run_id)
     report = to_omop.person(run)
     day = Day(run)
     people = day.people(day.person_ids)

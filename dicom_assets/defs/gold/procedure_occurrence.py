@@ -40,7 +40,7 @@ def procedure_occurrence(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Upserts the studies that changed."""
-    run = lakehouse.run(context.partition_key, context.run_id)
+    run = lakehouse.run(context.partition_key, context.run.run_id)
     report = to_omop.procedure_occurrence(run)
     day = Day(run)
     procedures = day.procedures(day.procedure_ids)
