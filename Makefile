@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TEST_PACKAGES := chromium dicom3tools
 
-.PHONY: demo test dev lint fmt clean
+.PHONY: demo test dev screenshots lint fmt clean
 
 demo: $(READY)
 	@$(BIN)/dicom-assets demo
@@ -16,6 +16,9 @@ test: $(READY)
 dev: $(READY)
 	@home=$$($(BIN)/python -c 'from dicom_assets.runner import dagster_home; print(dagster_home())'); \
 	DAGSTER_HOME=$$home $(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1 --port 3000
+
+screenshots: $(READY)
+	SCREENSHOTS=$(CURDIR)/docs $(BIN)/pytest dicom_assets_tests/defs/test_ui.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

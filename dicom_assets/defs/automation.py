@@ -6,8 +6,6 @@ late dates, and no blocking check before it has failed.
 
 import dagster as dg
 
-from dicom_assets.defs.partitions import ingest_date
-
 JOB_NAME = "drop_to_gold"
 
 when_upstream_has_news = (
@@ -25,6 +23,5 @@ automation_sensor = dg.AutomationConditionSensorDefinition(
 drop_to_gold = dg.define_asset_job(
     JOB_NAME,
     selection=dg.AssetSelection.all(),
-    partitions_def=ingest_date,
     description="The whole chain for one ingest date: drop folder to gold",
 )

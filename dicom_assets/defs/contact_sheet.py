@@ -7,6 +7,7 @@ which pixels may be shown at all (`dicom_assets.dicom.thumbnails`).
 import base64
 from datetime import datetime
 
+import dagster as dg
 import pandas as pd
 
 from dicom_assets.dicom.archives import ArchiveError, open_organised
@@ -41,13 +42,14 @@ def contact_sheet_png(run: Run, *, since: datetime) -> tuple[bytes | None, int]:
     return (contact_sheet(tiles) if tiles else None), len(series)
 
 
-def contact_sheet_markdown(run: Run, *, since: datetime) -> str:
+def contact_sheet_markdown(run: Run, *, since: datetime) -> dg.MarkdownMetadataValue:
     """Returns the sheet as Markdown with the PNG inside."""
     png, count = contact_sheet_png(run, since=since)
     if png is None:
-        return "no new series"
+        return dg.MetadataValue.md("no new series")
     shown = f"{count} new series" + (f", {MAX_TILES} shown" if count > MAX_TILES else "")
-    return f"![contact sheet](data:image/png;base64,{base64.b64encode(png).decode()})\n\n{shown}"
+    data = base64.b64encode(png).decode()
+    return dg.MetadataValue.md(f"![contact sheet](data:image/png;base64,{data})\n\n{shown}")
 
 
 def _tile(run: Run, group: pd.DataFrame) -> Tile:

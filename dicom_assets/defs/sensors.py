@@ -53,18 +53,17 @@ def arrival(
         nothing can be said of their age.
     """
     seen = {"folders": {}, "reported_ns": 0} | json.loads(cursor or "{}")
-    complete = 0
-    newest: dict[str, int] = {}
+    changes: dict[Path, list[int]] = {}
     for entry in entries:
         if is_settled(entry, now_ns=now_ns, settle_seconds=settle_seconds):
-            complete += 1
-            folder = _anonymous(entry.path.parent)
-            newest[folder] = max(newest.get(folder, 0), entry.changed_ns)
+            changes.setdefault(entry.path.parent, []).append(entry.changed_ns)
+    newest = {_anonymous(folder): max(times) for folder, times in changes.items()}
     known = {folder: seen["folders"].get(folder, 0) for folder in newest}
-    was_just_reported = 0 <= now_ns - seen["reported_ns"] < AGAIN_SECONDS * 10**9
-    if not complete or (newest == known and was_just_reported):
-        return 0, json.dumps(seen | {"folders": known})
-    return complete, json.dumps({"folders": newest, "reported_ns": now_ns})
+    is_late = not 0 <= now_ns - seen["reported_ns"] < AGAIN_SECONDS * 10**9
+    if newest and (is_late or any(newest[folder] > known[folder] for folder in newest)):
+        count = sum(map(len, changes.values()))
+        return count, json.dumps({"folders": newest, "reported_ns": now_ns})
+    return 0, json.dumps(seen | {"folders": known})
 
 
 def _anonymous(folder: Path) -> str:
@@ -81,7 +80,7 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
     end = time.monotonic() + WATCH_SECONDS
     while True:
         begin = time.monotonic()
-        count, next_cursor = arrival(
+        count, cursor = arrival(
             dropped(folder),
             cursor=cursor,
             now_ns=time.time_ns(),
@@ -90,7 +89,7 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
         # a folder that takes long to list is looked at less often
         pause = max(LOOK_SECONDS, 4 * (time.monotonic() - begin))
         if count or time.monotonic() + pause > end:
-            return count, next_cursor
+            return count, cursor
         time.sleep(pause)
 
 
@@ -121,9 +120,9 @@ def drop_folder_sensor(
             skip_reason=f"{count} complete files, for the run of {today} that waits",
             cursor=cursor,
         )
-    # Automation would start the run too, but up to five seconds later, and not for files that
-    # arrive just while process_files is being materialized. It adds no run to one that names its
-    # assets, which a job's run does not do by itself.
+    # An observation and a run, not a materialization for automation to follow: that would start
+    # the run up to five seconds later, and miss what arrives just while process_files is being
+    # materialized. Naming the assets tells automation that the run covers what follows, too.
     repository = context.repository_def
     chain = repository.asset_graph.materializable_asset_keys if repository else None
     request = dg.RunRequest(partition_key=today, asset_selection=sorted(chain or ()) or None)

@@ -1,0 +1,278 @@
+"""Dagster's UI as a person uses it: a real server, its GraphQL, a real Chromium.
+
+`make screenshots` keeps the pictures taken here in `docs/`.
+"""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+GRAPH = "asset-groups/?expanded=" + ",".join(
+    f"global@global:{group}" for group in ("bronze", "silver", "gold")
+)
+LOCATION = {"repositoryLocationName": "dicom_assets", "repositoryName": "__repository__"}
+DAY = datetime.now(UTC).date().isoformat()
+PAST = ("2025-05-01", "2025-05-02", "2025-05-03")
+SECONDS = 90
+
+pytestmark = pytest.mark.browser
+
+
+@dataclass
+class Dagster:
+    """A running `dagster dev` over a lakehouse of its own."""
+
+    lakehouse: Path
+    address: str
+
+    @property
+    def drop(self) -> Path:
+        return self.lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Sends GraphQL, as the UI does."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.address}/graphql", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.load(answer)["data"]
+
+    def runs(self) -> list[dict[str, Any]]:
+        query = "{runsOrError{... on Runs{results{runId status tags{key value}}}}}"
+        return self.ask(query)["runsOrError"]["results"]
+
+    def gold_rows(self) -> int:
+        table = str(self.lakehouse / "gold/Tables/Image_Occurrence")
+        return DeltaTable(table).count() if DeltaTable.is_deltatable(table) else 0
+
+    def sensors(self) -> list[dict[str, Any]]:
+        query = """query($r: RepositorySelector!){
+            sensorsOrError(repositorySelector: $r){
+                ... on Sensors{results{name sensorState{id}}}}}"""
+        return self.ask(query, r=LOCATION)["sensorsOrError"]["results"]
+
+    def stop_sensors(self) -> None:
+        """Turns the sensors off, so that a test alone says what runs."""
+        for sensor in self.sensors():
+            state = sensor["sensorState"]["id"]
+            self.ask("mutation($id: String!){stopSensor(id: $id){__typename}}", id=state)
+
+    def start_sensors(self) -> None:
+        query = "mutation($s: SensorSelector!){startSensor(sensorSelector: $s){__typename}}"
+        for sensor in self.sensors():
+            self.ask(query, s={**LOCATION, "sensorName": sensor["name"]})
+
+
+def wait_for(what: Callable[[], Any], *, seconds: float = SECONDS) -> Any:
+    """Waits until something is true and returns it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+@pytest.fixture(scope="module")
+def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
+    home = tmp_path_factory.mktemp("ui")
+    shutil.copyfile(REPOSITORY / "dagster.yaml", home / "dagster.yaml")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    served = Dagster(home / "lakehouse", f"http://127.0.0.1:{port}")
+    served.drop.mkdir(parents=True)
+    environment = os.environ | {
+        "DAGSTER_HOME": str(home),
+        "DICOM_ASSETS_LAKEHOUSE": str(served.lakehouse),
+    }
+    program = Path(sys.executable).with_name("dagster")
+    arguments = ["dev", "-w", "workspace.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "log").open("w") as log:
+        # a session of its own: dagster dev ends only when all its processes are told to
+        process = subprocess.Popen(
+            [str(program), *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: is_loaded(served))
+        served.ask("mutation{setNuxSeen}")
+        yield served
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_loaded(served: Dagster) -> bool:
+    try:
+        found = served.ask("{assetNodes{id}}")
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+    return len(found["assetNodes"]) == 9
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+def pictures(tmp_path: Path) -> Path:
+    """Returns where pictures are kept: in `docs/` when that is asked for."""
+    return Path(os.environ.get("SCREENSHOTS", tmp_path))
+
+
+def launch(dagster: Dagster, *days: str) -> None:
+    """Materializes the whole chain for some dates, as the UI's dialog does."""
+    answer = dagster.ask(
+        """mutation($p: LaunchBackfillParams!){
+            launchPartitionBackfill(backfillParams: $p){__typename}
+        }""",
+        p={
+            "partitionNames": list(days),
+            "assetSelection": [
+                {"path": node["assetKey"]["path"]}
+                for node in dagster.ask("{assetNodes{isMaterializable assetKey{path}}}")[
+                    "assetNodes"
+                ]
+                if node["isMaterializable"]
+            ],
+        },
+    )
+    assert answer["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
+
+
+def succeeded(dagster: Dagster, day: str) -> bool:
+    """Whether a date's run is through; a failed one ends the wait."""
+    tag = {"key": "dagster/partition", "value": day}
+    found = [run["status"] for run in dagster.runs() if tag in run["tags"]]
+    assert "FAILURE" not in found
+    return "SUCCESS" in found
+
+
+def test_the_chain_runs_by_graphql_and_the_graph_shows_all_assets_with_passed_checks(
+    dagster, browser, sample, tmp_path
+):
+    dagster.stop_sensors()
+    shutil.copytree(sample / "Imaging/DICOM", dagster.drop, dirs_exist_ok=True)
+    launch(dagster, DAY)
+    wait_for(lambda: succeeded(dagster, DAY))
+    assert dagster.gold_rows() == 24
+
+    # wide enough for Dagster to draw the nodes with their checks
+    page = browser.new_page(viewport={"width": 3400, "height": 1150})
+    page.goto(f"{dagster.address}/{GRAPH}")
+    for count in ("2 / 2 Passed", "5 / 5 Passed", "3 / 3 Passed", "7 / 7 Passed"):
+        page.get_by_text(count).first.wait_for()
+    page.wait_for_timeout(1000)
+    shown = page.inner_text("body").splitlines()
+    graph = page.screenshot(clip={"x": 430, "y": 250, "width": 2920, "height": 640})
+    Image.open(io.BytesIO(graph)).resize((1947, 427)).save(pictures(tmp_path) / "asset_graph.png")
+    page.close()
+    for name in ("drop_folder", "process_files", "dicomimagingmetastore", "ImagingStudy_ndjson"):
+        assert name in shown
+    for name in ("person", "procedure_occurrence", "Image_Occurrence"):
+        assert name in shown
+    assert shown.count("ImagingStudy") == 2, "bronze and silver"
+    assert not [line for line in shown if "Failed" in line]
+
+
+def test_every_check_of_the_date_has_passed(dagster):
+    found = dagster.ask(
+        """{assetNodes{assetKey{path} assetChecksOrError{... on AssetChecks{checks{
+            name executionForLatestMaterialization{status}}}}}}"""
+    )["assetNodes"]
+    checks = [
+        (check["name"], (check["executionForLatestMaterialization"] or {}).get("status"))
+        for node in found
+        for check in node["assetChecksOrError"].get("checks", [])
+    ]
+    assert len(checks) >= 20
+    assert {status for _, status in checks} == {"SUCCEEDED"}
+
+
+def test_the_contact_sheet_is_in_the_metadata(dagster, browser, tmp_path):
+    found = dagster.ask(
+        """{assetOrError(assetKey: {path: ["bronze", "dicomimagingmetastore"]}){... on Asset{
+            assetMaterializations(limit: 1){metadataEntries{
+                label ... on MarkdownMetadataEntry{mdStr}}}}}}"""
+    )["assetOrError"]["assetMaterializations"][0]["metadataEntries"]
+    (text,) = [entry["mdStr"] for entry in found if entry["label"] == "contact_sheet"]
+    assert "24 new series" in text
+    image = re.search(r"base64,([^)]+)", text)
+    assert image
+    (pictures(tmp_path) / "contact_sheet.png").write_bytes(base64.b64decode(image[1]))
+
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(f"{dagster.address}/assets/bronze/dicomimagingmetastore?view=overview")
+    page.get_by_text("contact_sheet").first.wait_for()
+    page.close()
+
+
+def test_a_backfill_over_three_past_dates_runs_each(dagster, write_dicom):
+    write_dicom(dagster.drop / "late.dcm", StudyInstanceUID="1.2.77")
+    launch(dagster, *PAST)
+    for day in PAST:
+        wait_for(lambda day=day: succeeded(dagster, day))
+    assert dagster.gold_rows() == 25
+
+
+def test_many_dropped_files_reach_gold_by_themselves_in_one_run(
+    dagster, write_dicom, tmp_path, record_property
+):
+    """Some ten seconds when measured on a quiet machine; the bound here is for a noisy one."""
+    before, runs = dagster.gold_rows(), len(dagster.runs())
+    for number in range(200):
+        write_dicom(tmp_path / f"{number}.dcm", StudyInstanceUID="1.2.88", InstanceNumber=number)
+    dagster.start_sensors()
+    time.sleep(6)
+    begin = time.monotonic()
+    for path in tmp_path.glob("*.dcm"):
+        path.rename(dagster.drop / path.name)
+    wait_for(lambda: dagster.gold_rows() == before + 1)
+    record_property("seconds_from_drop_to_gold", time.monotonic() - begin)
+    wait_for(lambda: {run["status"] for run in dagster.runs()} == {"SUCCESS"})
+    assert len(dagster.runs()) - runs <= 2
