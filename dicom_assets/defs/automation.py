@@ -1,7 +1,8 @@
 """Automation: when assets run by themselves, and the job that runs the whole chain by hand.
 
 The one condition: an asset runs for a date when what it depends on has news for that date, also for
-late dates, and no blocking check before it has failed.
+late dates, and no blocking check before it has failed. The drop-folder sensor asks for its runs
+itself (`sensors`); the condition follows what others materialize or report.
 """
 
 import dagster as dg
