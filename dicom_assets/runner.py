@@ -14,6 +14,7 @@ import dagster as dg
 from dicom_assets.definitions import defs
 from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.defs.running import end_killed_runs, marked
 from dicom_assets.settings import home
 
 
@@ -77,10 +78,12 @@ def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
     """
     dagster_home()
     job = defs().resolve_job_def(JOB_NAME)
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, marked(instance) as tags:
+        end_killed_runs(instance)
         result = job.execute_in_process(
             instance=instance,
             partition_key=partition_key,
+            tags=tags,
             resources={"lakehouse": Lakehouse(root=str(lakehouse))},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,

@@ -129,6 +129,33 @@ def test_the_demo_never_deletes_what_it_did_not_make(call, workplace):
     assert (mine / "precious").exists()
 
 
+def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(workplace, sample):
+    home, lakehouse = workplace / "killed_dagster", workplace / "killed"
+    home.mkdir()
+    shutil.copyfile(Path(__file__).parents[1] / "dagster.yaml", home / "dagster.yaml")
+    drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
+    shutil.copytree(sample / "Imaging/DICOM", drop)
+    environment = os.environ | {
+        "DAGSTER_HOME": str(home),
+        "DICOM_ASSETS_LAKEHOUSE": str(lakehouse),
+    }
+    command = [COMMAND, "run", "--date", "2026-03-14"]
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while not (lakehouse / "bronze/Tables/process_files").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    again = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"gold/Image_Occurrence +24", again.stdout)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        statuses = sorted(run.status.value for run in instance.get_runs())
+    assert statuses == ["FAILURE", "SUCCESS"]
+
+
 def test_wrong_options_and_settings_are_named(call):
     assert "choose a day from" in call("run", "--date", "1999-01-01").stderr
     wrong = call("status", DICOM_ASSETS_WORKERS="many")

@@ -1,6 +1,6 @@
 """What all assets have in common, said once.
 
-Decided here: key by layer, group, owners, pool and partitions of an asset, and its checks.
+Decided here: key by layer, group, owners and partitions of an asset, and its checks.
 """
 
 from collections.abc import Sequence
@@ -44,5 +44,4 @@ def layer_asset(
         partitions_def=ingest_date,
         automation_condition=when_upstream_has_news,
         check_specs=check_specs(asset),
-        pool=f"{layer}_{name}",
     )

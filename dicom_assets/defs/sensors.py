@@ -18,6 +18,7 @@ from dicom_assets.defs.automation import drop_to_gold
 from dicom_assets.defs.bronze.drop_folder import KEY
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.defs.running import end_killed_runs
 from dicom_assets.lakehouse.drop_folder import Dropped, dropped, is_settled
 from dicom_assets.lakehouse.layout import Layout
 
@@ -103,6 +104,7 @@ def drop_folder_sensor(
     context: dg.SensorEvaluationContext, lakehouse: Lakehouse
 ) -> dg.SensorResult:
     """Watches the drop folder; a run that still waits takes what has arrived since."""
+    end_killed_runs(context.instance)
     settings = lakehouse.settings
     count, cursor = watch(
         Layout(settings.lakehouse).drop_folder,

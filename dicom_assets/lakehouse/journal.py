@@ -2,11 +2,10 @@
 
 Decided here: in which order files are moved, rows committed and sources removed, and how a run that
 was killed in between is brought to its end. What is about to happen is written down first; every
-act can be repeated without harm; then the note is removed. One organiser works on a lakehouse at a
-time, others wait. Not decided here: what is moved (`dicom_assets.steps.organise`).
+act can be repeated without harm; then the note is removed. The caller holds the lakehouse's lock
+(`steps.report.reporting`). Not decided here: what is moved (`dicom_assets.steps.organise`).
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -75,14 +74,12 @@ class Journal:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Waits for other organisers, ends what a killed one began, clears its remains."""
-        root = self._folder.parent
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
-            self._recover()
-            self.staging.mkdir(parents=True)
-            yield
-            shutil.rmtree(self._folder)
+        """Ends what a killed organiser began, and clears its remains."""
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._recover()
+        self.staging.mkdir(parents=True)
+        yield
+        shutil.rmtree(self._folder)
 
     def carry_out(self, batch: Batch) -> None:
         """Moves the files, commits the rows, removes the sources."""
@@ -131,21 +128,6 @@ class Journal:
 
     def _done(self, table: Table) -> int:
         return self._engine.progress(table, APP_ID) or 0
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process, however that ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.info("another run is organising files of this lakehouse; waiting for it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

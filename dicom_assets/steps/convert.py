@@ -34,7 +34,7 @@ def convert(run: Run) -> Report:
         Rows = studies written; counts `files` and `failures`.
     """
     app_id = f"{STEP}/{run.ingest_date}"
-    with reporting(STEP) as report:
+    with reporting(STEP, run.engine.layout.root) as report:
         report.count({"files": 0, "failures": 0})
         since = run.engine.progress(catalog.INGESTION_FAILURES, app_id)
         begun = _begun(run, since)

@@ -71,7 +71,7 @@ def extract(run: Run) -> Report:
     engine, settings, ingest_date = run.engine, run.settings, run.ingest_date
     metastore = catalog.metastore(settings.promoted)
     app_id = f"{STEP}/{ingest_date}"
-    with reporting(STEP) as done:
+    with reporting(STEP, run.engine.layout.root) as done:
         done.count({"failures": 0})
         files = _new_files(engine, engine.progress(metastore, app_id), ingest_date)
         progress = report.Progress(STEP, len(files), "files")

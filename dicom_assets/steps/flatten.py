@@ -36,7 +36,7 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
     """
     engine = run.engine
     app_id = f"{STEP}/{bronze.name}/{run.ingest_date}"
-    with reporting(STEP) as done:
+    with reporting(STEP, run.engine.layout.root) as done:
         done.count({"failures": 0})
         until = engine.version(bronze)
         since = engine.progress(silver, app_id)

@@ -34,7 +34,7 @@ def ingest_fhir(run: Run, table: Table) -> Report:
         Rows = lines appended; counts `files` and `failures`.
     """
     engine, ingest_date = run.engine, run.ingest_date
-    with reporting(STEP) as done:
+    with reporting(STEP, run.engine.layout.root) as done:
         done.count({"files": 0, "failures": 0})
         rows = engine.read(table, ["filePath"], ingest_date=ingest_date)
         known = set(rows["filePath"].to_pylist())

@@ -43,7 +43,7 @@ def organise(run: Run) -> Report:
     """
     layout, settings = run.engine.layout, run.settings
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
-    with reporting(STEP) as report, journal.open():
+    with reporting(STEP, run.engine.layout.root) as report, journal.open():
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
         progress = Progress(STEP, len(entries), "dropped files")

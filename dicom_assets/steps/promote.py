@@ -27,7 +27,7 @@ def fill(engine: LocalEngine, settings: Settings) -> Report:
     """
     table = catalog.metastore(settings.promoted)
     tags = settings.promoted[len(PROMOTED_TAGS) :]
-    with reporting(STEP) as report:
+    with reporting(STEP, engine.layout.root) as report:
         days = sorted(engine.rows_by_date(table)) if tags else []
         progress = Progress(STEP, len(days), "ingest dates")
         for day in days:

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+
+from dicom_assets.lakehouse.lock import locked
 
 PROGRESS_LOG = logging.getLogger("dicom_assets.progress")
 _INTERVAL_SECONDS = 1.0
@@ -40,11 +43,18 @@ class Report:
 
 
 @contextmanager
-def reporting(step: str) -> Iterator[Report]:
-    """Makes a report and takes the time."""
-    report, begin = Report(step), time.perf_counter()
-    yield report
-    report.seconds = time.perf_counter() - begin
+def reporting(step: str, root: Path) -> Iterator[Report]:
+    """Makes a report and takes the time, while no other step works on the lakehouse.
+
+    Args:
+        step: The step's name.
+        root: Root of the lakehouse.
+    """
+    report = Report(step)
+    with locked(root):
+        begin = time.perf_counter()
+        yield report
+        report.seconds = time.perf_counter() - begin
 
 
 class Progress:

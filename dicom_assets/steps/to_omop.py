@@ -52,7 +52,7 @@ def person(run: Run) -> Report:
     engine, crosswalks = run.engine, run.crosswalks
     metastore, gold = catalog.metastore(run.settings.promoted), catalog.PERSON
     app_id = f"{STEP}/person/{run.ingest_date}"
-    with reporting(STEP) as report:
+    with reporting(STEP, run.engine.layout.root) as report:
         since, until = engine.progress(gold, app_id), engine.version(metastore)
         new = engine.table_of_new(
             metastore,
@@ -73,7 +73,7 @@ def person(run: Run) -> Report:
 def _from_silver(run: Run, gold: Table, mapping: Callable[[pa.Table], pa.Table]) -> Report:
     engine, silver = run.engine, catalog.silver_imaging_study()
     app_id = f"{STEP}/{gold.name}"
-    with reporting(STEP) as report:
+    with reporting(STEP, run.engine.layout.root) as report:
         since, until = engine.progress(gold, app_id), engine.version(silver)
         new = engine.table_of_new(silver, SILVER_COLUMNS, since=since, until=until)
         if new.num_rows:

@@ -1,20 +1,24 @@
 """What automation asks for when something upstream has news."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from dicom_assets.definitions import defs
-from dicom_assets.defs.checks import RULES
+from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.partitions import ingest_date
+from dicom_assets.lakehouse.layout import MANIFEST_NAME
 
 TODAY = ingest_date.get_last_partition_key() or ""
 LATE = "2024-01-05"
-DROP_FOLDER = "bronze/drop_folder"
+DROP_FOLDER, PROCESS_FILES = "bronze/drop_folder", "bronze/process_files"
+METASTORE = "bronze/dicomimagingmetastore"
 CHAIN = {
-    "bronze/process_files",
-    "bronze/dicomimagingmetastore",
+    PROCESS_FILES,
+    METASTORE,
     "bronze/ImagingStudy_ndjson",
     "bronze/ImagingStudy",
     "silver/ImagingStudy",
@@ -24,13 +28,21 @@ CHAIN = {
 }
 
 
-class Automation:
-    """The definitions with an event log of their own, looked at tick by tick."""
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+
+def key(asset: str) -> dg.AssetKey:
+    return dg.AssetKey(asset.split("/"))
+
+
+class Automation:
+    """The definitions on an instance and a lakehouse of their own, looked at tick by tick."""
+
+    def __init__(self, instance: dg.DagsterInstance, root: Path) -> None:
         self._instance = instance
         self._definitions = defs()
         self._cursor = None
+        self.drop = root / "bronze/Files/Ingest/Imaging/DICOM"
         self.tick()
 
     def tick(self) -> set[tuple[str, str]]:
@@ -40,42 +52,38 @@ class Automation:
         )
         self._cursor = result.cursor
         asked = {
-            (asset, partition)
-            for asset in (*CHAIN, DROP_FOLDER)
-            for partition in result.get_requested_partitions(dg.AssetKey(asset.split("/"))) or ()
+            (asset, str(partition))
+            for asset in CHAIN
+            for partition in result.get_requested_partitions(key(asset)) or ()
         }
         assert len(asked) == result.total_requested
-        return {(asset, str(partition)) for asset, partition in asked}
+        return asked
 
-    def report(self, *assets: str, day: str = TODAY) -> None:
-        for asset in assets:
-            key = dg.AssetKey(asset.split("/"))
-            self._instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=day))
+    def report(self, event: type[dg.AssetMaterialization | dg.AssetObservation], day: str) -> None:
+        """Reports something about the drop folder."""
+        self._instance.report_runless_asset_event(event(key(DROP_FOLDER), partition=day))
 
-    def observe(self, asset: str, *, day: str = TODAY) -> None:
-        key = dg.AssetKey(asset.split("/"))
-        self._instance.report_runless_asset_event(dg.AssetObservation(key, partition=day))
+    def run(self, *assets: str, day: str = TODAY) -> None:
+        """Runs assets as a person would by hand: whatever their checks say."""
+        self._definitions.resolve_job_def(JOB_NAME).execute_in_process(
+            instance=self._instance,
+            asset_selection=[key(asset) for asset in assets],
+            partition_key=day,
+            raise_on_error=False,
+        )
 
-    def check(self, asset: str, *, failed: str = "", day: str = TODAY) -> None:
-        """Reports the outcome of an asset's checks: all hold but one."""
-        for rule in RULES:
-            if rule.asset == asset:
-                self._instance.report_runless_asset_event(
-                    dg.AssetCheckEvaluation(
-                        asset_key=dg.AssetKey(asset.split("/")),
-                        check_name=rule.name,
-                        passed=rule.name != failed,
-                        metadata={},
-                        blocking=rule.blocking,
-                        partition=day,
-                    )
-                )
+    def declare(self, **counts: int) -> None:
+        """Drops a manifest."""
+        self.drop.mkdir(parents=True, exist_ok=True)
+        (self.drop / MANIFEST_NAME).write_text(json.dumps({"expected": counts}))
 
 
 @pytest.fixture
-def automation() -> Iterator[Automation]:
+def automation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Automation]:
+    monkeypatch.setenv("DICOM_ASSETS_LAKEHOUSE", str(tmp_path))
+    monkeypatch.setenv("DICOM_ASSETS_SETTLE_SECONDS", "0")
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Automation(instance)
+        yield Automation(instance, tmp_path)
 
 
 def test_nothing_is_asked_for_without_news(automation):
@@ -83,51 +91,47 @@ def test_nothing_is_asked_for_without_news(automation):
 
 
 @pytest.mark.parametrize("day", [TODAY, LATE])
-def test_an_arrival_asks_for_the_whole_chain_of_its_date(automation, day):
-    automation.report(DROP_FOLDER, day=day)
+def test_an_arrival_asks_for_the_whole_chain_of_its_date_once(automation, day):
+    automation.report(dg.AssetMaterialization, day)
     assert automation.tick() == {(asset, day) for asset in CHAIN}
-    assert automation.tick() == set(), "and only once"
-
-
-def test_what_the_drop_folder_sensor_sees_is_left_to_its_own_run(automation):
-    automation.observe(DROP_FOLDER)
     assert automation.tick() == set()
 
 
-def test_a_table_mended_by_hand_asks_for_what_follows_it_on_its_date(automation):
-    automation.report("silver/ImagingStudy", day=LATE)
-    automation.check("silver/ImagingStudy", day=LATE)
-    assert automation.tick() == set(), "gold waits while other things it depends on are missing"
-
-    automation.report("bronze/dicomimagingmetastore", "gold/person", day=LATE)
-    automation.check("bronze/dicomimagingmetastore", day=LATE)
-    asked = automation.tick()
-    assert {("gold/procedure_occurrence", LATE), ("gold/Image_Occurrence", LATE)} <= asked
-
-
-def test_a_failed_blocking_check_stops_what_follows(automation):
-    automation.report("bronze/process_files")
-    automation.check("bronze/process_files", failed="files_match_rows")
+def test_what_the_drop_folder_sensor_sees_is_left_to_the_run_it_asks_for(automation):
+    automation.report(dg.AssetObservation, TODAY)
     assert automation.tick() == set()
 
 
-def test_checks_that_hold_let_what_follows_go_on(automation):
-    automation.report("bronze/process_files")
-    automation.check("bronze/process_files")
-    assert ("bronze/dicomimagingmetastore", TODAY) in automation.tick()
+def test_a_run_of_the_whole_chain_asks_for_nothing_more(automation, write_dicom):
+    write_dicom(automation.drop / "a.dcm")
+    automation.run(*CHAIN)
+    assert automation.tick() == set()
 
 
-def test_a_failed_check_of_one_date_does_not_stop_another(automation):
-    automation.report("bronze/process_files", day=LATE)
-    automation.check("bronze/process_files", failed="files_match_rows", day=LATE)
-    automation.report("bronze/process_files")
-    automation.check("bronze/process_files")
-    asked = automation.tick()
-    assert ("bronze/dicomimagingmetastore", TODAY) in asked
-    assert LATE not in {day for _, day in asked}
+@pytest.mark.parametrize("day", [TODAY, LATE])
+def test_a_table_made_anew_asks_for_what_follows_it_on_its_date(automation, write_dicom, day):
+    write_dicom(automation.drop / "a.dcm")
+    automation.run(PROCESS_FILES, day=day)
+    assert automation.tick() == {(asset, day) for asset in CHAIN - {PROCESS_FILES}}
 
 
-def test_a_failed_warning_stops_nothing(automation):
-    automation.report("bronze/dicomimagingmetastore")
-    automation.check("bronze/dicomimagingmetastore", failed="instances_sent_once")
+def test_a_failed_blocking_check_stops_what_follows(automation, write_dicom):
+    write_dicom(automation.drop / "a.dcm")
+    automation.declare(process_files=5)
+    automation.run(PROCESS_FILES)
+    assert automation.tick() == set()
+
+
+def test_a_failed_check_of_one_date_does_not_stop_another(automation, write_dicom):
+    automation.declare(process_files=5)
+    automation.run(PROCESS_FILES, day=LATE)
+    write_dicom(automation.drop / "a.dcm")
+    automation.run(PROCESS_FILES)
+    assert automation.tick() == {(asset, TODAY) for asset in CHAIN - {PROCESS_FILES}}
+
+
+def test_a_check_that_only_warns_stops_nothing(automation, write_dicom):
+    sent = write_dicom(automation.drop / "a.dcm")
+    write_dicom(automation.drop / "again.dcm", SOPInstanceUID=sent.SOPInstanceUID)
+    automation.run(PROCESS_FILES, METASTORE)
     assert ("bronze/ImagingStudy_ndjson", TODAY) in automation.tick()
