@@ -122,8 +122,10 @@ def _codes_are_mapped(day: Day) -> tuple[bool, dict[str, int]]:
 
 def _as_declared(name: str) -> Callable[[Day], tuple[bool, dict[str, int]]]:
     def evaluate(day: Day) -> tuple[bool, dict[str, int]]:
-        actual = day.actual()[name]
-        return _equal(declared=day.manifest.get(name, actual), actual=actual)
+        actual, declared = day.actual()[name], day.manifest.get(name)
+        if declared is None:
+            return True, {"actual": actual}
+        return _equal(declared=declared, actual=actual)
 
     return evaluate
 

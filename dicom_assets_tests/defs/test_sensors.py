@@ -1,5 +1,18 @@
+"""What the drop-folder sensor decides, and what it asks Dagster for."""
+
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
+import pytest
+
+from dicom_assets.definitions import defs
+from dicom_assets.defs import sensors
+from dicom_assets.defs.automation import JOB_NAME
+from dicom_assets.defs.bronze.drop_folder import KEY
+from dicom_assets.defs.partitions import ingest_date
+from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.defs.sensors import AGAIN_SECONDS, arrival
 from dicom_assets.lakehouse.drop_folder import Dropped
 
@@ -64,3 +77,101 @@ def test_a_clock_set_back_leaves_nothing_behind():
 def test_the_cursor_names_no_folder():
     _, cursor = decide(entry("Doe Jane/a.dcm", age=5))
     assert "Doe" not in cursor
+
+
+def test_files_that_a_run_is_taking_are_no_arrival():
+    _, cursor = decide(entry("a.dcm", age=9), entry("b.dcm", age=8))
+    assert decide(entry("a.dcm", age=9), cursor=cursor, after=1)[0] == 0
+
+
+def test_a_folder_of_the_same_name_is_new_again_once_the_first_was_taken():
+    _, cursor = decide(entry("study/a.dcm", age=5))
+    _, cursor = decide(cursor=cursor, after=1)
+    assert decide(entry("study/a.dcm", age=90_000), cursor=cursor, after=2)[0] == 1
+
+
+def test_a_cursor_of_an_earlier_version_is_understood():
+    assert decide(entry("a.dcm", age=5), cursor='{"newest_ns": 1, "reported_ns": 1}')[0] == 1
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lakehouse:
+    monkeypatch.setenv("DICOM_ASSETS_SETTLE_SECONDS", "0.1")
+    monkeypatch.setattr(sensors, "WATCH_SECONDS", 1.0)
+    (tmp_path / "bronze/Files/Ingest/Imaging/DICOM").mkdir(parents=True)
+    return Lakehouse(root=str(tmp_path))
+
+
+def evaluate(
+    lakehouse: Lakehouse, instance: dg.DagsterInstance, cursor: str | None = None
+) -> dg.SensorResult:
+    context = dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        sensor_name="drop_folder_sensor",
+        repository_def=defs().get_repository_def(),
+        resources={"lakehouse": lakehouse},
+    )
+    result = sensors.drop_folder_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def drop(lakehouse: Lakehouse, name: str) -> None:
+    path = Path(lakehouse.root, "bronze/Files/Ingest/Imaging/DICOM", name)
+    path.write_bytes(b"DICM")
+
+
+def test_the_sensor_waits_for_a_file_to_be_complete_and_asks_for_one_run(lakehouse, instance):
+    for number in range(50):
+        drop(lakehouse, f"{number}.dcm")
+    begin = time.monotonic()
+    result = evaluate(lakehouse, instance)
+    assert time.monotonic() - begin < sensors.WATCH_SECONDS, "it does not watch to the end"
+    (request,) = result.run_requests or []
+    (event,) = result.asset_events
+    today = ingest_date.get_last_partition_key()
+    assert request.partition_key == event.partition == today
+    assert event.asset_key == KEY
+    assert event.metadata["complete_files"].value == 50
+
+
+def test_the_run_that_the_sensor_asks_for_is_the_whole_chain(lakehouse, instance):
+    drop(lakehouse, "a.dcm")
+    (request,) = evaluate(lakehouse, instance).run_requests or []
+    graph = defs().resolve_asset_graph()
+    assert set(request.asset_selection or ()) == graph.materializable_asset_keys
+
+
+def test_an_empty_drop_folder_is_a_skipped_tick(lakehouse, instance):
+    result = evaluate(lakehouse, instance)
+    assert not result.run_requests
+    assert not result.asset_events
+    assert str(result.skip_reason and result.skip_reason.skip_message).startswith("no new")
+
+
+def test_a_run_that_still_waits_takes_what_arrives_meanwhile(lakehouse, instance):
+    drop(lakehouse, "a.dcm")
+    today = ingest_date.get_last_partition_key() or ""
+    instance.create_run_for_job(
+        defs().resolve_job_def(JOB_NAME),
+        status=dg.DagsterRunStatus.STARTING,
+        tags={"dagster/sensor_name": "drop_folder_sensor", "dagster/partition": today},
+    )
+    result = evaluate(lakehouse, instance)
+    assert len(result.asset_events) == 1
+    assert not result.run_requests
+
+
+def test_the_sensor_and_automation_are_on_by_default():
+    repository = defs().get_repository_def()
+    assert {sensor.name: sensor.default_status for sensor in repository.sensor_defs} == {
+        "drop_folder_sensor": dg.DefaultSensorStatus.RUNNING,
+        "automation_sensor": dg.DefaultSensorStatus.RUNNING,
+    }
