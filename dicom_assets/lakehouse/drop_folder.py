@@ -62,7 +62,8 @@ def look(path: Path) -> Dropped | None:
 
 def is_settled(entry: Dropped, *, now_ns: int, settle_seconds: float) -> bool:
     """Says whether the entry has not changed for long enough to be complete."""
-    return now_ns - entry.changed_ns >= settle_seconds * 1e9
+    # a change in the future is a clock set back, of which no age can be told: taken for old
+    return not 0 <= now_ns - entry.changed_ns < settle_seconds * 1e9
 
 
 def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
