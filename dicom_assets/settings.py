@@ -25,6 +25,8 @@ from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
 
 GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
+# would be taken for a hidden folder, a path, a part of a key, no namespace, or a year
+_NO_NAMESPACE = re.compile(r"\..*|.*[/\\|].*|default|\d{4}", re.DOTALL)
 
 
 def home() -> Path:
@@ -129,7 +131,7 @@ class Settings(BaseSettings):
     @classmethod
     def _namespaces(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if re.fullmatch(r"\..*|.*[/\\|].*|default|\d{4}", name):
+            if _NO_NAMESPACE.fullmatch(name):
                 raise ValueError(
                     f"{name!r} cannot be a namespace: no slash, no |, no leading dot, no year, "
                     "not 'default'"
@@ -166,7 +168,9 @@ class Settings(BaseSettings):
 
     def is_namespace(self, folder: str) -> bool:
         """Says whether a first-level drop folder names a source system."""
-        return folder in self.source_systems or "*" in self.source_systems
+        return folder in self.source_systems or (
+            "*" in self.source_systems and not _NO_NAMESPACE.fullmatch(folder)
+        )
 
 
 def config_file() -> Path:

@@ -35,7 +35,8 @@ COMMIT_VERSION = "_commit_version"
 _VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
 _COMMITS_AT_A_TIME = 4
-_INSERTED = pc.SetLookupOptions(pa.array(["insert", "update_postimage"]))
+_INSERTED = pc.SetLookupOptions(pa.array(["insert"]))
+_CHANGED = pc.SetLookupOptions(pa.array(["insert", "update_postimage"]))
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,8 @@ class LocalEngine:
         quoted = [
             _quoted(name) for name in [*names, "_change_type", COMMIT_VERSION] if name not in absent
         ]
+        # partitioned tables are append only: filling a column in old rows makes none of them new
+        wanted_kinds = _INSERTED if table.partitioned else _CHANGED
         # a few commits at a time: all files of a range are read at once, however many there are
         for first in range(start, last + 1, _COMMITS_AT_A_TIME):
             changes = delta.load_cdf(
@@ -293,7 +296,7 @@ class LocalEngine:
             for batch in pa.RecordBatchReader.from_stream(changes):
                 rows = pa.Table.from_batches([batch])
                 kind = rows["_change_type"].cast(pa.string())
-                is_new = pc.call_function("is_in", [kind], _INSERTED)
+                is_new = pc.call_function("is_in", [kind], wanted_kinds)
                 # cast first: the reader's string views cannot be filtered
                 yield from _conform(rows, tagged).filter(is_new).to_batches()
 

@@ -173,9 +173,9 @@ def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message:
     """Moves a bad file to Failed, unless an earlier try already did."""
     path = layout.absolute(row["filePath"])
     failed = _failed_path(row, layout, ingest_date)
-    if path.exists():
+    if path.exists() and not failed.exists():
         failed.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(failed)
+        path.rename(failed)
     return Failure(
         STEP,
         reason,

@@ -7,6 +7,7 @@ byte is lost. Not decided here: whether a DICOM file's content is good (`extract
 """
 
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -105,7 +106,7 @@ class _Turn:
         if not entry.regular:
             self._fail(entry.path, source, Reason.NOT_A_FILE)
         elif entry.path.name == MANIFEST_NAME:
-            self._batch.moves.append((entry.path, self._free(self._manifest_folder(), entry.path)))
+            self._take_manifest(entry.path, source)
         elif self._kind(entry.path) is Kind.ZIP:
             self._take_dropped_archive(entry, source)
         else:
@@ -114,6 +115,19 @@ class _Turn:
                 path = Path(shutil.copy2(path, self._staging_path()))
                 self._batch.remove.append(entry)
             self._take_file(path, source)
+
+    def _take_manifest(self, path: Path, source: _Source) -> None:
+        """Puts a delivery's manifest aside for the checks, when it declares counts."""
+        try:
+            expected = json.loads(path.read_bytes())["expected"]
+            declares = all(isinstance(count, int) for count in expected.values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            declares = False
+        if declares:
+            folder = self._layout.manifest_folder(self._day)
+            self._batch.moves.append((path, self._free(folder, path)))
+        else:
+            self._fail(path, source, Reason.INVALID_JSON, "a manifest declares counts by table")
 
     def _take_file(self, path: Path, source: _Source) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
@@ -243,12 +257,17 @@ class _Turn:
         original = source.path if source else path.name
         for prefix in self._prefixes:
             name = organised_name(prefix, original)
-            if not any(os.path.lexists(folder / each) for each in (name, zip_name(name))):
+            # also where extract may move it to, so that nothing there is replaced
+            folders = {folder}
+            if source:
+                folders |= {
+                    self._layout.process_folder(source.system, self._day),
+                    self._layout.failed_folder(source.system, self._day),
+                }
+            names = (name, zip_name(name))
+            if not any(os.path.lexists(each / n) for each in folders for n in names):
                 return folder / name
         raise AssertionError("count() does not end")
-
-    def _manifest_folder(self) -> Path:
-        return self._layout.manifest_folder(self._day)
 
     def _kind(self, path: Path) -> Kind:
         with path.open("rb") as stream:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import resource_id
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.layout import Layout, zip_name
 from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import procedure_occurrence_id, studies
@@ -49,8 +49,14 @@ class Day:
     @cached_property
     def files(self) -> Counter[str]:
         """Files in Process: `total` and `zips`."""
-        names = list(process_files(self.run.engine.layout, self.run.ingest_date))
-        return Counter(total=len(names), zips=sum(name.endswith(".dcm.zip") for name in names))
+        return Counter(
+            total=len(self.names), zips=sum(name.endswith(".dcm.zip") for name in self.names)
+        )
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the files in Process."""
+        return list(process_files(self.run.engine.layout, self.run.ingest_date))
 
     @cached_property
     def organised(self) -> int:
@@ -63,6 +69,27 @@ class Day:
         """Failure rows: step, reasonCode, line."""
         table, columns = catalog.INGESTION_FAILURES, ["step", "reasonCode", "line"]
         return self._tables.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
+
+    def unaccounted(self) -> dict[str, int]:
+        """Counts rows without a file, and files without a row.
+
+        A file counts once, be it plain, in its ZIP, both (a killed run), or moved to Failed.
+        """
+        layout, day = self.run.engine.layout, self.run.ingest_date
+        rows = self._tables.read(
+            catalog.PROCESS_FILES, ["filePath", "sourceSystem"], ingest_date=day
+        ).to_pylist()
+        known = {zip_name(Path(row["filePath"]).name): row for row in rows}
+        lying = {name if name.endswith(".dcm.zip") else zip_name(name) for name in self.names}
+        gone = [
+            row
+            for name, row in known.items()
+            if name not in lying
+            and not (
+                layout.failed_folder(row["sourceSystem"], day) / Path(row["filePath"]).name
+            ).exists()
+        ]
+        return {"rows_without_file": len(gone), "files_without_row": len(lying - set(known))}
 
     def failed(self, step: str) -> int:
         """Returns how many failures a step has."""
@@ -88,8 +115,9 @@ class Day:
         for system, path in self.run.engine.layout.fhir_files(self.run.ingest_date, "ImagingStudy"):
             with path.open("rb") as stream:
                 for line in stream:
-                    resource_id = orjson.loads(line)["id"]
-                    found.append(silver_id(system, "ImagingStudy", resource_id))
+                    resource_id = _id(line)
+                    if resource_id:
+                        found.append(silver_id(system, "ImagingStudy", resource_id))
         return found
 
     @cached_property
@@ -128,8 +156,9 @@ class Day:
         table = catalog.IMAGE_OCCURRENCE
         columns = [name for name in table.schema.names if name != "local_path"]
         found = self._tables.read(table, columns, where={"image_study_uid": uids}).to_pandas()
-        systems = {system for system, _, _ in self.silver_series}
-        return found[found["sourceSystem"].isin(systems)]
+        studies = {key[:2] for key in self.silver_series}
+        pairs = zip(found["sourceSystem"], found["image_study_uid"], strict=True)
+        return found[pd.Series([pair in studies for pair in pairs], found.index, dtype=bool)]
 
     @cached_property
     def gold_series(self) -> list[tuple[str, str, str]]:
@@ -248,6 +277,15 @@ class Day:
             where={"studyInstanceUid": {uid for each, uid in uids if each in seen}},
         ).to_pandas()
         return rows[rows.pop("ingestDate") != self.run.ingest_date]
+
+
+def _id(line: bytes) -> str | None:
+    """Returns a line's resource id; None where it has none, which is a failure already."""
+    try:
+        resource = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return resource.get("id") if isinstance(resource, dict) else None
 
 
 def process_files(layout: Layout, day: date) -> Iterator[str]:
