@@ -40,6 +40,8 @@ def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
         ("LAKEHOUSE", "s3://bucket/x", "object stores are not supported yet"),
         ("PROMOTED_TAGS", '{"Nonsense": "x"}', "'Nonsense' is neither a DICOM keyword nor a tag"),
         ("PROMOTED_TAGS", '{"KVP": "modality"}', "the column 'modality' exists already"),
+        ("PROMOTED_TAGS", '{"KVP": "filePath"}', "the column 'filePath' exists already"),
+        ("PROMOTED_TAGS", "KVP=kvp", "promoted_tags"),
         ("PERSON_CROSSWALK", "/nowhere.csv", "/nowhere.csv does not exist"),
         ("WORKER", "2", "DICOM_ASSETS_WORKER: no such setting"),
     ],

@@ -25,6 +25,7 @@ from deltalake import (
     WriterProperties,
     write_deltalake,
 )
+from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.layout import Layout
 
@@ -135,6 +136,9 @@ class LocalEngine:
             deltalake.exceptions.CommitFailedError: Another writer committed the same progress.
         """
         delta = self._create(table)
+        done = delta.transaction_version(progress.app_id)
+        if done is not None and done >= progress.version:
+            raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
         transactions = [Transaction(progress.app_id, progress.version)]
         if ingest_date and delta.transaction_version(_first_id(ingest_date)) is None:
             transactions.append(Transaction(_first_id(ingest_date), delta.version()))
@@ -143,7 +147,7 @@ class LocalEngine:
             delta,
             rows,
             mode="append",
-            schema_mode="merge" if set(table.schema.names) - known else None,
+            schema_mode="merge" if set(table.schema.names) != known else None,
             writer_properties=self._properties,
             commit_properties=CommitProperties(app_transactions=transactions),
         )

@@ -116,6 +116,8 @@ def organised_name(prefix_ms: int, original: str) -> str:
     """
     base = re.split(r"[/\\]", original)[-1]
     safe = _UNSAFE.sub(_escaped, base).strip(" ") or "unnamed"
+    if safe.lower().endswith(".zip"):
+        safe += ".dcm"  # a DICOM file called so, which is not to be taken for one in its ZIP
     room = _MAX_NAME_BYTES - _RESERVED
     if len(safe.encode()) > room:
         stem, dot, extension = safe.rpartition(".")

@@ -58,6 +58,23 @@ instanceNumber 00200013 InstanceNumber IS
 documentTitle 00420010 DocumentTitle ST
 """
 
+# the metastore's other columns, lower case: `schemas.dicomimagingmetastore` has them
+_OTHER_COLUMNS = [
+    "ingestdate",
+    "sourcesystem",
+    "metadata",
+    "metadata_string",
+    "filepath",
+    "sourcepath",
+    "filesize",
+    "contenthash",
+    "version",
+    "transfersyntaxuid",
+    "decodenotes",
+    "ingestedat",
+    "sourcemodifiedat",
+]
+
 PROMOTED_TAGS: tuple[PromotedTag, ...] = tuple(
     PromotedTag(*line.split()) for line in _STANDARD.split("\n") if line
 )
@@ -76,7 +93,7 @@ def promoted_tags(extra: Mapping[str, str]) -> tuple[PromotedTag, ...]:
         return PROMOTED_TAGS
     added = tuple(_resolve(name, column) for name, column in extra.items())
     tags = PROMOTED_TAGS + added
-    columns = [tag.column.lower() for tag in tags]
+    columns = [*(tag.column.lower() for tag in tags), *_OTHER_COLUMNS]
     taken = sorted({tag.column for tag in added if columns.count(tag.column.lower()) > 1})
     if taken:
         raise ValueError(f"promoted_tags: the column {taken[0]!r} exists already; choose another")

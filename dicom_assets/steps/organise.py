@@ -40,7 +40,8 @@ def organise(run: Run) -> Report:
     """Works through the drop folder; the run's partition takes what is there.
 
     Returns:
-        Rows = DICOM files organised; counts `failures`, `archives`, `still_changing`.
+        Rows = DICOM files organised; counts `failures`, `archives`, `still_changing`, and, where
+        there are any, `left_unreadable`: files that may not be read or have gone.
     """
     layout, settings = run.engine.layout, run.settings
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
@@ -50,7 +51,11 @@ def organise(run: Run) -> Report:
         progress = Progress(STEP, len(entries), "dropped files")
         turn = _Turn(run, journal)
         for entry in entries:
-            turn.take(entry)
+            try:
+                turn.take(entry)
+            except (PermissionError, FileNotFoundError):
+                # not ours to read, or gone meanwhile: it stays for a later run
+                report.count({"left_unreadable": 1})
             progress.advance()
             if turn.is_full():
                 turn.finish(report)

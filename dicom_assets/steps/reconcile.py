@@ -236,7 +236,7 @@ class Day:
         """Counts that the newest manifest of the date declares, by table; empty without one."""
         folder = self.run.engine.layout.manifest_folder(self.run.ingest_date)
         found = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split("_")[0]))
-        return dict(json.loads(found[-1].read_text())["expected"]) if found else {}
+        return dict(json.loads(found[-1].read_bytes())["expected"]) if found else {}
 
     def actual(self) -> dict[str, int]:
         """Returns the counts a manifest can declare."""

@@ -192,3 +192,20 @@ def test_a_configured_tag_is_promoted_in_new_rows_and_filled_in_old_ones(make_ho
     assert (old["kvp"], old["imageType"]) == ("120.0", "ORIGINAL\\PRIMARY")
     assert fill(house.run.engine, house.settings).rows == 0
     assert extract(house.run).rows == 0
+
+
+def test_a_promoted_tag_can_be_taken_back(make_house, write_dicom):
+    house = make_house(promoted_tags={"KVP": "kvp"})
+    write_dicom(house.drop / "1.dcm", KVP="120")
+    ingest(house)
+    house = make_house()
+    write_dicom(house.drop / "2.dcm")
+    assert ingest(house).rows == 1
+
+
+def test_no_promoted_column_hides_another_column():
+    from dicom_assets.lakehouse.promoted import _OTHER_COLUMNS
+
+    promoted = {tag.column for tag in PROMOTED_TAGS}
+    others = {name.lower() for name in catalog.metastore().schema.names if name not in promoted}
+    assert others == set(_OTHER_COLUMNS)

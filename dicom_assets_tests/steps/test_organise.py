@@ -339,3 +339,28 @@ def test_a_batch_without_anything_leaves_no_trace(house):
     with journal.open():
         journal.carry_out(Batch(house.run.ingest_date))
     assert house.files("bronze") == []
+
+
+def test_dicom_called_zip_is_read_like_any_other(house, write_dicom):
+    for name in ("image.zip", "b.dcm.zip"):
+        write_dicom(house.drop / name)
+    house.chain()
+    assert len(house.metastore()) == 2
+    assert house.failures() == {}
+
+
+def test_a_file_that_goes_while_listed_stops_no_other(house, write_dicom, monkeypatch):
+    from dicom_assets.steps import organise as module
+
+    for name in ("a.dcm", "b.dcm"):
+        write_dicom(house.drop / name)
+    original = module.stable
+
+    def and_then_one_goes(*args, **kwargs):
+        found = original(*args, **kwargs)
+        (house.drop / "a.dcm").unlink()
+        return found
+
+    monkeypatch.setattr(module, "stable", and_then_one_goes)
+    report = organise(house.run)
+    assert (report.rows, report.counts["left_unreadable"]) == (1, 1)
