@@ -6,8 +6,9 @@ Decided here: what the demo drops and counts. It only ever deletes a folder that
 import shutil
 from dataclasses import dataclass
 
+from dicom_assets.lakehouse import manifest
 from dicom_assets.lakehouse.drop_folder import dropped
-from dicom_assets.lakehouse.layout import MANIFEST_NAME, Layout
+from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.settings import Settings
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.run import Run
@@ -44,7 +45,7 @@ def fresh(settings: Settings) -> str:
     sample = root / "sample"
     write_sample(sample)
     shutil.copytree(sample / "Imaging/DICOM", drop)
-    shutil.copyfile(sample / MANIFEST_NAME, drop / MANIFEST_NAME)
+    shutil.copyfile(sample / manifest.NAME, drop / manifest.NAME)
     (root / _MARK).touch()
     return ingest_date.get_last_partition_key() or ""
 

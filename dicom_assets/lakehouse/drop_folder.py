@@ -4,12 +4,16 @@ Decided here: when a dropped file is stable, and that links are never followed. 
 what becomes of a file (`dicom_assets.steps.organise`), when to look (`dicom_assets.defs.sensors`).
 """
 
+import contextlib
+import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Dropped:
         modified_ns: Modification time, nanoseconds since 1970.
         changed_ns: Time of the last change that the file system itself recorded (POSIX ctime).
             Unlike the modification time a copying program cannot set it.
+        inode: The file's number on its file system.
         regular: Whether it is a regular file; links, pipes, sockets and devices are not.
     """
 
@@ -29,34 +34,63 @@ class Dropped:
     size: int
     modified_ns: int
     changed_ns: int
+    inode: int
     regular: bool
 
 
 def dropped(folder: Path) -> Iterator[Dropped]:
-    """Lists every entry but folders, at any depth, in a fixed order; follows no link."""
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: os.fsencode(entry.name))
-    for entry in ordered:
+    """Lists every entry but folders, at any depth, in a fixed order; follows no link.
+
+    What may not be looked at is left out, with a warning.
+    """
+    waiting = _listed(folder)
+    while waiting:
+        entry = waiting.pop()
         if entry.is_dir(follow_symlinks=False):
-            yield from dropped(Path(entry.path))
+            waiting += _listed(entry.path)
         elif found := look(Path(entry.path)):
             yield found
 
 
+def _listed(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Returns a folder's entries, the first one last."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: os.fsencode(entry.name), reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:  # its name, maybe a person's, must not get into the log
+        _LOG.warning("a folder in the drop folder cannot be listed: %s", error.strerror)
+        return []
+
+
 def look(path: Path) -> Dropped | None:
-    """Looks at one entry; None when it is gone."""
+    """Looks at one entry; None when it is gone, or may not be looked at."""
     try:
         status = path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        _LOG.warning("a dropped file cannot be looked at: %s", error.strerror)
         return None
     return Dropped(
         path,
         status.st_size,
         status.st_mtime_ns,
         status.st_ctime_ns,
+        status.st_ino,
         stat.S_ISREG(status.st_mode),
+    )
+
+
+def is_same(entry: Dropped) -> bool:
+    """Says whether the entry still lies there with the content it had when it was looked at.
+
+    Its ctime is not compared: that changes with a link count, when another name of it goes.
+    """
+    now = look(entry.path)
+    return now is not None and (
+        (now.inode, now.size, now.modified_ns) == (entry.inode, entry.size, entry.modified_ns)
     )
 
 
@@ -80,3 +114,30 @@ def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
     time.sleep(settle_seconds)
     changing = {entry.path for entry in young if look(entry.path) != entry}
     return [entry for entry in entries if entry.path not in changing], len(changing)
+
+
+def remove_empty_folders(
+    folder: Path, *, emptied: Collection[Path], kept: Collection[Path], settle_seconds: float
+) -> None:
+    """Removes empty folders below the drop folder, when nobody is about to fill them.
+
+    Args:
+        folder: The drop folder.
+        emptied: Folders that held what has been taken.
+        kept: Folders that stay, even empty.
+        settle_seconds: A folder that came empty goes once it has not changed for so long.
+    """
+    done = set(emptied).union(*(each.parents for each in emptied))
+    found, waiting = [], [folder]
+    while waiting:
+        below = [Path(e.path) for e in _listed(waiting.pop()) if e.is_dir(follow_symlinks=False)]
+        found += below
+        waiting += below
+    for path in reversed(found):
+        with contextlib.suppress(OSError):  # not empty: something is left, or has come
+            if path not in kept and (path in done or _age(path) > settle_seconds):
+                path.rmdir()
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

@@ -1,11 +1,13 @@
 """The journal: moves of files and the rows about them happen all or not at all.
 
-Decided here: in which order files are moved, rows committed and sources removed, and how a run that
+Decided here: in which order dropped files are taken, moved and written about, and how a run that
 was killed in between is brought to its end. What is about to happen is written down first; every
-act can be repeated without harm; then the note is removed. The caller holds the lakehouse's lock
+act can be repeated without harm; then the note is removed. A file that may not be taken from where
+it lies stays there, and nothing is written of it. The caller holds the lakehouse's lock
 (`steps.report.reporting`). Not decided here: what is moved (`dicom_assets.steps.organise`).
 """
 
+import errno
 import json
 import logging
 import os
@@ -19,44 +21,35 @@ from typing import Any
 
 import pyarrow as pa
 
-from dicom_assets.lakehouse.drop_folder import Dropped, look
+from dicom_assets.lakehouse.drop_folder import Dropped, is_same
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 
 APP_ID = "organise"
 ROWS_PER_COMMIT = 1000
 _LOG = logging.getLogger(__name__)
+_NOT_OURS_TO_TAKE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 @dataclass
-class Batch:
-    """What one turn of `organise` is about to do.
+class Plan:
+    """What becomes of one dropped entry.
 
     Attributes:
-        ingest_date: The partition.
-        moves: (from, to); where a file is moved to, nothing lies yet.
-        remove: Sources that the moves replace, as they were when read.
+        entry: The entry, as it was when it was read.
+        moves: (from, to): the entry itself, or staged members; nothing lies at `to` yet. An entry
+            that is not moved is removed.
         files: `process_files` rows, times as microseconds since 1970.
         failures: `ingestion_failures` rows, times as microseconds since 1970.
     """
 
-    ingest_date: date
+    entry: Dropped
     moves: list[tuple[Path, Path]] = field(default_factory=list)
-    remove: list[Dropped] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
 
-    def sizes(self) -> tuple[int, int, int]:
-        """Returns how much is planned, for `cut_back`."""
-        return len(self.moves), len(self.files), len(self.failures)
-
-    def cut_back(self, sizes: tuple[int, int, int]) -> None:
-        """Takes back what was planned since `sizes`."""
-        for planned, size in zip((self.moves, self.files, self.failures), sizes, strict=True):
-            del planned[size:]
-
 
 class Journal:
-    """Carries batches out, exactly once.
+    """Carries plans out, exactly once.
 
     Attributes:
         staging: A folder for files on their way, emptied at the start; on the file system of the
@@ -81,53 +74,139 @@ class Journal:
         yield
         shutil.rmtree(self._folder)
 
-    def carry_out(self, batch: Batch) -> None:
-        """Moves the files, commits the rows, removes the sources."""
-        if not (batch.moves or batch.remove or batch.files or batch.failures):
-            return
+    def carry_out(self, plans: list[Plan], *, ingest_date: date) -> list[Plan]:
+        """Takes the entries, moves the files, commits the rows.
+
+        Returns:
+            The plans that were carried out; the entries of the others could not be taken.
+        """
+        if not plans:
+            return []
         sequence = max(self._done(self._files), self._done(self._failures)) + 1
-        _write_whole(self._note, json.dumps({"sequence": sequence, "batch": _plain(batch)}))
-        self._act(batch, sequence)
-        self._note.unlink()
+        note = _Note(ingest_date, sequence, plans)
+        note.write(self._note)
+        self._act(note)
+        return note.plans
 
     def _recover(self) -> None:
         if self._note.exists():
             _LOG.warning("an earlier run was interrupted while moving files; finishing its work")
-            note = json.loads(self._note.read_text())
-            self._act(_batch(note["batch"]), note["sequence"])
-            self._note.unlink()
+            self._act(_Note.read(self._note))
         if self._folder.exists():
             shutil.rmtree(self._folder)
 
-    def _act(self, batch: Batch, sequence: int) -> None:
-        for folder in {target.parent for _, target in batch.moves}:
-            folder.mkdir(parents=True, exist_ok=True)
-        for source, target in batch.moves:
-            # a source that stands beside its target is a new file under an old name
-            if not os.path.lexists(target) and os.path.lexists(source):
-                source.rename(target)
-        chunks = range(0, max(len(batch.files), 1), ROWS_PER_COMMIT)
-        self._commit(self._failures, batch.failures, sequence + len(chunks) - 1, batch)
+    def _act(self, note: "_Note") -> None:
+        if not note.moved:
+            note.plans = [plan for plan in note.plans if _take(plan)]
+            # from here on the rows are settled: how they fall into commits must not change
+            note.moved = True
+            note.write(self._note)
+        files = [row for plan in note.plans for row in plan.files]
+        failures = [row for plan in note.plans for row in plan.failures]
+        chunks = range(0, max(len(files), 1), ROWS_PER_COMMIT)
+        self._commit(self._failures, failures, note.sequence + len(chunks) - 1, note.ingest_date)
         for number, start in enumerate(chunks):
-            rows = batch.files[start : start + ROWS_PER_COMMIT]
-            self._commit(self._files, rows, sequence + number, batch)
-        for source in batch.remove:
-            if look(source.path) == source:
-                source.path.unlink()
+            rows = files[start : start + ROWS_PER_COMMIT]
+            self._commit(self._files, rows, note.sequence + number, note.ingest_date)
+        self._note.unlink()
 
     def _commit(
-        self, table: Table, rows: list[dict[str, Any]], sequence: int, batch: Batch
+        self, table: Table, rows: list[dict[str, Any]], sequence: int, ingest_date: date
     ) -> None:
         if rows and self._done(table) < sequence:
             self._engine.append(
                 table,
                 _table(rows, table.schema),
                 progress=Progress(APP_ID, sequence),
-                ingest_date=batch.ingest_date,
+                ingest_date=ingest_date,
             )
 
     def _done(self, table: Table) -> int:
         return self._engine.progress(table, APP_ID) or 0
+
+
+@dataclass
+class _Note:
+    """What is written down: the plans, and whether their files have been moved."""
+
+    ingest_date: date
+    sequence: int
+    plans: list[Plan]
+    moved: bool = False
+
+    def write(self, path: Path) -> None:
+        """Writes the note whole or not at all."""
+        plain = {**asdict(self), "ingest_date": self.ingest_date.isoformat()}
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text(json.dumps(plain, default=os.fspath))
+        temporary.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "_Note":
+        """Reads a note back."""
+        plain = json.loads(path.read_text())
+        plans = [
+            Plan(
+                Dropped(**{**plan["entry"], "path": Path(plan["entry"]["path"])}),
+                [(Path(source), Path(target)) for source, target in plan["moves"]],
+                plan["files"],
+                plan["failures"],
+            )
+            for plan in plain["plans"]
+        ]
+        day = date.fromisoformat(plain["ingest_date"])
+        return cls(day, plain["sequence"], plans, plain["moved"])
+
+
+def _take(plan: Plan) -> bool:
+    """Takes an entry from the drop folder and moves what was planned; says whether it could.
+
+    The entry goes first: where it may not be taken, nothing else must have happened.
+    """
+    for _, target in plan.moves:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    own = next((target for source, target in plan.moves if source == plan.entry.path), None)
+    try:
+        if own:
+            taken = _take_over(plan.entry, own)
+        else:
+            taken = True
+            if is_same(plan.entry):
+                plan.entry.path.unlink()
+    except shutil.SpecialFileError:
+        return False
+    except OSError as error:
+        if error.errno not in _NOT_OURS_TO_TAKE:
+            raise
+        return False
+    if taken:
+        for source, target in plan.moves:
+            # a source that stands beside its target is a new file under an old name
+            if not os.path.lexists(target) and os.path.lexists(source):
+                source.rename(target)
+    return taken
+
+
+def _take_over(entry: Dropped, target: Path) -> bool:
+    """Moves an entry, also to another file system; says whether it was still the same."""
+    if not os.path.lexists(target):
+        if not is_same(entry):
+            return False
+        try:
+            entry.path.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy = target.with_name(f".{target.name}.tmp")
+            shutil.copy2(entry.path, copy, follow_symlinks=False)
+            copy.replace(target)
+    if is_same(entry):  # it was copied: now, or by a run that was killed
+        try:
+            entry.path.unlink()
+        except OSError:
+            target.unlink()
+            raise
+    return True
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -143,28 +222,3 @@ def _as_written(column: pa.Field) -> pa.Field:
 def microseconds(moment: datetime) -> int:
     """Returns a UTC instant as the journal writes it."""
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _plain(batch: Batch) -> dict[str, Any]:
-    return {
-        **asdict(batch),
-        "ingest_date": batch.ingest_date.isoformat(),
-        "moves": [(str(source), str(target)) for source, target in batch.moves],
-        "remove": [{**asdict(each), "path": str(each.path)} for each in batch.remove],
-    }
-
-
-def _batch(plain: dict[str, Any]) -> Batch:
-    return Batch(
-        ingest_date=date.fromisoformat(plain["ingest_date"]),
-        moves=[(Path(source), Path(target)) for source, target in plain["moves"]],
-        remove=[Dropped(**{**each, "path": Path(each["path"])}) for each in plain["remove"]],
-        files=plain["files"],
-        failures=plain["failures"],
-    )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

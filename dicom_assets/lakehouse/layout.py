@@ -12,7 +12,6 @@ from datetime import date
 from pathlib import Path
 
 DEFAULT_SOURCE_SYSTEM = "default"
-MANIFEST_NAME = "dicom_assets_manifest.json"
 _MAX_NAME_BYTES = 255
 _RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%\u2028\u2029\ud800-\udfff]')
@@ -58,7 +57,7 @@ class Layout:
         return _dated(root, source_system, day)
 
     def manifest_folder(self, day: date) -> Path:
-        """Returns the date folder of delivery manifests."""
+        """Returns the date folder of delivery manifests; below it lie the folders of the drop."""
         return _dated(self.root / "bronze/Files/Process/Manifests", DEFAULT_SOURCE_SYSTEM, day)
 
     def fhir_folder(self, source_system: str, day: date, resource_type: str) -> Path:

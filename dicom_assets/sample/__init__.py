@@ -8,9 +8,10 @@ numpy and pydicom are loaded when the sample is written.
 from pathlib import Path
 from typing import Any
 
+from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
+
 DICOM_FOLDER = "Imaging/DICOM"
 REPORT_FOLDER = "Clinical/FHIR NDJSON/DiagnosticReport"
-MANIFEST_NAME = "dicom_assets_manifest.json"
 DEFAULT_SEED = 7
 
 

@@ -6,11 +6,9 @@ ends empty. An archive of which any member could not be read goes to Failed as i
 byte is lost. Not decided here: whether a DICOM file's content is good (`extract`).
 """
 
-import contextlib
-import json
 import os
-import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,22 +16,22 @@ from pathlib import Path
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, members
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
-from dicom_assets.lakehouse.drop_folder import Dropped, stable
-from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Batch, Journal, microseconds
+from dicom_assets.lakehouse import manifest
+from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
+from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
 from dicom_assets.lakehouse.layout import (
     DEFAULT_SOURCE_SYSTEM,
-    MANIFEST_NAME,
     organised_name,
     printable,
     zip_name,
 )
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
-from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import Progress, Report, now, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "organise"
+_MAX_MANIFEST_BYTES = 1 << 20
 
 
 def organise(run: Run) -> Report:
@@ -41,11 +39,12 @@ def organise(run: Run) -> Report:
 
     Returns:
         Rows = DICOM files organised; counts `failures`, `archives`, `still_changing`, and, where
-        there are any, `left_unreadable`: files that may not be read or have gone.
+        there are any, `not_taken`: files that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
-    with reporting(STEP, run.engine.layout.root) as report, journal.open():
+    with reporting(STEP, layout.root) as report, journal.open():
+        layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
         progress = Progress(STEP, len(entries), "dropped files")
@@ -55,13 +54,25 @@ def organise(run: Run) -> Report:
                 turn.take(entry)
             except (PermissionError, FileNotFoundError):
                 # not ours to read, or gone meanwhile: it stays for a later run
-                report.count({"left_unreadable": 1})
+                report.count({"not_taken": 1})
             progress.advance()
             if turn.is_full():
                 turn.finish(report)
         turn.finish(report)
-        _remove_empty_folders(layout.drop_folder, settings)
+        kept = {layout.drop_folder / name for name in _namespace_folders(run)}
+        remove_empty_folders(
+            layout.drop_folder,
+            emptied={entry.path.parent for entry in entries},
+            kept=kept,
+            settle_seconds=settings.settle_seconds,
+        )
     return report
+
+
+def _namespace_folders(run: Run) -> Iterator[str]:
+    """Yields the first-level drop folders that name a source system: senders count on those."""
+    with os.scandir(run.engine.layout.drop_folder) as entries:
+        yield from (entry.name for entry in entries if run.settings.is_namespace(entry.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,14 @@ class _Source:
     path: str
     system: str
     modified_ns: int
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
 
     def inside(self, member: str) -> "_Source":
         return _Source(f"{self.path}!/{printable(member)}", self.system, self.modified_ns)
@@ -89,99 +108,96 @@ class _Turn:
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
         self._prefixes = count(time.time_ns() // 1_000_000)
         self._staged = count()
-        self._same_device = self._layout.process_root.stat().st_dev
-        self._batch = Batch(run.ingest_date)
-        self._archives = 0
-        self._size = 0
+        self._organised_at = microseconds(now())
+        self._plans: list[Plan] = []
+        self._archives: set[Path] = set()
 
     def is_full(self) -> bool:
-        return len(self._batch.moves) >= ROWS_PER_COMMIT
+        """Says whether it is time to finish what has been decided."""
+        return sum(1 + len(plan.files) for plan in self._plans) >= ROWS_PER_COMMIT
 
     def finish(self, report: Report) -> None:
-        batch = self._batch
-        self._journal.carry_out(batch)
-        report.rows += len(batch.files)
-        report.size += self._size
-        report.count({"failures": len(batch.failures), "archives": self._archives})
-        self._batch, self._archives, self._size = Batch(self._day), 0, 0
+        """Has everything that was decided carried out."""
+        done = self._journal.carry_out(self._plans, ingest_date=self._day)
+        for plan in done:
+            report.rows += len(plan.files)
+            report.size += sum(row["fileSize"] for row in plan.files)
+            archives = int(plan.entry.path in self._archives)
+            report.count({"failures": len(plan.failures), "archives": archives})
+        if len(done) < len(self._plans):
+            report.count({"not_taken": len(self._plans) - len(done)})
+        self._plans = []
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
-        source = self._source_of(entry)
+        source, plan = self._source_of(entry), Plan(entry)
         if not entry.regular:
-            self._fail(entry.path, source, Reason.NOT_A_FILE)
-        elif entry.path.name == MANIFEST_NAME:
-            self._take_manifest(entry.path, source)
+            self._fail(plan, entry.path, source, Reason.NOT_A_FILE)
         elif self._kind(entry.path) is Kind.ZIP:
-            self._take_dropped_archive(entry, source)
+            plan = self._take_dropped_archive(entry, source)
         else:
-            path = entry.path
-            if path.stat().st_dev != self._same_device:
-                path = Path(shutil.copy2(path, self._staging_path()))
-                self._batch.remove.append(entry)
-            self._take_file(path, source)
+            self._take_file(plan, entry.path, source)
+        self._plans.append(plan)
 
-    def _take_manifest(self, path: Path, source: _Source) -> None:
-        """Puts a delivery's manifest aside for the checks, when it declares counts."""
-        try:
-            expected = json.loads(path.read_bytes())["expected"]
-            declares = all(isinstance(count, int) for count in expected.values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            declares = False
-        if declares:
-            folder = self._layout.manifest_folder(self._day)
-            self._batch.moves.append((path, self._free(folder, path)))
-        else:
-            self._fail(path, source, Reason.INVALID_JSON, "a manifest declares counts by table")
-
-    def _take_file(self, path: Path, source: _Source) -> None:
+    def _take_file(self, plan: Plan, path: Path, source: _Source) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
+        if source.name == manifest.NAME:
+            self._take_manifest(plan, path, source)
+            return
         problem = self._problem(path)
         if problem:
             reason, message = problem
-            self._fail(path, source, reason, message)
+            self._fail(plan, path, source, reason, message)
             return
         target = self._free(self._layout.process_folder(source.system, self._day), path, source)
-        size = path.stat().st_size
-        self._size += size
-        self._batch.moves.append((path, target))
-        self._batch.files.append(
+        plan.moves.append((path, target))
+        plan.files.append(
             {
                 "ingestDate": self._day.isoformat(),
                 "sourceSystem": source.system,
                 "filePath": self._layout.relative(target),
                 "sourcePath": source.path,
-                "fileSize": size,
+                "fileSize": path.stat().st_size,
                 "sourceModifiedAt": source.modified_ns // 1000,
-                "organisedAt": microseconds(now()),
+                "organisedAt": self._organised_at,
             }
         )
 
-    def _take_dropped_archive(self, entry: Dropped, source: _Source) -> None:
-        """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
-        self._archives += 1
-        before = self._batch.sizes()
-        budget = Budget(entry.size, self._limits)
+    def _take_manifest(self, plan: Plan, path: Path, source: _Source) -> None:
+        """Puts a delivery's manifest aside for the checks, when it declares counts."""
         try:
-            emptied = self._take_archive(entry.path, source, budget, depth=1)
-        except ArchiveError as error:
-            self._batch.cut_back(before)
-            self._fail(entry.path, source, error.reason, error.message)
+            if path.stat().st_size > _MAX_MANIFEST_BYTES:
+                raise ValueError("no manifest is that long")
+            manifest.declared(path.read_bytes())
+        except ValueError as error:
+            self._fail(plan, path, source, Reason.INVALID_JSON, str(error))
         else:
-            if emptied:
-                self._batch.remove.append(entry)
+            folder = self._layout.manifest_folder(self._day) / source.folder
+            plan.moves.append((path, self._free(folder, path)))
 
-    def _take_archive(self, archive: Path, source: _Source, budget: Budget, *, depth: int) -> bool:
+    def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
+        """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
+        self._archives.add(entry.path)
+        plan = Plan(entry)
+        try:
+            self._take_archive(plan, entry.path, source, Budget(entry.size, self._limits), depth=1)
+        except ArchiveError as error:
+            plan = Plan(entry)
+            self._fail(plan, entry.path, source, error.reason, error.message)
+        return plan
+
+    def _take_archive(
+        self, plan: Plan, archive: Path, source: _Source, budget: Budget, *, depth: int
+    ) -> None:
         """Plans what becomes of an archive's members, and of archives inside it.
 
-        Returns:
-            Whether every member found a place. Otherwise the archive itself goes to Failed, and
-            the failures of its members name it.
+        When not every member found a place, the archive itself goes to Failed, and the failures of
+        its members name it.
 
         Raises:
             ArchiveError: The archive is a bomb.
         """
-        folder = self._staging_path()
+        folder = self._journal.staging / f"{next(self._staged)}"
         folder.mkdir()
         unread: list[tuple[_Source, ArchiveError]] = []
         empty = True
@@ -192,11 +208,11 @@ class _Turn:
                 if member.error or member.file is None:
                     unread.append((inside, member.error or ArchiveError(Reason.MEMBER_DAMAGED)))
                 elif self._kind(member.file) is not Kind.ZIP:
-                    self._take_file(member.file, inside)
+                    self._take_file(plan, member.file, inside)
                 elif depth == self._limits.max_depth:
-                    self._fail(member.file, inside, Reason.NESTED_TOO_DEEP)
+                    self._fail(plan, member.file, inside, Reason.NESTED_TOO_DEEP)
                 else:
-                    self._take_archive(member.file, inside, budget, depth=depth + 1)
+                    self._take_archive(plan, member.file, inside, budget, depth=depth + 1)
         except ArchiveError as error:
             if error.reason is Reason.ARCHIVE_BOMB:
                 raise
@@ -204,10 +220,9 @@ class _Turn:
         if empty and not unread:
             unread.append((source, ArchiveError(Reason.ARCHIVE_EMPTY)))
         if unread:
-            kept = self._keep(archive, source)
+            kept = self._keep(plan, archive, source)
             for member_source, error in unread:
-                self._record(member_source, error.reason, error.message, kept)
-        return not unread
+                self._record(plan, member_source, error.reason, error.message, kept)
 
     def _problem(self, path: Path) -> tuple[Reason, str] | None:
         """Says why a file is not a DICOM file to be taken; None when it is one."""
@@ -231,19 +246,27 @@ class _Turn:
         return None
 
     def _fail(
-        self, path: Path, source: _Source, reason: Reason, message: str | None = None
+        self,
+        plan: Plan,
+        path: Path,
+        source: _Source,
+        reason: Reason,
+        message: str | None = None,
     ) -> None:
-        self._record(source, reason, message or MEANINGS[reason], self._keep(path, source))
+        kept = self._keep(plan, path, source)
+        self._record(plan, source, reason, message or MEANINGS[reason], kept)
 
-    def _keep(self, path: Path, source: _Source) -> Path:
+    def _keep(self, plan: Plan, path: Path, source: _Source) -> Path:
         """Plans a file's move to Failed and returns where it will lie."""
         folder = self._layout.failed_folder(source.system, self._day)
         target = self._free(folder, path, source)
-        self._batch.moves.append((path, target))
+        plan.moves.append((path, target))
         return target
 
-    def _record(self, source: _Source, reason: Reason, message: str, kept: Path) -> None:
-        self._batch.failures.append(
+    def _record(
+        self, plan: Plan, source: _Source, reason: Reason, message: str, kept: Path
+    ) -> None:
+        plan.failures.append(
             {
                 "ingestDate": self._day.isoformat(),
                 "sourceSystem": source.system,
@@ -278,22 +301,9 @@ class _Turn:
         with path.open("rb") as stream:
             return kind_of(stream.read(HEAD_BYTES))
 
-    def _staging_path(self) -> Path:
-        return self._journal.staging / f"{next(self._staged)}"
-
     def _source_of(self, entry: Dropped) -> _Source:
         inside = entry.path.relative_to(self._layout.drop_folder)
         first = printable(inside.parts[0])
         named = len(inside.parts) > 1 and self._settings.is_namespace(first)
         system = first if named else DEFAULT_SOURCE_SYSTEM
         return _Source(printable(inside.as_posix()), system, entry.modified_ns)
-
-
-def _remove_empty_folders(drop_folder: Path, settings: Settings) -> None:
-    """Removes emptied folders of the drop folder, but for namespaces: senders count on those."""
-    for folder, _, _ in os.walk(drop_folder, topdown=False):
-        path = Path(folder)
-        is_namespace = path.parent == drop_folder and settings.is_namespace(path.name)
-        if path != drop_folder and not is_namespace:
-            with contextlib.suppress(OSError):  # not empty: something is still being written there
-                path.rmdir()

@@ -10,7 +10,7 @@ import pytest
 from dicom_assets.definitions import defs
 from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.partitions import ingest_date
-from dicom_assets.lakehouse.layout import MANIFEST_NAME
+from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 
 TODAY = ingest_date.get_last_partition_key() or ""
 LATE = "2024-01-05"

@@ -1,17 +1,21 @@
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from dicom_assets.lakehouse.journal import Batch, Journal
-from dicom_assets.lakehouse.layout import MANIFEST_NAME
+from dicom_assets.lakehouse.journal import Journal
+from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
 
@@ -275,7 +279,7 @@ def test_organising_twice_changes_nothing(house, write_dicom):
     assert house.everything() == before
 
 
-@pytest.mark.parametrize("done", range(6))
+@pytest.mark.parametrize("done", range(10))
 def test_a_run_killed_at_any_point_is_finished_by_the_next(
     house, write_dicom, monkeypatch, done: int
 ):
@@ -296,14 +300,17 @@ def test_a_run_killed_at_any_point_is_finished_by_the_next(
         return act
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", interrupted(Path.rename))
+        for name in ("rename", "replace", "unlink"):
+            patch.setattr(Path, name, interrupted(getattr(Path, name)))
         patch.setattr(Journal, "_commit", interrupted(Journal._commit))
         with pytest.raises(KeyboardInterrupt):
             organise(house.run)
     organise(house.on(date(2026, 3, 15)))
     rows = house.rows(catalog.PROCESS_FILES)
     assert sorted(row["sourcePath"] for row in rows) == ["a.dcm", "b.dcm", "z.zip!/inside.dcm"]
-    assert {row["ingestDate"].isoformat() for row in rows} == {"2026-03-14"}
+    # killed before anything was written down, nothing has happened on the first day
+    day = "2026-03-14" if done else "2026-03-15"
+    assert {row["ingestDate"].isoformat() for row in rows} == {day}
     assert all((house.settings.lakehouse / row["filePath"]).is_file() for row in rows)
     assert house.failures() == {"bad.txt": "not_dicom"}
     assert len(house.files(PROCESS)) == 3
@@ -332,12 +339,8 @@ def test_failures_alone_are_committed_batch_after_batch(house):
     assert set(house.failures()) == {"1.txt", "2.txt"}
 
 
-def test_a_batch_without_anything_leaves_no_trace(house):
-    journal = Journal(
-        house.run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES
-    )
-    with journal.open():
-        journal.carry_out(Batch(house.run.ingest_date))
+def test_a_run_with_nothing_to_do_leaves_no_trace(house):
+    organise(house.run)
     assert house.files("bronze") == []
 
 
@@ -363,4 +366,138 @@ def test_a_file_that_goes_while_listed_stops_no_other(house, write_dicom, monkey
 
     monkeypatch.setattr(module, "stable", and_then_one_goes)
     report = organise(house.run)
-    assert (report.rows, report.counts["left_unreadable"]) == (1, 1)
+    assert (report.rows, report.counts["not_taken"]) == (1, 1)
+
+
+@pytest.fixture
+def other_file_system() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def drop_on(house, folder: Path) -> None:
+    house.drop.rmdir()
+    house.drop.symlink_to(folder, target_is_directory=True)
+    assert folder.stat().st_dev != house.settings.lakehouse.stat().st_dev
+
+
+def test_a_drop_folder_on_another_file_system_is_emptied_like_any_other(
+    house, content, other_file_system
+):
+    drop_on(house, other_file_system)
+    (house.drop / "x.dcm").write_bytes(content)
+    zipped(house.drop / "good.zip", {"y.dcm": content})
+    (house.drop / "damaged.zip").write_bytes(zipped(house.drop / "z.zip", {"z": content})[:-30])
+    (house.drop / "z.zip").unlink()
+    (house.drop / "link").symlink_to("/etc/hostname")
+    (house.drop / MANIFEST_NAME).write_text('{"expected": {"process_files": 2}}')
+    organise(house.run)
+    assert len(house.rows(catalog.PROCESS_FILES)) == 2
+    assert house.failures() == {"damaged.zip": "archive_damaged", "link": "not_a_file"}
+    assert list(other_file_system.iterdir()) == []
+
+
+def test_a_copy_from_another_file_system_that_was_killed_is_finished_and_not_taken_twice(
+    house, content, other_file_system
+):
+    drop_on(house, other_file_system)
+    (house.drop / "x.dcm").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            organise(house.run)
+    assert len(house.files(PROCESS)) >= 1
+    assert (house.drop / "x.dcm").exists()
+    organise(house.run)
+    assert len(house.files(PROCESS)) == len(house.rows(catalog.PROCESS_FILES)) == 1
+    assert list(other_file_system.iterdir()) == []
+
+
+@contextmanager
+def as_nobody(root: Path) -> Iterator[None]:
+    """Root may write anywhere; this makes the process somebody who may write to `root` alone."""
+    if os.geteuid():
+        yield
+        return
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    for path in list(root.parents)[:4]:
+        os.chmod(path, 0o755)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_taken_away_stays_and_nothing_is_written_of_it(house, content):
+    organise(house.run)  # loads what is loaded when first used
+    locked = house.drop / "theirs"
+    locked.mkdir()
+    (locked / "x.dcm").write_bytes(content)
+    zipped(locked / "a.zip", {"y.dcm": content})
+    (locked / "damaged.zip").write_bytes(b"PK\x03\x04 damaged")
+    (house.drop / "mine.dcm").write_bytes(content)
+    with as_nobody(house.settings.lakehouse):
+        os.chmod(locked, 0o555)
+        counts = [organise(house.run).counts["not_taken"] for _ in range(2)]
+    assert counts == [3, 3]
+    rows = house.rows(catalog.PROCESS_FILES)
+    assert [row["sourcePath"] for row in rows] == ["mine.dcm"]
+    assert len(house.files(PROCESS)) == 1
+    assert house.failures() == {}
+    assert len(list(locked.iterdir())) == 3
+
+
+def test_two_names_of_one_archive_are_both_taken(house, content):
+    zipped(house.drop / "a.zip", {"x.dcm": content})
+    os.link(house.drop / "a.zip", house.drop / "b.zip")
+    organise(house.run)
+    assert house.files(INGEST) == []
+    assert organise(house.run).rows == 0
+
+
+def test_folders_may_nest_deeper_than_python_recurses(house, content):
+    os.chdir(house.drop)
+    try:
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("x.dcm").write_bytes(content)
+    finally:
+        os.chdir(house.settings.lakehouse)
+    organise(house.run)
+    assert len(house.rows(catalog.PROCESS_FILES)) == 1
+    assert list(house.drop.iterdir()) == []
+
+
+def test_a_folder_that_somebody_has_just_made_is_left_to_be_filled(make_house, content):
+    house = make_house(settle_seconds=0.2)
+    (house.drop / "full").mkdir()
+    (house.drop / "full/x.dcm").write_bytes(content)
+    (house.drop / "old").mkdir()
+    os.utime(house.drop / "old", (0, 0))
+    (house.drop / "new").mkdir()
+    os.utime(house.drop / "new", (time.time() + 60,) * 2)
+    organise(house.run)
+    assert [path.name for path in house.drop.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"expected": {"metastore": 1}}', '{"expected": {"process_files": -1}}']
+)
+def test_a_manifest_that_declares_nothing_known_fails_and_says_what_it_could(house, text):
+    (house.drop / MANIFEST_NAME).write_text(text)
+    organise(house.run)
+    (row,) = house.rows(catalog.INGESTION_FAILURES)
+    assert row["reasonCode"] == "invalid_json"
+    assert "manifest" in row["message"]
+
+
+def test_a_manifest_in_an_archive_is_about_that_archive(house, content):
+    zipped(house.drop / "d/a.zip", {"x.dcm": content, MANIFEST_NAME: b'{"expected": {}}'})
+    organise(house.run)
+    (file,) = house.files("bronze/Files/Process/Manifests/2026/03/14")
+    assert file.parent.name == "a.zip!"
+    assert house.failures() == {}

@@ -1,0 +1,34 @@
+"""A delivery's manifest: the counts that its sender declares.
+
+Decided here: what a manifest is called, what it says and what it is about: the files of its own
+folder, or archive, and of all below, on its ingest date. Not decided here: how things are counted
+(`dicom_assets.steps.reconcile`).
+"""
+
+import json
+
+NAME = "dicom_assets_manifest.json"
+COUNTED = ("process_files", "dicomimagingmetastore", "ImagingStudy", "Image_Occurrence")
+"""Tables whose rows are counted; `DiagnosticReport` may be declared, too."""
+
+_KNOWN = (*COUNTED, "DiagnosticReport")
+
+
+def declared(content: bytes) -> dict[str, int]:
+    """Returns table → rows.
+
+    Args:
+        content: The manifest, JSON: `{"expected": {"dicomimagingmetastore": 96, …}, …}`.
+
+    Raises:
+        ValueError: It declares no counts, or for something that has none.
+    """
+    try:
+        expected = json.loads(content)["expected"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError('a manifest is JSON with counts: {"expected": {…}}') from error
+    if not isinstance(expected, dict) or not set(expected) <= set(_KNOWN):
+        raise ValueError(f"a manifest declares counts of {', '.join(_KNOWN)} only")
+    if not all(type(count) is int and count >= 0 for count in expected.values()):
+        raise ValueError("a manifest's counts are whole numbers from 0")
+    return expected
