@@ -52,16 +52,23 @@ class House:
     def on(self, day: date) -> Run:
         return Run.of(self.settings, day.isoformat(), "test-run")
 
-    def chain(self, day: date = DAY) -> None:
-        run = self.on(day)
-        organise(run)
-        extract(run)
-        convert(run)
-        ingest_fhir(run, catalog.BRONZE_IMAGING_STUDY)
-        flatten(run, bronze=catalog.BRONZE_IMAGING_STUDY, silver=catalog.silver_imaging_study())
-        to_omop.procedure_occurrence(run)
-        to_omop.person(run)
-        to_omop.image_occurrence(run)
+    def chain(self, day: date = DAY, *, until: str | None = None) -> None:
+        """Runs the steps for a date, all of them or up to one."""
+        bronze, silver = catalog.BRONZE_IMAGING_STUDY, catalog.silver_imaging_study()
+        steps: dict[str, Callable[[Run], Any]] = {
+            "organise": organise,
+            "extract": extract,
+            "convert": convert,
+            "ingest_fhir": lambda run: ingest_fhir(run, bronze),
+            "flatten": lambda run: flatten(run, bronze=bronze, silver=silver),
+            "procedure_occurrence": to_omop.procedure_occurrence,
+            "person": to_omop.person,
+            "image_occurrence": to_omop.image_occurrence,
+        }
+        for name, step in steps.items():
+            step(self.on(day))
+            if name == until:
+                break
 
     def rows(self, table: Any) -> list[dict[str, Any]]:
         return self.run.engine.read(table, table.schema.names).to_pylist()
@@ -78,7 +85,7 @@ class House:
         return self.rows(catalog.metastore(self.settings.promoted))
 
     def everything(self) -> dict[str, Any]:
-        """Every file with its content's address and every table's version: what a rerun keeps."""
+        """Every file and when it was last written: what a rerun must leave as it is."""
         root = self.settings.lakehouse
         return {
             str(path.relative_to(root)): path.stat().st_mtime_ns

@@ -5,7 +5,6 @@ which pixels may be shown at all (`dicom_assets.dicom.thumbnails`).
 """
 
 import base64
-from datetime import datetime
 
 import dagster as dg
 import pandas as pd
@@ -18,20 +17,18 @@ from dicom_assets.steps.run import Run
 MAX_TILES = 48
 
 
-def contact_sheet_png(run: Run, *, since: datetime) -> tuple[bytes | None, int]:
-    """Draws the sheet of the series with rows added since an instant.
+def contact_sheet_png(run: Run, *, since: int | None) -> tuple[bytes | None, int]:
+    """Draws the sheet of the date's series with rows added after a version of the metastore.
 
     Returns:
-        PNG bytes, or None when no series is new; and how many series are new.
+        PNG bytes, or None when there is no such series; and how many there are.
     """
+    table = catalog.metastore()
     columns = ["seriesInstanceUid", "sourceSystem", "modality", "instanceNumber", "filePath"]
-    columns.append("ingestedAt")
-    rows = run.engine.read(
-        catalog.metastore(run.settings.promoted),
-        columns,
-        ingest_date=run.ingest_date,
+    until = run.engine.version(table)
+    rows = run.engine.table_of_new(
+        table, columns, since=since, until=until, ingest_date=run.ingest_date
     ).to_pandas()
-    rows = rows[rows["ingestedAt"] >= since]
     rows["number"] = pd.to_numeric(rows["instanceNumber"], errors="coerce")
     series = [
         group.sort_values(["number", "filePath"])
@@ -42,12 +39,16 @@ def contact_sheet_png(run: Run, *, since: datetime) -> tuple[bytes | None, int]:
     return (contact_sheet(tiles) if tiles else None), len(series)
 
 
-def contact_sheet_markdown(run: Run, *, since: datetime) -> dg.MarkdownMetadataValue:
-    """Returns the sheet as Markdown with the PNG inside."""
+def contact_sheet_markdown(run: Run, *, since: int) -> dg.MarkdownMetadataValue:
+    """Returns the sheet as Markdown with the PNG inside; without news, that of the whole date."""
+    kind = "new series"
     png, count = contact_sheet_png(run, since=since)
     if png is None:
-        return dg.MetadataValue.md("no new series")
-    shown = f"{count} new series" + (f", {MAX_TILES} shown" if count > MAX_TILES else "")
+        kind = "series of this date, none of them new"
+        png, count = contact_sheet_png(run, since=None)
+    if png is None:
+        return dg.MetadataValue.md("no series")
+    shown = f"{count} {kind}" + (f", {MAX_TILES} shown" if count > MAX_TILES else "")
     data = base64.b64encode(png).decode()
     return dg.MetadataValue.md(f"![contact sheet](data:image/png;base64,{data})\n\n{shown}")
 

@@ -36,15 +36,18 @@ def table_metadata(table: Table) -> dict[str, Any]:
     }
 
 
-def lineage(upstream: str, columns: Mapping[str, Sequence[str]]) -> dg.TableColumnLineage:
-    """Returns column lineage from one upstream asset (`layer/name`)."""
-    key = dg.AssetKey(upstream.split("/"))
-    return dg.TableColumnLineage(
-        {
-            column: [dg.TableColumnDep(key, source) for source in sources]
-            for column, sources in columns.items()
-        }
-    )
+def lineage(upstream: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, Any]:
+    """Returns column lineage as metadata.
+
+    Args:
+        upstream: Upstream asset (`layer/name`) → column → the columns there that it comes from.
+    """
+    found = {
+        column: [dg.TableColumnDep(dg.AssetKey(asset.split("/")), source) for source in sources]
+        for asset, columns in upstream.items()
+        for column, sources in columns.items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(found)}
 
 
 def result(

@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir import codes
 from dicom_assets.fhir.dates import fhir_datetime, instant
+from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.model import problem
 from dicom_assets.fhir.series import (
     Row,
@@ -82,17 +82,18 @@ class Study:
 
 
 def convert_studies(
-    instances: pa.Table, *, options: ConversionOptions, converted_at: datetime
+    instances: pa.Table, *, options: ConversionOptions
 ) -> Iterator[Study | Failure]:
     """Converts rows to one ImagingStudy per source system and Study Instance UID, in that order.
 
     One study is in memory at a time. A row whose series or instance UID FHIR cannot hold becomes a
-    failure, and the study is written without it.
+    failure, and the study is written without it. meta.lastUpdated is when the newest of the rows
+    was taken in, not when it is converted: of two statements about a study, the one with the newer
+    files is the newer one, in whatever order they are made.
 
     Args:
         instances: Rows with the schema `instances.INSTANCES`, in any order.
         options: What the site chose.
-        converted_at: The instant of meta.lastUpdated, with time zone.
     """
     by_study = itemgetter(*_STUDY)
     for (system, uid), group in groupby(_in_order(instances), key=by_study):
@@ -107,7 +108,7 @@ def convert_studies(
                 )
                 yield _failure(row, message, tags=(bad[1],))
         if rows:
-            yield _convert(system, uid, rows, options, converted_at)
+            yield from _convert(system, uid, rows, options)
 
 
 def _in_order(instances: pa.Table) -> Iterator[Row]:
@@ -117,19 +118,20 @@ def _in_order(instances: pa.Table) -> Iterator[Row]:
     places = pa.array(range(table.num_rows), pa.int64())
     ranked = table.select([name for name, _ in keys]).append_column("place", places)
     order = ranked.sort_by(keys)["place"].combine_chunks()  # nulls last: they are oldest
-    table = table.drop_columns(list(_NEWEST_FIRST[:3]))
+    table = table.drop_columns(list(_NEWEST_FIRST[1:3]))
     for start in range(0, len(order), _ROWS_AT_A_TIME):
         yield from table.take(order.slice(start, _ROWS_AT_A_TIME)).to_pylist()
 
 
 def _convert(
-    system: str, uid: str, rows: list[Row], options: ConversionOptions, converted_at: datetime
-) -> Study | Failure:
-    resource = _resource(system, uid, rows, options, converted_at)
-    wrong = problem(resource)
-    if wrong:
-        return _failure(rows[0], f"the study makes no valid ImagingStudy: {wrong}")
-    return Study(
+    system: str, uid: str, rows: list[Row], options: ConversionOptions
+) -> Iterator[Study | Failure]:
+    resource = _resource(system, uid, rows, options)
+    if wrong := problem(resource):
+        message = f"the study makes no valid ImagingStudy: {wrong}"
+        yield from (_failure(row, message) for row in rows)
+        return
+    yield Study(
         source_system=system,
         id=resource["id"],
         line=orjson.dumps(resource),
@@ -145,7 +147,8 @@ def _failure(row: Row, message: str, *, tags: tuple[str, ...] = ()) -> Failure:
         Reason.INVALID_RESOURCE,
         message,
         row["sourceSystem"],
-        source_path=path or None,
+        source_path=row["sourcePath"],
+        failed_path=path or None,
         tags=tags,
     )
 
@@ -155,9 +158,12 @@ def resource_id(uid: str) -> str:
     return uid if _FHIR_ID.fullmatch(uid) else hashlib.sha256(uid.encode()).hexdigest()
 
 
-def _resource(
-    system: str, uid: str, rows: list[Row], options: ConversionOptions, converted_at: datetime
-) -> dict[str, Any]:
+def silver_study_id(source_system: str, uid: str) -> str:
+    """Returns the key in silver of a study, from its Study Instance UID."""
+    return silver_id(source_system, "ImagingStudy", resource_id(uid))
+
+
+def _resource(system: str, uid: str, rows: list[Row], options: ConversionOptions) -> dict[str, Any]:
     series = series_of(rows, site_timezone=options.site_timezone)
     endpoint = _endpoint(options.dicomweb_base_address)
     referrer = newest(rows, lambda row: person_name(row["referringPhysicianName"]))
@@ -165,7 +171,7 @@ def _resource(
         "resourceType": "ImagingStudy",
         "id": resource_id(uid),
         "meta": {
-            "lastUpdated": instant(converted_at),
+            "lastUpdated": instant(rows[0]["ingestedAt"]),
             "source": f"urn:dicom-assets:source:{quote(system, safe='')}",
         },
         **stated(contained=[endpoint] if endpoint else None),

@@ -41,6 +41,7 @@ COLUMNS = (
     "documentTitle",
     "metadata_string",
     "filePath",
+    "sourcePath",
     "contentHash",
     "ingestedAt",
     "sourceModifiedAt",
@@ -71,14 +72,15 @@ INSTANCES = pa.schema(
         field("title", pa.string(), "Document Title, else Concept Name, else Content Label"),
         field("folder", pa.string(), "Parent folder of filePath"),
         field("fileName", pa.string(), "Last part of filePath"),
+        field("sourcePath", pa.string(), "Where it was dropped"),
         field("contentHash", pa.string(), "SHA-256 of the DICOM file"),
-        field("ingestedAt", TIMESTAMP, "When the row was made"),
+        field("ingestedAt", TIMESTAMP, "When the file was taken in"),
         field("sourceModifiedAt", TIMESTAMP, "Modification time of the dropped file"),
     ]
 )
 """One row per metastore row: what the conversion needs of it."""
 
-_COPIED = {*_KEPT, "contentHash", "ingestedAt", "sourceModifiedAt"}
+_COPIED = {*_KEPT, "sourcePath", "contentHash", "ingestedAt", "sourceModifiedAt"}
 
 Elements = dict[str, Any]
 

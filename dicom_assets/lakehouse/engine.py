@@ -33,11 +33,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 COMMIT_VERSION = "_commit_version"
+_GONE = "_gone"
 _VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
 _COMMITS_AT_A_TIME = 4
-_INSERTED = pc.SetLookupOptions(pa.array(["insert"]))
-_CHANGED = pc.SetLookupOptions(pa.array(["insert", "update_postimage"]))
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Progress:
     """How far a step has read: an application transaction.
 
     Attributes:
-        app_id: Step and partition.
+        app_id: Step, source and partition (`LocalEngine.app_id`).
         version: Version of the source that has been read up to.
     """
 
@@ -109,6 +108,14 @@ class LocalEngine:
         delta = self.open(table)
         return 0 if delta is None else delta.count()
 
+    def app_id(self, step: str, source: Table, ingest_date: date) -> str:
+        """Returns the application id under which a step says how far it has read a source.
+
+        A source that is made anew counts its versions from the beginning: it has another id.
+        """
+        delta = self.open(source)
+        return f"{step}/{delta.metadata().id if delta else source.full_name}/{ingest_date}"
+
     def progress(self, table: Table, app_id: str) -> int | None:
         """Returns the version committed to `table` under an application id."""
         delta = self.open(table)
@@ -120,28 +127,32 @@ class LocalEngine:
         rows: pa.Table | pa.RecordBatchReader,
         *,
         progress: Progress,
-        ingest_date: date | None = None,
+        ingest_date: date,
     ) -> None:
-        """Appends rows and progress in one commit.
+        """Appends rows of one partition, and progress, in one commit.
+
+        With them it is remembered which versions hold the partition's rows, so that readers need
+        not walk the log: `before/<date>` and `last/<date>`.
 
         Args:
-            table: Where to.
+            table: Where to; partitioned.
             rows: Rows with the table's schema.
             progress: How far the source has been read.
-            ingest_date: The partition the rows belong to, for partitioned tables. With a
-                partition's first rows it is remembered before which version nothing of it lies,
-                so that its first reader need not walk the log from the beginning.
+            ingest_date: The partition the rows belong to.
 
         Raises:
-            deltalake.exceptions.CommitFailedError: Another writer committed the same progress.
+            deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
         delta = self._create(table)
         done = delta.transaction_version(progress.app_id)
         if done is not None and done >= progress.version:
             raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
-        transactions = [Transaction(progress.app_id, progress.version)]
-        if ingest_date and delta.transaction_version(_first_id(ingest_date)) is None:
-            transactions.append(Transaction(_first_id(ingest_date), delta.version()))
+        transactions = [
+            Transaction(progress.app_id, progress.version),
+            Transaction(_last_id(ingest_date), delta.version() + 1),
+        ]
+        if delta.transaction_version(_before_id(ingest_date)) is None:
+            transactions.append(Transaction(_before_id(ingest_date), delta.version()))
         known = {f.name for f in delta.schema().fields}
         write_deltalake(
             delta,
@@ -149,29 +160,54 @@ class LocalEngine:
             mode="append",
             schema_mode="merge" if set(table.schema.names) != known else None,
             writer_properties=self._properties,
-            commit_properties=CommitProperties(app_transactions=transactions),
+            # not tried again under another version: `last` would no longer be true
+            commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=0),
         )
 
-    def upsert(self, table: Table, rows: pa.Table, *, progress: Progress | None) -> None:
-        """Inserts new keys and replaces known ones, with progress, in one commit."""
-        transactions = [Transaction(progress.app_id, progress.version)] if progress else None
-        delta = self._create(table)
-        if rows.num_rows == 0:
-            if progress:
-                self.append(table, table.schema.empty_table(), progress=progress)
+    def upsert(
+        self,
+        table: Table,
+        rows: pa.Table,
+        *,
+        progress: Progress | None,
+        gone: Collection[int] = (),
+    ) -> None:
+        """Inserts new keys, replaces known ones and deletes others, with progress, in one commit.
+
+        Args:
+            table: Where to.
+            rows: Rows with the table's schema, none of them twice by key.
+            progress: How far the source has been read; None when that is not to be said yet.
+            gone: Keys of known rows to delete; the table's key is one column then.
+        """
+        source = rows.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
+        if gone:  # of these only the key is known
+            source = source.cast(pa.schema([f.with_nullable(True) for f in source.schema]))
+            deleted = pa.table({table.key[0]: pa.array(sorted(gone)), _GONE: [True] * len(gone)})
+            source = pa.concat_tables([source, deleted], promote_options="default")
+        transactions = [Transaction(progress.app_id, progress.version)] if progress else []
+        committed = CommitProperties(app_transactions=transactions)
+        if source.num_rows == 0:
+            if progress:  # a merge of nothing would not be committed
+                nothing = table.schema.empty_table()
+                write_deltalake(
+                    self._create(table), nothing, mode="append", commit_properties=committed
+                )
             return
         on = " AND ".join(f'target."{name}" = source."{name}"' for name in table.key)
         (
-            delta.merge(
-                rows,
+            self._create(table)
+            .merge(
+                source,
                 on,
                 source_alias="source",
                 target_alias="target",
                 writer_properties=self._properties,
-                commit_properties=CommitProperties(app_transactions=transactions),
+                commit_properties=committed,
             )
-            .when_matched_update_all()
-            .when_not_matched_insert_all()
+            .when_matched_delete(f"source.{_GONE}")
+            .when_matched_update_all(except_cols=[_GONE])
+            .when_not_matched_insert_all(f"NOT source.{_GONE}", except_cols=[_GONE])
             .execute()
         )
 
@@ -255,54 +291,62 @@ class LocalEngine:
         columns: Sequence[str],
         *,
         since: int | None,
-        until: int | None = None,
-        ingest_date: date | None = None,
+        until: int,
+        ingest_date: date,
     ) -> Iterator[pa.RecordBatch]:
-        """Reads rows inserted or updated after a version, with their commit version.
+        """Reads a partition's rows appended after a version, with their commit version.
+
+        Where the log has been cleaned and no longer reaches back to `since`, all rows of the
+        partition count as new.
 
         Args:
-            table: The source.
+            table: The source; partitioned.
             columns: The columns to read.
             since: Version already read; None for the beginning.
-            until: Last version to read; None for the newest.
-            ingest_date: Only this partition.
+            until: Last version to read.
+            ingest_date: The partition.
 
         Yields:
             Batches of the columns and `_commit_version` (uint64), in no particular order.
         """
         delta = self.open(table)
-        if delta is None:
+        last = delta.transaction_version(_last_id(ingest_date)) if delta else None
+        if delta is None or last is None:
             return
-        last = delta.version() if until is None else until
-        if since is None and ingest_date:
-            since = delta.transaction_version(_first_id(ingest_date))
+        last = min(last, until)
+        if since is None:
+            since = delta.transaction_version(_before_id(ingest_date))
         start = 0 if since is None else since + 1
         if start > last:
             return
         names = [name for name in table.schema.names if name in set(columns)]
+        wanted = pa.schema([*(table.schema.field(name) for name in names), _VERSION_FIELD])
+        log = self.layout.table(table.layer, table.name) / "_delta_log"
+        if not (log / f"{start:020}.json").exists():
+            rows = self.read(table, names, ingest_date=ingest_date)
+            versions = pa.array([last] * rows.num_rows, pa.uint64())
+            yield from rows.append_column(_VERSION_FIELD, versions).to_batches()
+            return
         absent = set(names) - {f.name for f in delta.schema().fields}
-        wanted = pa.schema([table.schema.field(name) for name in names])
-        tagged = wanted.append(_VERSION_FIELD)
         # quoted, since DataFusion folds bare names to lower case
         quoted = [
             _quoted(name) for name in [*names, "_change_type", COMMIT_VERSION] if name not in absent
         ]
-        # partitioned tables are append only: filling a column in old rows makes none of them new
-        wanted_kinds = _INSERTED if table.partitioned else _CHANGED
         # a few commits at a time: all files of a range are read at once, however many there are
         for first in range(start, last + 1, _COMMITS_AT_A_TIME):
             changes = delta.load_cdf(
                 starting_version=first,
                 ending_version=min(first + _COMMITS_AT_A_TIME - 1, last),
                 columns=quoted,
-                predicate=f"\"ingestDate\" = '{ingest_date}'" if ingest_date else None,
+                predicate=f"\"ingestDate\" = '{ingest_date}'",
             )
             for batch in pa.RecordBatchReader.from_stream(changes):
                 rows = pa.Table.from_batches([batch])
+                # filling a column in old rows makes none of them new
                 kind = rows["_change_type"].cast(pa.string())
-                is_new = pc.call_function("is_in", [kind], wanted_kinds)
+                inserted = pc.call_function("equal", [kind, pa.scalar("insert")])
                 # cast first: the reader's string views cannot be filtered
-                yield from _conform(rows, tagged).filter(is_new).to_batches()
+                yield from _conform(rows, wanted).filter(inserted).to_batches()
 
     def table_of_new(
         self,
@@ -310,8 +354,8 @@ class LocalEngine:
         columns: Sequence[str],
         *,
         since: int | None,
-        until: int | None = None,
-        ingest_date: date | None = None,
+        until: int,
+        ingest_date: date,
     ) -> pa.Table:
         """Reads the same as `read_new`, as one table."""
         names = [name for name in table.schema.names if name in set(columns)]
@@ -376,8 +420,12 @@ def _literals(values: Collection[str | int]) -> str:
     )
 
 
-def _first_id(day: date) -> str:
+def _before_id(day: date) -> str:
     return f"before/{day}"
+
+
+def _last_id(day: date) -> str:
+    return f"last/{day}"
 
 
 def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:

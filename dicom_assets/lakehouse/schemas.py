@@ -2,7 +2,7 @@
 
 Decided here: what bronze and gold tables look like, and the small schemas that steps speak in.
 Silver schemas follow the FHIR model and are derived in `dicom_assets.fhir.flatten`. Not decided
-here: where tables lie (`layout`) or how they are written (`tables`). A column's description travels
+here: where tables lie (`layout`) or how they are written (`engine`). A column's description travels
 as Arrow field metadata `comment`, which Delta keeps as the column comment.
 """
 
@@ -68,7 +68,7 @@ def dicomimagingmetastore(tags: Sequence[PromotedTag] = PROMOTED_TAGS) -> pa.Sch
             field("version", pa.string(), "External: etag or modification time and size"),
             field("transferSyntaxUid", pa.string(), "Transfer Syntax UID (0002,0010)"),
             field("decodeNotes", pa.list_(pa.string()), "`TAG reason` of elements kept raw"),
-            field("ingestedAt", TIMESTAMP, "When the row was made"),
+            field("ingestedAt", TIMESTAMP, "When the file was taken in"),
             field("sourceModifiedAt", TIMESTAMP, "Modification time of the dropped file"),
         ]
     )

@@ -8,8 +8,11 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
-DEFAULT_SOURCE_SYSTEM = "default"
+from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM
+
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +74,27 @@ class _Row:
         return self.values["source_system"] or DEFAULT_SOURCE_SYSTEM, self.values[column]
 
     def number(self, column: str) -> int:
-        try:
-            return int(self.values[column])
-        except ValueError as error:
-            message = f"{self.file}, line {self.line}: {column} is no whole number"
-            raise ValueError(message) from error
+        text = self.values[column]
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
+        if not 0 <= number <= _LARGEST:
+            message = f"{self.file}, line {self.line}: {column} is no whole number from 0 to 2^63-1"
+            raise ValueError(message)
+        return number
 
     def missing(self, column: str) -> str:
         return f"{self.file} has no column {column}"
 
 
+def _lines(stream: TextIO, file: str) -> Iterator[str]:
+    try:
+        yield from stream
+    except UnicodeDecodeError:  # its own words would show what is in the file
+        raise ValueError(f"{file} is not UTF-8; save it as UTF-8") from None
+
+
 def _rows(path: Path, setting: str, *columns: str) -> Iterator[_Row]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
+        reader = csv.DictReader(_lines(stream, f"{setting}: {path}"))
         names = {(name or "").strip().lower() for name in reader.fieldnames or ()}
         for column in ("source_system", *columns):
             if column not in names:

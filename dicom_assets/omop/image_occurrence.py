@@ -17,7 +17,6 @@ from dicom_assets.lakehouse.schemas import IMAGE_OCCURRENCE
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import (
-    STUDY_COLUMNS,
     Json,
     Study,
     day,
@@ -26,9 +25,6 @@ from dicom_assets.omop.studies import (
     studies,
 )
 from dicom_assets.omop.vocabulary import Vocabulary
-
-SILVER_COLUMNS = STUDY_COLUMNS
-"""Silver columns that `image_occurrences` and `procedure_occurrences` read."""
 
 FOLDER_URL = "urn:dicom-assets:folder"
 SOURCE_VALUE_URL = "urn:dicom-assets:source-value"
@@ -48,7 +44,7 @@ def image_occurrences(
     """Returns one `schemas.IMAGE_OCCURRENCE` row per series.
 
     Args:
-        silver: Silver ImagingStudy rows with at least SILVER_COLUMNS.
+        silver: Silver ImagingStudy rows with at least `studies.STUDY_COLUMNS`.
         vocabulary: Code → concept id.
         crosswalks: The site's person and visit ids.
         dicomweb_base_address: Base address of a DICOMweb service, without /studies.

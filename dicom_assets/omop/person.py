@@ -1,21 +1,22 @@
-"""Metastore rows → OMOP person, one per patient and source system.
+"""Silver studies and metastore rows → OMOP person, one per patient and source system.
 
 Decided here: who is one person. A site's crosswalk says so, else source system and Patient ID;
 without a Patient ID each study has a person of its own, so that two unknown patients are never one.
-What the newest row that states something says is taken. Not decided here: a patient's name, which
-gold does not hold.
+Silver says whose a study is, the metastore's newest row that states them sex and year of birth. Not
+decided here: a patient's name, which gold does not hold.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from operator import itemgetter
 
 import pyarrow as pa
 
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.crosswalk import Crosswalks
+from dicom_assets.omop.studies import Json, studies
 
 METASTORE_COLUMNS = (
     "sourceSystem",
@@ -28,6 +29,8 @@ METASTORE_COLUMNS = (
 )
 """Metastore columns that `persons` reads."""
 
+_STATED = ("gender_concept_id", "year_of_birth")
+_AUDIT = ("sourceTable", "sourceRecordId", "sourceModifiedAt")
 GENDER_CONCEPTS: Mapping[str, int] = {"M": 8507, "F": 8532}
 SOURCE_TABLE = "dicomimagingmetastore"
 _CONTROL = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
@@ -46,62 +49,78 @@ def person_id(
 
 def persons(
     rows: pa.Table,
+    silver: pa.Table,
     *,
+    known: Callable[[list[int]], pa.Table],
     crosswalks: Crosswalks,
     now: datetime,
-    existing: pa.Table | None = None,
 ) -> pa.Table:
-    """Returns one `schemas.PERSON` row per patient of the rows.
+    """Returns the `schemas.PERSON` rows that studies point to, one each.
 
     Args:
-        rows: Metastore rows with at least METASTORE_COLUMNS.
+        rows: New metastore rows with at least METASTORE_COLUMNS.
+        silver: The rows' studies in silver, with at least `studies.STUDY_COLUMNS`.
+        known: Person ids → the gold rows there are; what is newest, there or here, holds.
         crosswalks: The site's ids.
         now: The instant that goes into modifiedAt.
-        existing: Gold rows of these persons; they fill what the rows do not state.
     """
-    known = {row["person_id"]: row for row in existing.to_pylist()} if existing else {}
-    found: dict[int, dict[str, Any]] = {}
-    for row in _newest_first(rows):
-        system, patient_id = row["sourceSystem"], _stated(row["patientId"])
-        key = person_id(system, patient_id, row["studyInstanceUid"], crosswalks)
-        person = found.setdefault(
-            key,
-            {
-                "person_id": key,
-                "race_concept_id": 0,
-                "ethnicity_concept_id": 0,
-                "person_source_value": patient_id,
-                "sourceSystem": system,
-                "sourceTable": SOURCE_TABLE,
-                "sourceRecordId": row["sopInstanceUid_max"],
-                "sourceModifiedAt": row["ingestedAt_max"],
-                "modifiedAt": now,
-            },
+    found: dict[int, Json] = {}
+    of_study: dict[tuple[str, str], int] = {}
+    for study in studies(silver):
+        key = person_id(study.source_system, study.patient_id, study.uid, crosswalks)
+        of_study[study.source_system, study.uid] = key
+        found[key] = {
+            **dict.fromkeys(("gender_concept_id", "race_concept_id", "ethnicity_concept_id"), 0),
+            "person_id": key,
+            "person_source_value": study.patient_id,
+            **study.audit(now),
+        }
+    # a gold row without a gender does not say whether anybody stated one
+    statements: dict[int, list[Json]] = {
+        row["person_id"]: [row | {"gender_concept_id": row["gender_concept_id"] or None}]
+        for row in known(sorted(found)).to_pylist()
+    }
+    for row in _statements(rows):
+        system, uid = row["sourceSystem"], row["studyInstanceUid"]
+        patient_id = _stated(row["patientId"])
+        # where a file does not say whose it is, another of its study may
+        key = (
+            person_id(system, patient_id, uid, crosswalks)
+            if patient_id
+            else of_study.get((system, uid))
         )
-        if sex := (row["patientSex"] or "").strip().upper():
-            person.setdefault("gender_concept_id", GENDER_CONCEPTS.get(sex, 0))
-        born = _year(row["patientBirthDate"])
-        if born is not None:
-            person.setdefault("year_of_birth", born)
-    for key, person in found.items():
-        before = known.get(key, {})
-        person.setdefault("gender_concept_id", before.get("gender_concept_id", 0))
-        person.setdefault("year_of_birth", before.get("year_of_birth"))
+        if key in found:
+            statements.setdefault(key, []).append(
+                {
+                    "gender_concept_id": _gender(row["patientSex"]),
+                    "year_of_birth": _year(row["patientBirthDate"]),
+                    "sourceTable": SOURCE_TABLE,
+                    "sourceRecordId": row["sopInstanceUid_max"],
+                    "sourceModifiedAt": row["ingestedAt_max"],
+                }
+            )
+    for key, said in statements.items():
+        for statement in sorted(said, key=itemgetter("sourceModifiedAt", "sourceRecordId")):
+            found[key] |= {name: statement[name] for name in _AUDIT}
+            found[key] |= {name: statement[name] for name in _STATED if statement[name] is not None}
     return pa.Table.from_pylist(list(found.values()), schema=PERSON)
 
 
-def _newest_first(rows: pa.Table) -> list[dict[str, Any]]:
+def _statements(rows: pa.Table) -> list[Json]:
     """Returns the distinct statements about patients, with when they were last made."""
     said = ["sourceSystem", "patientId", "studyInstanceUid", "patientSex", "patientBirthDate"]
     last = [("ingestedAt", "max"), ("sopInstanceUid", "max")]
-    statements = rows.group_by(said).aggregate(last)
-    order = [f"{name}_{kind}" for name, kind in last] + said
-    return statements.sort_by([(name, "descending") for name in order]).to_pylist()
+    return rows.group_by(said).aggregate(last).to_pylist()
 
 
 def _stated(patient_id: str | None) -> str | None:
     """Returns a Patient ID as the conversion to FHIR writes it, so that both give one key."""
     return patient_id.translate(_CONTROL).strip() or None if patient_id else None
+
+
+def _gender(sex: str | None) -> int | None:
+    stated = (sex or "").strip().upper()
+    return GENDER_CONCEPTS.get(stated, 0) if stated else None
 
 
 def _year(birth_date: str | None) -> int | None:

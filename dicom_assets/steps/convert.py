@@ -1,9 +1,9 @@
 """Step 4, convert: new metastore rows become FHIR ImagingStudy, one NDJSON file for one run.
 
-Decided here: which rows go into a file and what it is called. The name says which metastore
-versions it was made of (`<unix ms>_ImagingStudy_v<from>-<to>.ndjson`), so that after a kill the
-next run can tell what is there. With several source systems each has a file in its own folder. Not
-decided here: the mapping (`dicom_assets.fhir.imaging_study`).
+Decided here: which rows go into a file and what it is called. The name says which metastore and
+which of its versions it was made of (`<unix ms>_ImagingStudy_<table>_v<from>-<to>.ndjson`), so that
+after a kill the next run can tell what is there. With several source systems each has a file in its
+own folder. Not decided here: the mapping (`dicom_assets.fhir.imaging_study`).
 """
 
 import re
@@ -19,12 +19,12 @@ from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import catalog
-from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
-_NAME = re.compile(r"\d+_ImagingStudy_v(\d+)-(\d+)\.ndjson")
+_NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
 
 
 def convert(run: Run) -> Report:
@@ -33,16 +33,17 @@ def convert(run: Run) -> Report:
     Returns:
         Rows = studies written; counts `files` and `failures`.
     """
-    app_id = f"{STEP}/{run.ingest_date}"
+    metastore = catalog.metastore(run.settings.promoted)
     with reporting(STEP, run.engine.layout.root) as report:
+        app_id = run.engine.app_id(STEP, metastore, run.ingest_date)
         report.count({"files": 0, "failures": 0})
         since = run.engine.progress(catalog.INGESTION_FAILURES, app_id)
-        begun = _begun(run, since)
+        begun = _begun(run, app_id, since)
         if begun:
             until = max(begun.values())
             _convert(run, report, Progress(app_id, until), since=since, begun=set(begun))
             since = until
-        until = run.engine.version(catalog.metastore(run.settings.promoted))
+        until = run.engine.version(metastore)
         _convert(run, report, Progress(app_id, until), since=since, begun=set())
     return report
 
@@ -60,7 +61,7 @@ def _convert(
     )
     instances = pa.Table.from_batches([project(b) for b in batches], schema=INSTANCES)
     if instances.num_rows:
-        versions = f"v{_from(since)}-{done.version}"
+        versions = f"{_table_of(done.app_id)}_v{_from(since)}-{done.version}"
         name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{versions}.ndjson"
         failures = _write(run, instances, report, name=name, begun=begun)
         report.count({"failures": len(failures)})
@@ -72,13 +73,18 @@ def _from(since: int | None) -> int:
     return 0 if since is None else since + 1
 
 
-def _begun(run: Run, since: int | None) -> dict[str, int]:
+def _table_of(app_id: str) -> str:
+    """Returns the first digits of the metastore's id: one made anew has other versions."""
+    return app_id.split("/")[1][:8]
+
+
+def _begun(run: Run, app_id: str, since: int | None) -> dict[str, int]:
     """Returns source system → last version, of files that a killed run has left complete."""
     found = {}
     for system, path in run.engine.layout.fhir_files(run.ingest_date, RESOURCE_TYPE):
         match = _NAME.fullmatch(path.name)
-        if match and int(match[1]) == _from(since):
-            found[system] = int(match[2])
+        if match and match[1] == _table_of(app_id) and int(match[2]) == _from(since):
+            found[system] = int(match[3])
     return found
 
 
@@ -97,7 +103,7 @@ def _write(
     targets: dict[str, Path] = {}
     with ExitStack() as stack:
         sinks: dict[str, BinaryIO] = {}
-        for study in convert_studies(instances, options=options, converted_at=now()):
+        for study in convert_studies(instances, options=options):
             if isinstance(study, Failure):
                 failures.append(study)
                 continue

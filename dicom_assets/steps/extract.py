@@ -10,7 +10,7 @@ it lies, so it makes the same row.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,13 +25,14 @@ from dicom_assets.dicom.archives import (
 )
 from dicom_assets.dicom.columns import metadata_column, metadata_string
 from dicom_assets.lakehouse import schemas
-from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress
+from dicom_assets.lakehouse.engine import COMMIT_VERSION, Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import Layout, dicom_name, zip_name
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
+from dicom_assets.lakehouse.spill import spilled
 from dicom_assets.steps import catalog, report
-from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "extract"
@@ -51,7 +52,6 @@ class Task:
         files: `process_files` rows.
         tags: Promoted tags.
         level: Deflate level of the files' own ZIPs; 0 leaves files as they are.
-        ingested_at: The instant that goes into the rows.
     """
 
     root: Path
@@ -59,7 +59,6 @@ class Task:
     files: pa.RecordBatch
     tags: tuple[PromotedTag, ...]
     level: int
-    ingested_at: datetime
 
 
 def extract(run: Run) -> Report:
@@ -68,46 +67,69 @@ def extract(run: Run) -> Report:
     Returns:
         Rows = metastore rows appended; count `failures`; size in bytes.
     """
-    engine, settings, ingest_date = run.engine, run.settings, run.ingest_date
-    metastore = catalog.metastore(settings.promoted)
-    app_id = f"{STEP}/{ingest_date}"
-    with reporting(STEP, run.engine.layout.root) as done:
+    engine, ingest_date = run.engine, run.ingest_date
+    metastore = catalog.metastore(run.settings.promoted)
+    with reporting(STEP, engine.layout.root) as done:
+        app_id = engine.app_id(STEP, catalog.PROCESS_FILES, ingest_date)
         done.count({"failures": 0})
-        files = _new_files(engine, engine.progress(metastore, app_id), ingest_date)
+        files = _new_files(run, engine.progress(metastore, app_id))
         progress = report.Progress(STEP, len(files), "files")
         for version, batch in _commits(files):
-            tasks = [
-                Task(
-                    engine.layout.root,
-                    ingest_date,
-                    chunk,
-                    settings.promoted,
-                    settings.compression_level if settings.compress else 0,
-                    now(),
-                )
-                for chunk in _chunks(batch)
-            ]
-            rows, failures = [], []
-            for part, bad in engine.map(read_files, tasks, count=len(tasks)):
-                rows.append(part)
-                failures += bad
-                progress.advance(part.num_rows + len(bad))
+            failures: list[Failure] = []
+            rows = spilled(
+                _read_all(run, batch, failures, done, progress),
+                schema=metastore.schema,
+                folder=engine.layout.root,
+            )
             # failures first: the metastore's commit is the one that says the batch is done
             run.record(failures, Progress(app_id, version))
-            table = pa.Table.from_batches(rows, schema=metastore.schema)
             engine.append(
-                metastore, table, progress=Progress(app_id, version), ingest_date=ingest_date
+                metastore, rows, progress=Progress(app_id, version), ingest_date=ingest_date
             )
-            done.rows += table.num_rows
-            done.size += sum(table["fileSize"].to_pylist())
             done.count({"failures": len(failures)})
     return done
 
 
-def _new_files(engine: LocalEngine, since: int | None, ingest_date: date) -> pa.Table:
-    table = catalog.PROCESS_FILES
-    found = engine.table_of_new(table, table.schema.names, since=since, ingest_date=ingest_date)
+def _read_all(
+    run: Run, files: pa.Table, failures: list[Failure], tally: Report, told: report.Progress
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of files as workers hand them over; adds to the failures."""
+    settings = run.settings
+    level = settings.compression_level if settings.compress else 0
+    tasks = [
+        Task(run.engine.layout.root, run.ingest_date, chunk, settings.promoted, level)
+        for chunk in _chunks(files)
+    ]
+    for rows, bad in run.engine.map(read_files, tasks, count=len(tasks)):
+        failures += bad
+        tally.rows += rows.num_rows
+        tally.size += sum(rows["fileSize"].to_pylist())
+        told.advance(rows.num_rows + len(bad))
+        yield rows
+
+
+def _new_files(run: Run, since: int | None) -> pa.Table:
+    """Returns `process_files` rows that have neither a metastore nor a failure row."""
+    table, day = catalog.PROCESS_FILES, run.ingest_date
+    until = run.engine.version(table)
+    found = run.engine.table_of_new(
+        table, table.schema.names, since=since, until=until, ingest_date=day
+    )
+    if found.num_rows:
+        read = run.engine.read(catalog.metastore(), ["filePath"], ingest_date=day)["filePath"]
+        failed = run.engine.read(
+            catalog.INGESTION_FAILURES, ["failedPath"], ingest_date=day, where={"step": [STEP]}
+        )["failedPath"]
+        known = {_as_zip(path) for path in (*read.to_pylist(), *failed.to_pylist()) if path}
+        is_new = [_as_zip(path) not in known for path in found["filePath"].to_pylist()]
+        found = found.filter(pa.array(is_new, pa.bool_()))
     return found.sort_by([(COMMIT_VERSION, "ascending"), ("filePath", "ascending")])
+
+
+def _as_zip(path: str) -> str:
+    """Returns the one name that a file has, plain or in its ZIP; no two files share it."""
+    name = path.rpartition("/")[2]
+    return name if name.endswith(".dcm.zip") else zip_name(name)
 
 
 def _commits(files: pa.Table) -> Iterator[tuple[int, pa.Table]]:
@@ -208,7 +230,8 @@ def _rows(
         "version": [None] * len(good),
         "transferSyntaxUid": [header.transfer_syntax_uid for header in headers],
         "decodeNotes": [list(header.decode_notes) or None for header in headers],
-        "ingestedAt": [task.ingested_at] * len(good),
+        # the instant it was taken in, so that a run that is killed and run again makes the same row
+        "ingestedAt": [row["organisedAt"] for row, _, _, _ in good],
     }
     arrays = [
         values if isinstance(values := columns[f.name], pa.Array) else pa.array(values, f.type)

@@ -35,13 +35,11 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         Rows = silver rows inserted or changed; count `failures`.
     """
     engine = run.engine
-    app_id = f"{STEP}/{bronze.name}/{run.ingest_date}"
     with reporting(STEP, run.engine.layout.root) as done:
         done.count({"failures": 0})
+        app_id = engine.app_id(STEP, bronze, run.ingest_date)
         until = engine.version(bronze)
         since = engine.progress(silver, app_id)
-        if since is not None and since >= until:
-            return done
         failures: list[Failure] = []
         waiting: pa.Table | None = None
         progress = report.Progress(STEP, _count(run, bronze), "lines")

@@ -7,7 +7,6 @@ what a good line is (`dicom_assets.fhir.ndjson`).
 
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow as pa
 from dicom_assets.fhir.ndjson import BadLine, Line, read_lines
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.spill import spilled
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
@@ -64,21 +64,22 @@ class _File:
 
     def ingest(self) -> None:
         """Appends the good lines in one commit, after the bad ones are kept and recorded."""
-        batches = self._batches()
-        first = next(batches, None)
-        if first is None:
+        layout = self._engine.layout
+        rows = spilled(self._batches(), schema=self._table.schema, folder=layout.root)
+        self._keep_bad_lines()
+        if not self.good:
             return
         app_id = f"{STEP}/{self._table.name}/{self._day}"
         done = self._engine.progress(self._table, app_id) or 0
         self._engine.append(
             self._table,
-            pa.RecordBatchReader.from_batches(self._table.schema, chain([first], batches)),
+            rows,
             progress=Progress(app_id, done + 1),
             ingest_date=self._day,
         )
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        """Yields rows; bad lines are dealt with before the last of them, so before the commit."""
+        """Yields rows; sets bad lines aside."""
         ingested_at = now()
         rows: list[dict] = []
         size = 0
@@ -92,7 +93,6 @@ class _File:
                 if size >= _BATCH_BYTES:
                     yield self._batch(rows)
                     rows, size = [], 0
-        self._keep_bad_lines()
         if rows:
             yield self._batch(rows)
 

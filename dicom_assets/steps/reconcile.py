@@ -5,8 +5,8 @@ Decided here: what is counted and how. Not decided here: what must be equal
 and only those of the date's partition or of its studies.
 """
 
-import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,17 +19,21 @@ import pandas as pd
 import pyarrow as pa
 
 from dicom_assets.fhir.flatten import silver_id
-from dicom_assets.fhir.imaging_study import resource_id
-from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.layout import Layout, zip_name
-from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, unmapped
+from dicom_assets.fhir.imaging_study import silver_study_id
+from dicom_assets.fhir.ndjson import Line, read_lines
+from dicom_assets.lakehouse.engine import Table
+from dicom_assets.lakehouse.layout import Layout, printable, zip_name
+from dicom_assets.lakehouse.manifest import declared
+from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
-from dicom_assets.omop.studies import procedure_occurrence_id, studies
+from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
 from dicom_assets.steps.run import Run
 
 _KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+_SERIES_KEYS = _KEYS[:3]
 _SERIES = ("sourceSystem", "image_study_uid", "image_series_uid")
+_CODE = re.compile(r"[A-Z0-9_]{1,16}")
 
 
 @dataclass
@@ -42,9 +46,9 @@ class Day:
 
     run: Run
 
-    @property
-    def _tables(self) -> LocalEngine:
-        return self.run.engine
+    def _read(self, table: Table, columns: list[str]) -> pd.DataFrame:
+        """Reads the date's partition."""
+        return self.run.engine.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
 
     @cached_property
     def files(self) -> Counter[str]:
@@ -59,16 +63,15 @@ class Day:
         return list(process_files(self.run.engine.layout, self.run.ingest_date))
 
     @cached_property
-    def organised(self) -> int:
-        """Rows of bronze/process_files."""
-        table = catalog.PROCESS_FILES
-        return self._tables.read(table, ["filePath"], ingest_date=self.run.ingest_date).num_rows
+    def organised(self) -> pd.DataFrame:
+        """Rows of bronze/process_files: filePath, sourceSystem, sourcePath."""
+        columns = ["filePath", "sourceSystem", "sourcePath"]
+        return self._read(catalog.PROCESS_FILES, columns)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """Failure rows: step, reasonCode, line."""
-        table, columns = catalog.INGESTION_FAILURES, ["step", "reasonCode", "line"]
-        return self._tables.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
+        """Failure rows: step, reasonCode, failedPath."""
+        return self._read(catalog.INGESTION_FAILURES, ["step", "reasonCode", "failedPath"])
 
     def unaccounted(self) -> dict[str, int]:
         """Counts rows without a file, and files without a row.
@@ -76,18 +79,15 @@ class Day:
         A file counts once, be it plain, in its ZIP, both (a killed run), or moved to Failed.
         """
         layout, day = self.run.engine.layout, self.run.ingest_date
-        rows = self._tables.read(
-            catalog.PROCESS_FILES, ["filePath", "sourceSystem"], ingest_date=day
-        ).to_pylist()
-        known = {zip_name(Path(row["filePath"]).name): row for row in rows}
+        known = {
+            zip_name(Path(path).name): (system, Path(path).name)
+            for path, system in self.organised[["filePath", "sourceSystem"]].itertuples(index=False)
+        }
         lying = {name if name.endswith(".dcm.zip") else zip_name(name) for name in self.names}
         gone = [
-            row
-            for name, row in known.items()
-            if name not in lying
-            and not (
-                layout.failed_folder(row["sourceSystem"], day) / Path(row["filePath"]).name
-            ).exists()
+            name
+            for zipped, (system, name) in known.items()
+            if zipped not in lying and not (layout.failed_folder(system, day) / name).exists()
         ]
         return {"rows_without_file": len(gone), "files_without_row": len(lying - set(known))}
 
@@ -97,46 +97,55 @@ class Day:
 
     @cached_property
     def instances(self) -> pd.DataFrame:
-        """Metastore rows: keys, modality, filePath, contentHash."""
-        table = catalog.metastore(self.run.settings.promoted)
-        columns = [*_KEYS, "modality", "filePath", "contentHash"]
-        return self._tables.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
+        """Metastore rows: keys, modality, paths, contentHash, and the silver id of the study."""
+        columns = [*_KEYS, "modality", "filePath", "sourcePath", "contentHash"]
+        rows = self._read(catalog.metastore(self.run.settings.promoted), columns)
+        pairs = zip(rows["sourceSystem"], rows["studyInstanceUid"], strict=True)
+        rows["study"] = [silver_study_id(system, uid) for system, uid in pairs]
+        return rows
 
     @cached_property
-    def study_ids(self) -> list[str]:
-        """Silver id of the study of each metastore row."""
-        pairs = self.instances[["sourceSystem", "studyInstanceUid"]].itertuples(index=False)
-        return [silver_id(system, "ImagingStudy", resource_id(uid)) for system, uid in pairs]
+    def converted(self) -> pd.DataFrame:
+        """Those of the instances that could be converted to FHIR."""
+        failed = self.failures.loc[self.failures["step"] == "convert", "failedPath"]
+        return self.instances.loc[~self.instances["filePath"].isin(failed)]
 
     @cached_property
-    def lines(self) -> list[str]:
-        """Silver ids of the date's NDJSON lines, one a line."""
-        found = []
-        for system, path in self.run.engine.layout.fhir_files(self.run.ingest_date, "ImagingStudy"):
+    def lines(self) -> list[str | None]:
+        """Silver id of each line of the date's NDJSON files; None for a bad one."""
+        layout, day = self.run.engine.layout, self.run.ingest_date
+        found: list[str | None] = []
+        for system, path in layout.fhir_files(day, "ImagingStudy"):
             with path.open("rb") as stream:
-                for line in stream:
-                    resource_id = _id(line)
-                    if resource_id:
-                        found.append(silver_id(system, "ImagingStudy", resource_id))
+                for line in read_lines(stream, resource_type="ImagingStudy"):
+                    known = line.id if isinstance(line, Line) else None
+                    found.append(silver_id(system, "ImagingStudy", known) if known else None)
         return found
 
     @cached_property
     def bronze(self) -> pd.DataFrame:
         """bronze/ImagingStudy rows: silver id, filePath, lineNumber."""
         columns = ["sourceSystem", "id", "filePath", "lineNumber"]
-        rows = self._tables.read(
-            catalog.BRONZE_IMAGING_STUDY, columns, ingest_date=self.run.ingest_date
-        ).to_pandas()
+        rows = self._read(catalog.BRONZE_IMAGING_STUDY, columns)
         pairs = zip(rows["sourceSystem"], rows["id"], strict=True)
         rows["id"] = [silver_id(system, "ImagingStudy", each) for system, each in pairs]
         return rows
 
     @cached_property
+    def study_ids(self) -> list[str]:
+        """Silver ids of the date's studies."""
+        return self.bronze["id"].unique().tolist()
+
+    @cached_property
     def silver(self) -> pa.Table:
         """silver/ImagingStudy rows of the date's studies, with what gold is made of."""
-        known = self.bronze["id"].unique().tolist()
         silver = catalog.silver_imaging_study()
-        return self._tables.read(silver, SILVER_COLUMNS, where={"id": known})
+        return self.run.engine.read(silver, STUDY_COLUMNS, where={"id": self.study_ids})
+
+    @cached_property
+    def studies(self) -> list[Study]:
+        """Those rows as studies."""
+        return list(studies(self.silver))
 
     @cached_property
     def silver_series(self) -> dict[tuple[str, str, str], set[str]]:
@@ -145,20 +154,17 @@ class Day:
             (study.source_system, study.uid, series["uid"]): {
                 instance["uid"] for instance in series.get("instance", [])
             }
-            for study in studies(self.silver)
+            for study in self.studies
             for series in orjson.loads(study.row["series_string"] or "[]")
         }
 
     @cached_property
     def gold(self) -> pd.DataFrame:
         """gold/Image_Occurrence rows of the date's studies."""
-        uids = sorted({study for _, study, _ in self.silver_series})
         table = catalog.IMAGE_OCCURRENCE
         columns = [name for name in table.schema.names if name != "local_path"]
-        found = self._tables.read(table, columns, where={"image_study_uid": uids}).to_pandas()
-        studies = {key[:2] for key in self.silver_series}
-        pairs = zip(found["sourceSystem"], found["image_study_uid"], strict=True)
-        return found[pd.Series([pair in studies for pair in pairs], found.index, dtype=bool)]
+        where = {"sourceRecordId": self.study_ids}
+        return self.run.engine.read(table, columns, where=where).to_pandas()
 
     @cached_property
     def gold_series(self) -> list[tuple[str, str, str]]:
@@ -167,63 +173,61 @@ class Day:
 
     @cached_property
     def person_ids(self) -> set[int]:
-        """Ids of the patients of the date's metastore rows."""
-        table = catalog.metastore(self.run.settings.promoted)
-        columns = ["sourceSystem", "patientId", "studyInstanceUid"]
-        rows = self._tables.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
-        crosswalks = self.run.crosswalks
-        return {
-            person_id(system, patient or None, study, crosswalks)
-            for system, study, patient in rows[["sourceSystem", "studyInstanceUid", "patientId"]]
-            .drop_duplicates()
-            .itertuples(index=False)
-        }
+        """Ids of the patients of the date's studies."""
+        walks = self.run.crosswalks
+        return {person_id(s.source_system, s.patient_id, s.uid, walks) for s in self.studies}
 
-    @property
+    @cached_property
     def procedure_ids(self) -> set[int]:
-        """Ids of the date's studies in silver."""
-        return {procedure_occurrence_id(system, uid) for system, uid, _ in self.silver_series}
+        """Ids of the date's studies in OMOP."""
+        return {procedure_occurrence_id(study.source_system, study.uid) for study in self.studies}
 
-    def people(self, ids: set[int]) -> pd.DataFrame:
-        """Returns the gold/person rows of some ids."""
-        columns = ["person_id", "gender_concept_id"]
-        return self._tables.read(catalog.PERSON, columns, where={"person_id": ids}).to_pandas()
+    @cached_property
+    def people(self) -> pd.DataFrame:
+        """gold/person rows of those patients."""
+        columns, where = ["person_id", "gender_concept_id"], {"person_id": self.person_ids}
+        return self.run.engine.read(catalog.PERSON, columns, where=where).to_pandas()
 
-    def procedures(self, ids: set[int]) -> pd.DataFrame:
-        """Returns the gold/procedure_occurrence rows of some ids."""
+    @cached_property
+    def procedures(self) -> pd.DataFrame:
+        """gold/procedure_occurrence rows of those studies."""
         key = "procedure_occurrence_id"
         columns = [key, "procedure_type_concept_id", "person_id"]
-        table = catalog.PROCEDURE_OCCURRENCE
-        return self._tables.read(table, columns, where={key: ids}).to_pandas()
+        where = {key: self.procedure_ids}
+        return self.run.engine.read(catalog.PROCEDURE_OCCURRENCE, columns, where=where).to_pandas()
 
     def dangling(self) -> dict[str, int]:
         """Counts keys that gold points to and that the tables written here do not hold."""
         found = {}
         if self.run.settings.omop_person:
-            ids = set(self.gold["person_id"].tolist())
-            found["people"] = len(ids - set(self.people(ids)["person_id"]))
+            known = set(self.people["person_id"])
+            found["people"] = len(set(self.gold["person_id"]) - known)
         if self.run.settings.omop_procedure_occurrence:
-            ids = set(self.gold["procedure_occurrence_id"].tolist())
-            found["procedures"] = len(ids - set(self.procedures(ids)["procedure_occurrence_id"]))
+            known = set(self.procedures["procedure_occurrence_id"])
+            found["procedures"] = len(set(self.gold["procedure_occurrence_id"]) - known)
         return found
 
     def unmapped(self) -> dict[str, int]:
         """Counts the gold rows by code without a concept, as `modality XX`, `anatomic_site XX`."""
         rows = pa.Table.from_pandas(self.gold, preserve_index=False)
-        return {
-            f"{kind} {code}": count
-            for kind, codes in unmapped(rows).items()
-            for code, count in codes.items()
-        }
+        found: Counter[str] = Counter()
+        for kind, codes in unmapped(rows).items():
+            for code, count in codes.items():
+                found[f"{kind} {shown_code(code)}"] += count
+        return dict(found)
 
     def by_modality(self) -> pd.DataFrame:
         """Counts the date's instances, series and studies by modality."""
-        groups = self.instances.groupby("modality", dropna=False)
-        return groups.agg(
-            studies=("studyInstanceUid", "nunique"),
-            series=("seriesInstanceUid", "nunique"),
-            instances=("sopInstanceUid", "nunique"),
-        ).reset_index()
+        rows = self.instances.assign(modality=self.instances["modality"].map(shown_code))
+        return (
+            rows.groupby("modality")
+            .agg(
+                studies=("studyInstanceUid", "nunique"),
+                series=("seriesInstanceUid", "nunique"),
+                instances=("sopInstanceUid", "nunique"),
+            )
+            .reset_index()
+        )
 
     def study_sizes(self) -> pd.DataFrame:
         """Counts the date's studies in silver by their number of series."""
@@ -232,20 +236,29 @@ class Day:
         return pd.DataFrame(sorted(sizes.items()), columns=pd.Index(["series", "studies"]))
 
     @cached_property
-    def manifest(self) -> dict[str, int]:
-        """Counts that the newest manifest of the date declares, by table; empty without one."""
-        folder = self.run.engine.layout.manifest_folder(self.run.ingest_date)
-        found = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split("_")[0]))
-        return dict(json.loads(found[-1].read_bytes())["expected"]) if found else {}
+    def manifests(self) -> dict[str, dict[str, int]]:
+        """What the date's manifests declare, by the drop folder or archive they are about.
 
-    def actual(self) -> dict[str, int]:
-        """Returns the counts a manifest can declare."""
+        Of several in one folder the newest holds.
+        """
+        root = self.run.engine.layout.manifest_folder(self.run.ingest_date)
+        paths = sorted(root.rglob("*.json"), key=lambda path: int(path.name.split("_")[0]))
         return {
-            "process_files": self.organised,
-            "dicomimagingmetastore": len(self.instances),
-            "ImagingStudy": self.silver.num_rows,
-            "Image_Occurrence": len(self.gold),
+            printable(path.relative_to(root).parent.as_posix()): declared(path.read_bytes())
+            for path in paths
         }
+
+    def counted(self, table: str, folder: str) -> int:
+        """Counts a table's rows (`manifest.COUNTED`) of what was dropped in and below a folder."""
+        if table == "process_files":
+            return len(_below(folder, self.organised))
+        instances = _below(folder, self.instances)
+        if table == "ImagingStudy":
+            return len(set(instances["study"]) & set(self.silver["id"].to_pylist()))
+        if table == "Image_Occurrence":
+            series = set(instances[list(_SERIES_KEYS)].itertuples(index=False, name=None))
+            return len(series & set(self.gold_series))
+        return len(instances)
 
     def resent(self) -> Counter[str]:
         """Counts the date's instances that came before: `resent` and, of those, `conflicting`.
@@ -266,26 +279,25 @@ class Day:
     def _earlier_rows(self) -> pd.DataFrame:
         """Returns other dates' rows of the date's studies that silver knows."""
         silver = catalog.silver_imaging_study()
-        known = self._tables.read(silver, ["id"], where={"id": set(self.study_ids)})
-        if not known.num_rows:
-            return self.instances.iloc[:0]
-        seen = set(known["id"].to_pylist())
-        uids = zip(self.study_ids, self.instances["studyInstanceUid"], strict=True)
-        rows = self._tables.read(
+        known = self.run.engine.read(silver, ["id"], where={"id": set(self.instances["study"])})
+        seen = self.instances["study"].isin(known["id"].to_pylist())
+        rows = self.run.engine.read(
             catalog.metastore(self.run.settings.promoted),
-            ["ingestDate", *self.instances.columns],
-            where={"studyInstanceUid": {uid for each, uid in uids if each in seen}},
+            ["ingestDate", "sourceSystem", "sopInstanceUid", "contentHash"],
+            where={"studyInstanceUid": set(self.instances.loc[seen, "studyInstanceUid"])},
         ).to_pandas()
         return rows[rows.pop("ingestDate") != self.run.ingest_date]
 
 
-def _id(line: bytes) -> str | None:
-    """Returns a line's resource id; None where it has none, which is a failure already."""
-    try:
-        resource = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    return resource.get("id") if isinstance(resource, dict) else None
+def _below(folder: str, rows: pd.DataFrame) -> pd.DataFrame:
+    return rows if folder == "." else rows.loc[rows["sourcePath"].str.startswith(f"{folder}/")]
+
+
+def shown_code(value: str | None) -> str:
+    """Returns a code as it may be shown: people type names into any field."""
+    if not value:
+        return "none"
+    return value if _CODE.fullmatch(value) else "other"
 
 
 def process_files(layout: Layout, day: date) -> Iterator[str]:

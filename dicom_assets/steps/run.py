@@ -7,17 +7,19 @@ is done, and before that commit. Not decided here: what failed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.omop.crosswalk import Crosswalks
+from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """One run of the chain, or of a part of it, for one ingest date.
 
@@ -39,11 +41,17 @@ class Run:
         engine = LocalEngine(Layout(settings.lakehouse), settings.workers)
         return cls(engine, settings, date.fromisoformat(partition_key), run_id)
 
-    @property
+    @cached_property
     def crosswalks(self) -> Crosswalks:
         """The site's person and visit ids."""
         settings = self.settings
         return Crosswalks.read(person=settings.person_crosswalk, visit=settings.visit_crosswalk)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Code → concept id."""
+        folder = self.settings.athena_vocabulary
+        return Vocabulary.from_athena(folder) if folder else Vocabulary.default()
 
     def record(
         self, failures: Sequence[Failure], progress: Progress, *, even_none: bool = False

@@ -1,5 +1,6 @@
 """The rules: they hold after every odd but right run, and not after a wrong one."""
 
+import json
 from datetime import timedelta
 
 from dicom_assets.defs.checks import RULES
@@ -86,9 +87,71 @@ def test_a_foreign_line_without_id_breaks_no_check(house, write_dicom):
     write_dicom(house.drop / "x.dcm")
     folder = house.run.engine.layout.fhir_folder("default", house.run.ingest_date, "ImagingStudy")
     folder.mkdir(parents=True)
-    (folder / "foreign.ndjson").write_text("{nonsense\n[]\n")
+    (folder / "foreign.ndjson").write_text("{nonsense\n[1]\n")
     house.chain()
-    assert len(Day(house.run).lines) == 1
+    lines = Day(house.run).lines
+    assert (len(lines), lines.count(None)) == (3, 2)
+    assert broken(house) == set()
+
+
+def test_a_line_that_reached_no_table_is_noticed(house, write_dicom):
+    write_dicom(house.drop / "x.dcm")
+    house.chain()
+    (file,) = house.files("bronze/Files/Process/Clinical")
+    file.write_bytes(2 * file.read_bytes())
+    assert broken(house) == {"every_line_has_a_row"}
+
+
+def test_an_instance_that_moved_to_another_series_leaves_no_series_behind(house, write_dicom):
+    write_dicom(house.drop / "x.dcm", SOPInstanceUID="1.2.9", SeriesInstanceUID="1.2.1")
+    house.chain()
+    later = house.run.ingest_date + timedelta(days=1)
+    write_dicom(house.drop / "x.dcm", SOPInstanceUID="1.2.9", SeriesInstanceUID="1.2.2")
+    house.chain(later)
+    (series,) = house.rows(catalog.IMAGE_OCCURRENCE)
+    assert series["image_series_uid"] == "1.2.2"
+    assert broken(house) == broken(house, house.on(later)) == set()
+
+
+def test_gold_of_a_date_that_was_stopped_is_left_to_its_own_run(house, write_dicom):
+    write_dicom(house.drop / "x.dcm", StudyInstanceUID="1.2.1")
+    house.chain(until="flatten")
+    later = house.run.ingest_date + timedelta(days=1)
+    write_dicom(house.drop / "y.dcm", StudyInstanceUID="1.2.2", PatientID="P2")
+    house.chain(later)
+    (series,) = house.rows(catalog.IMAGE_OCCURRENCE)
+    assert series["image_study_uid"] == "1.2.2"
+    assert broken(house, house.on(later)) == set()
+    house.chain()
+    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == len(house.rows(catalog.PERSON)) == 2
+
+
+def test_each_manifest_is_about_its_own_folder(house, write_dicom):
+    counts = {"process_files": 1, "dicomimagingmetastore": 1, "ImagingStudy": 1}
+    for folder in "ab":
+        write_dicom(house.drop / folder / "x.dcm")
+        text = json.dumps({"expected": counts | {"Image_Occurrence": 1}})
+        (house.drop / folder / MANIFEST_NAME).write_text(text)
+    write_dicom(house.drop / "of_nobody.dcm")
+    house.chain()
+    assert broken(house) == set()
+    assert set(Day(house.run).manifests) == {"a", "b"}
+    write_dicom(house.drop / "a/later.dcm")
+    house.chain()
+    assert broken(house) == {"counts_as_declared"}
+    (house.drop / "a").mkdir()
+    (house.drop / "a" / MANIFEST_NAME).write_text('{"expected": {"process_files": 2}}')
+    house.chain()
+    assert broken(house) == set()
+
+
+def test_text_that_people_typed_into_a_code_is_not_shown(house, write_dicom):
+    write_dicom(house.drop / "x.dcm", Modality="Doe, Jane", BodyPartExamined="JANE DOE")
+    write_dicom(house.drop / "y.dcm", Modality="QQ", SeriesInstanceUID="1.2.3.4.2")
+    house.chain()
+    day = Day(house.run)
+    assert set(day.by_modality()["modality"]) == {"other", "QQ"}
+    assert day.unmapped() == {"modality other": 1, "modality QQ": 1, "anatomic_site other": 1}
 
 
 def test_filling_a_promoted_column_makes_no_row_new(make_house, write_dicom):

@@ -107,11 +107,8 @@ def real_rows() -> list[Row]:
 def convert() -> Callable[..., list[Study | Failure]]:
     """Rows → studies and failures."""
 
-    def run(
-        rows: Iterable[Row], *, converted_at: datetime = NOW, **options: str | None
-    ) -> list[Study | Failure]:
-        chosen = ConversionOptions(**options)
-        return list(convert_studies(_instances(rows), options=chosen, converted_at=converted_at))
+    def run(rows: Iterable[Row], **options: str | None) -> list[Study | Failure]:
+        return list(convert_studies(_instances(rows), options=ConversionOptions(**options)))
 
     return run
 

@@ -130,8 +130,11 @@ def test_elements_of_another_release_do_not_fail_a_resource(settle):
 def test_studies_of_one_batch_are_merged_into_one_row(settle, row, resource, now):
     parts = [
         resource(
-            row(sopInstanceUid=f"1.{n}", seriesInstanceUid=f"2.{n % 2}"),
-            converted_at=now + timedelta(minutes=n),
+            row(
+                sopInstanceUid=f"1.{n}",
+                seriesInstanceUid=f"2.{n % 2}",
+                ingestedAt=now + timedelta(minutes=n),
+            )
         )
         for n in range(4)
     ]
@@ -145,7 +148,7 @@ def test_studies_of_one_batch_are_merged_into_one_row(settle, row, resource, now
 def test_late_arrivals_are_merged_whatever_the_order(settle, row, resource, now):
     def part(n, **columns):
         later = now + timedelta(minutes=n)
-        return resource(row(sopInstanceUid=f"1.{n}", **columns), converted_at=later)
+        return resource(row(sopInstanceUid=f"1.{n}", ingestedAt=later, **columns))
 
     early, late = part(0, studyDescription="early"), part(1, studyDescription="late")
     for order in ([early, late], [late, early]):

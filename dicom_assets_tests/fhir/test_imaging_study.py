@@ -51,11 +51,10 @@ def test_the_same_rows_in_any_order_give_the_same_bytes(real_rows, convert):
         assert [study.line for study in convert(shuffled)] == lines
 
 
-def test_only_the_instant_of_conversion_differs_between_runs(row, resource, now):
-    first, second = resource(row()), resource(row(), converted_at=now + timedelta(seconds=1))
-    assert first["meta"]["lastUpdated"] == "2024-05-17T12:00:00.000000Z"
-    assert second["meta"].pop("lastUpdated") > first["meta"].pop("lastUpdated")
-    assert first == second
+def test_a_study_was_last_updated_when_its_newest_file_was_taken_in(row, resource, now):
+    later = row(sopInstanceUid="1.9", ingestedAt=now + timedelta(seconds=1))
+    assert resource(row())["meta"]["lastUpdated"] == "2024-05-17T12:00:00.000000Z"
+    assert resource(row(), later)["meta"]["lastUpdated"] == "2024-05-17T12:00:01.000000Z"
 
 
 # -- known faults ---------------------------------------------------------------------------------
@@ -336,12 +335,13 @@ def test_the_laterality_of_images_counts_where_they_agree(row, resource):
 )
 @pytest.mark.parametrize("uid", ["1.2 3", "1.2_3", "1" * 65, ""])
 def test_a_uid_that_fhir_cannot_hold_fails_its_row_not_the_study(row, convert, column, tag, uid):
-    bad = row(filePath="External/bad.dcm", **{column: uid})
+    bad = row(filePath="Process/1_bad.dcm.zip", sourcePath="a.zip!/bad.dcm", **{column: uid})
     failure, study = convert([bad, row()])
     assert isinstance(failure, Failure)
     assert isinstance(study, Study)
     assert (failure.step, failure.reason) == ("convert", Reason.INVALID_RESOURCE)
-    assert (failure.tags, failure.source_path) == ((tag,), "External/bad.dcm")
+    assert (failure.tags, failure.source_path) == ((tag,), "a.zip!/bad.dcm")
+    assert failure.failed_path == "Process/1_bad.dcm.zip"
     assert study.instances == 1
     assert [type(each) for each in convert([bad])] == [Failure]
 

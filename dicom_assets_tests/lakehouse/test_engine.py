@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from datetime import date
 
@@ -32,8 +33,9 @@ def append(engine: LocalEngine, day: date, *names: str, version: int) -> None:
     engine.append(TABLE, rows(day, *names), progress=progress, ingest_date=day)
 
 
-def new(engine: LocalEngine, since: int | None, day: date | None = None) -> list[str]:
-    found = engine.table_of_new(TABLE, ["filePath"], since=since, ingest_date=day)
+def new(engine: LocalEngine, since: int | None, day: date = FIRST) -> list[str]:
+    until = engine.version(TABLE)
+    found = engine.table_of_new(TABLE, ["filePath"], since=since, until=until, ingest_date=day)
     return sorted(found["filePath"].to_pylist())
 
 
@@ -87,10 +89,41 @@ def test_the_first_reader_of_a_partition_does_not_need_the_log_before_it(engine)
     assert new(engine, None, SECOND) == ["b"]
 
 
+def test_where_the_log_has_been_cleaned_the_whole_partition_is_new(engine):
+    append(engine, FIRST, "a", version=1)
+    for number in range(3):
+        append(engine, SECOND, f"{number}", version=number + 1)
+    append(engine, FIRST, "b", version=2)
+    table = engine.layout.table("bronze", TABLE.name)
+    DeltaTable(str(table)).create_checkpoint()
+    for version in range(engine.version(TABLE)):
+        (table / "_delta_log" / f"{version:020}.json").unlink()
+    assert new(engine, 1, FIRST) == ["a", "b"]
+    assert new(engine, 4, FIRST) == ["b"]
+    assert new(engine, 5, FIRST) == []
+
+
+def test_a_partition_that_nobody_wrote_to_since_is_not_looked_for_in_the_log(engine, monkeypatch):
+    append(engine, FIRST, "a", version=1)
+    append(engine, SECOND, "b", version=1)
+    monkeypatch.setattr(DeltaTable, "load_cdf", None)
+    assert new(engine, 1, FIRST) == []
+    assert new(engine, None, date(2026, 1, 3)) == []
+
+
+def test_a_table_made_anew_is_another_source(engine):
+    append(engine, FIRST, "a", version=1)
+    first = engine.app_id("step", TABLE, FIRST)
+    assert engine.app_id("step", TABLE, FIRST) == first
+    shutil.rmtree(engine.layout.table("bronze", TABLE.name))
+    append(engine, FIRST, "a", version=1)
+    assert engine.app_id("step", TABLE, FIRST) != first
+
+
 def test_new_rows_carry_the_version_of_their_commit(engine):
     append(engine, FIRST, "a", version=1)
     append(engine, FIRST, "b", version=2)
-    found = engine.table_of_new(TABLE, ["filePath"], since=None)
+    found = engine.table_of_new(TABLE, ["filePath"], since=None, until=2, ingest_date=FIRST)
     pairs = zip(found["filePath"].to_pylist(), found[COMMIT_VERSION].to_pylist(), strict=True)
     assert sorted(pairs) == [("a", 1), ("b", 2)]
 
@@ -120,9 +153,27 @@ def test_an_upsert_replaces_known_keys_and_inserts_new_ones(engine):
         (1, 1960),
         (2, 1970),
     ]
-    changed = engine.table_of_new(catalog.PERSON, ["year_of_birth"], since=1)
-    assert sorted(changed["year_of_birth"].to_pylist()) == [1960, 1970]
     assert engine.progress(catalog.PERSON, "p") == 3
+
+
+def test_an_upsert_deletes_what_is_gone_in_the_same_commit(engine):
+    engine.upsert(
+        catalog.PERSON, pa.concat_tables([person(1, 1950), person(2, 1960)]), progress=None
+    )
+    before = engine.version(catalog.PERSON)
+    engine.upsert(catalog.PERSON, person(3, 1970), progress=Progress("p", 1), gone={1})
+    assert engine.version(catalog.PERSON) == before + 1
+    found = engine.read(catalog.PERSON, ["person_id"])["person_id"].to_pylist()
+    assert sorted(found) == [2, 3]
+
+
+def test_an_upsert_of_nothing_still_says_how_far_it_read(engine):
+    nothing = catalog.PERSON.schema.empty_table()
+    engine.upsert(catalog.PERSON, nothing, progress=Progress("p", 7))
+    assert engine.progress(catalog.PERSON, "p") == 7
+    before = engine.version(catalog.PERSON)
+    engine.upsert(catalog.PERSON, nothing, progress=None)
+    assert engine.version(catalog.PERSON) == before
 
 
 @pytest.mark.parametrize("value", ["it's", 'say "hi"', "a\\b", "x' OR '1'='1", "é\n;--"])

@@ -73,10 +73,10 @@ def silver() -> Callable[..., pa.Table]:
         instances = pa.Table.from_batches(batches, schema=INSTANCES)
         options = ConversionOptions(site_timezone="Europe/Zurich")
         tables = []
-        for study in convert_studies(instances, options=options, converted_at=NOW):
+        for study in convert_studies(instances, options=options):
             assert isinstance(study, Study)
             tables.append(_silver([orjson.loads(study.line)], study.source_system))
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables) if tables else _silver([], "default")
 
     return run
 

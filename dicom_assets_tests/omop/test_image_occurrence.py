@@ -12,7 +12,8 @@ from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.schemas import IMAGE_OCCURRENCE
 from dicom_assets.omop import image_occurrence
 from dicom_assets.omop.crosswalk import Crosswalks
-from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, image_occurrences, unmapped
+from dicom_assets.omop.image_occurrence import image_occurrences, unmapped
+from dicom_assets.omop.studies import STUDY_COLUMNS
 from dicom_assets.omop.vocabulary import Vocabulary
 
 
@@ -20,7 +21,7 @@ from dicom_assets.omop.vocabulary import Vocabulary
 def gold(now):
     def run(silver, *, crosswalks=None, base=None):
         return image_occurrences(
-            silver.select(list(SILVER_COLUMNS)),
+            silver.select(list(STUDY_COLUMNS)),
             vocabulary=Vocabulary.default(),
             crosswalks=crosswalks or Crosswalks(),
             dicomweb_base_address=base,

@@ -1,4 +1,4 @@
-"""Metastore rows → person, one per patient and source system."""
+"""Silver studies and metastore rows → person, one per patient and source system."""
 
 from datetime import timedelta
 
@@ -14,13 +14,18 @@ from dicom_assets.omop.vocabulary import Vocabulary
 
 
 @pytest.fixture
-def gold(now):
+def gold(now, silver):
     schema = dicomimagingmetastore()
     columns = pa.schema([schema.field(name) for name in METASTORE_COLUMNS])
 
-    def run(*rows, crosswalks=None, **options):
-        table = pa.Table.from_pylist(list(rows), schema=columns)
-        return persons(table, crosswalks=crosswalks or Crosswalks(), now=now, **options)
+    def run(*rows, crosswalks=None, existing=None, studies=None):
+        return persons(
+            pa.Table.from_pylist(list(rows), schema=columns),
+            silver(*(studies or rows)),
+            known=lambda _: PERSON.empty_table() if existing is None else existing,
+            crosswalks=crosswalks or Crosswalks(),
+            now=now,
+        )
 
     return run
 
@@ -37,7 +42,7 @@ def test_every_image_occurrence_finds_its_person(real_rows, silver, gold, now):
         dicomweb_base_address=None,
         now=now,
     )
-    assert set(images["person_id"].to_pylist()) <= set(ids)
+    assert set(images["person_id"].to_pylist()) == set(ids)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,27 @@ def test_what_gold_knows_is_not_lost_when_new_rows_do_not_say(row, gold):
     assert (found["gender_concept_id"], found["year_of_birth"]) == (8507, 1960)
 
 
+def test_an_older_row_that_is_read_later_does_not_win(row, gold, now):
+    known = gold(row(patientSex="F", patientBirthDate="1960", ingestedAt=now))
+    older = row(patientSex="M", patientBirthDate="1950", ingestedAt=now - timedelta(1))
+    (found,) = gold(older, existing=known).to_pylist()
+    assert (found["gender_concept_id"], found["year_of_birth"]) == (8532, 1960)
+    assert found["sourceModifiedAt"] == now
+
+
+def test_a_file_without_patient_id_makes_nobody_when_its_study_has_one(row, gold):
+    rows = [row(), row(patientId=None, patientSex="F", sopInstanceUid="1.9")]
+    (found,) = gold(*rows).to_pylist()
+    assert found["person_id"] == int_key("default", "P1")
+    assert found["gender_concept_id"] == 8532
+
+
+def test_a_patient_whom_only_silver_knows_has_a_row_all_the_same(row, gold):
+    late = row(patientId=None, sopInstanceUid="1.9")
+    (found,) = gold(late, studies=[row(), late]).to_pylist()
+    assert (found["person_id"], found["gender_concept_id"]) == (int_key("default", "P1"), 0)
+
+
 def test_two_unknown_patients_are_never_one_person(row, gold):
     rows = [
         row(patientId=nothing, studyInstanceUid=f"1.{n}", sopInstanceUid=f"1.{n}.1")
@@ -122,7 +148,8 @@ def test_an_odd_patient_id_gives_the_same_person_in_every_table(row, gold, silve
 
 def test_a_crosswalk_can_make_one_person_of_two_ids(row, gold):
     walks = Crosswalks(persons={("default", "P1"): 42, ("default", "P2"): 42})
-    found = gold(row(), row(patientId="P2"), row(patientId="P3"), crosswalks=walks)
+    rows = [row(patientId=f"P{n}", studyInstanceUid=f"1.{n}") for n in (1, 2, 3)]
+    found = gold(*rows, crosswalks=walks)
     assert sorted(found["person_id"].to_pylist()) == sorted([42, int_key("default", "P3")])
 
 

@@ -6,15 +6,16 @@ import pytest
 
 from dicom_assets.lakehouse.schemas import PROCEDURE_OCCURRENCE
 from dicom_assets.omop.crosswalk import Crosswalks
-from dicom_assets.omop.image_occurrence import SILVER_COLUMNS, image_occurrences
+from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
+from dicom_assets.omop.studies import STUDY_COLUMNS
 from dicom_assets.omop.vocabulary import Vocabulary
 
 
 @pytest.fixture
 def gold(now):
     def run(silver):
-        columns = silver.select(list(SILVER_COLUMNS))
+        columns = silver.select(list(STUDY_COLUMNS))
         return procedure_occurrences(columns, crosswalks=Crosswalks(), now=now)
 
     return run

@@ -1,6 +1,9 @@
 """The steps after each other, on real input."""
 
 import shutil
+import zipfile
+from collections import Counter
+from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import orjson
 import pytest
 from fhir.resources.R4B.imagingstudy import ImagingStudy
 
+from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.steps import catalog
 from dicom_assets.steps.convert import convert
 from dicom_assets.steps.ingest_fhir import ingest_fhir
@@ -83,6 +87,16 @@ def test_the_96_real_files_give_96_instances_9_studies_24_series(house, shared_d
     assert house.failures() == {}
 
 
+def members_of(path: Path) -> Counter[str]:
+    """Counts an archive's members by name, when Python's own zipfile can read them all."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive:  # zipfile raises many on odd ones
+        files = [each for each in archive.infolist() if not each.is_dir()]
+        is_plain = all(each.filename.isprintable() for each in files)
+        if len(files) < 1000 and is_plain and archive.testzip() is None:
+            return Counter(each.filename for each in files)
+    return Counter()
+
+
 def test_everything_published_at_once_is_a_row_or_a_failure_with_a_reason(house, shared_dicom):
     shutil.copytree(
         shared_dicom,
@@ -91,10 +105,22 @@ def test_everything_published_at_once_is_a_row_or_a_failure_with_a_reason(house,
         ignore=shutil.ignore_patterns("*.md", "*.txt"),
     )
     dropped = len(house.files("bronze/Files/Ingest"))
+    readable = {
+        path.relative_to(house.drop).as_posix(): names
+        for path in house.files("bronze/Files/Ingest")
+        if (names := members_of(path))
+    }
+    assert len(readable) > 20
     house.chain()
     rows, failures = house.metastore(), house.rows(catalog.INGESTION_FAILURES)
     loose = {row["sourcePath"].split("!/")[0] for row in [*rows, *failures]}
     assert len(loose) == dropped
+    counted = Counter(row["sourcePath"] for row in [*house.rows(catalog.PROCESS_FILES), *failures])
+    for archive, names in readable.items():
+        if house.failures().get(archive) == "archive_bomb":
+            continue
+        members = Counter({f"{archive}!/{name}": number for name, number in names.items()})
+        assert not members - counted, "each member is a file or a failure"
     taken = house.rows(catalog.PROCESS_FILES)
     extract_failures = [row for row in failures if row["step"] == "extract"]
     assert len(taken) == len(rows) + len(extract_failures)
@@ -161,6 +187,89 @@ def test_a_resent_instance_counts_once_in_silver_and_twice_in_bronze(house, writ
     assert Day(house.on(DAY)).resent() == {"resent": 1, "conflicting": 1}
 
 
+def test_an_older_day_that_is_finished_after_a_newer_one_does_not_win(house, write_dicom):
+    same = {"SOPInstanceUID": "1.2.9", "StudyDate": None}
+    write_dicom(house.drop / "1.dcm", StudyDescription="older", PatientSex="M", **same)
+    house.chain(until="organise")
+    write_dicom(house.drop / "1.dcm", StudyDescription="newer", PatientSex="F", **same)
+    house.chain(DAY + timedelta(days=1))
+    house.chain()
+    (study,) = house.rows(catalog.silver_imaging_study())
+    (patient,) = house.rows(catalog.PERSON)
+    assert (study["description"], study["numberOfInstances"]) == ("newer", 1)
+    assert patient["gender_concept_id"] == 8532
+
+
+@pytest.mark.parametrize("lost", ["bronze/Tables/dicomimagingmetastore", "silver", "gold"])
+def test_a_layer_that_was_removed_is_made_again_from_the_one_before(house, write_dicom, lost):
+    for number in range(2):
+        write_dicom(house.drop / "x.dcm", StudyInstanceUID=f"1.2.{number}")
+        house.chain(DAY + timedelta(days=number))
+    before = layers(house)
+    shutil.rmtree(house.settings.lakehouse / lost)
+    for number in range(2):
+        house.chain(DAY + timedelta(days=number))
+    assert layers(house) == before == (2, 2, 2)
+    assert house.failures() == {}
+
+
+def contents(house) -> dict[str, list]:
+    """What every table says, but for times, runs, and the addresses that times are part of."""
+    silver, metastore = catalog.silver_imaging_study(), catalog.metastore()
+    tables = {
+        catalog.PROCESS_FILES: ["ingestDate", "sourcePath", "fileSize"],
+        metastore: ["ingestDate", "sourcePath", "contentHash", "metadata_string"],
+        catalog.INGESTION_FAILURES: ["step", "reasonCode", "sourcePath"],
+        catalog.BRONZE_IMAGING_STUDY: ["ingestDate", "id", "lineNumber"],
+        silver: ["id", "description", "numberOfSeries", "numberOfInstances", "started"],
+        catalog.IMAGE_OCCURRENCE: ["image_occurrence_id", "person_id", "image_series_uid"],
+        catalog.PERSON: ["person_id", "gender_concept_id", "year_of_birth"],
+        catalog.PROCEDURE_OCCURRENCE: ["procedure_occurrence_id", "person_id"],
+    }
+    return {
+        table.full_name: sorted(
+            str(row) for row in house.run.engine.read(table, columns).to_pylist()
+        )
+        for table, columns in tables.items()
+    }
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("nth", range(9))
+def test_a_chain_killed_at_any_commit_and_run_again_is_as_if_it_had_not_been(
+    tmp_path, house, write_dicom, monkeypatch, nth, after
+):
+    undisturbed = house.__class__(tmp_path / "undisturbed")
+    write_dicom(house.drop / "1.dcm", PatientSex="F", PatientBirthDate="19600101")
+    write_dicom(house.drop / "2.dcm", SeriesInstanceUID="1.2.3.4.2")
+    write_dicom(house.drop / "3.dcm", SeriesInstanceUID=None)
+    write_dicom(house.drop / "4.dcm", SeriesInstanceUID="1_2")
+    (house.drop / "notes.txt").write_text("no")
+    shutil.copytree(house.drop, undisturbed.drop, dirs_exist_ok=True)
+    undisturbed.chain()
+    commits = iter(range(100))
+
+    def killed(commit):
+        def act(*args, **kwargs):
+            is_last = next(commits) == nth
+            if is_last and not after:
+                raise KeyboardInterrupt
+            commit(*args, **kwargs)
+            if is_last:
+                raise KeyboardInterrupt
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for name in ("append", "upsert"):
+            patch.setattr(LocalEngine, name, killed(getattr(LocalEngine, name)))
+        with pytest.raises(KeyboardInterrupt):
+            house.chain()
+    house.chain()
+    assert contents(house) == contents(undisturbed)
+    assert house.files("bronze/Files/Ingest") == []
+
+
 def test_a_killed_conversion_is_taken_up_without_a_second_file(house, write_dicom, monkeypatch):
     from dicom_assets.steps.extract import extract
     from dicom_assets.steps.organise import organise
@@ -203,6 +312,17 @@ def test_bad_lines_fail_alone_with_their_number_and_the_good_ones_are_kept(house
     ]
     kept = house.settings.lakehouse / failures[0]["failedPath"]
     assert kept.read_bytes() == b'{nonsense\n{"resourceType":"Patient"}\n'
+
+
+def test_bad_lines_at_the_end_of_a_large_file_fail_alone_too(house, monkeypatch):
+    monkeypatch.setattr("dicom_assets.steps.ingest_fhir._BATCH_BYTES", 100)
+    folder = house.settings.lakehouse / FHIR
+    folder.mkdir(parents=True)
+    good = '{"resourceType": "ImagingStudy", "id": "%d"}\n'
+    (folder / "x.ndjson").write_text("".join(good % n for n in range(9)) + "{nonsense\n")
+    ingest_fhir(house.run, catalog.BRONZE_IMAGING_STUDY)
+    assert len(house.rows(catalog.BRONZE_IMAGING_STUDY)) == 9
+    assert len(house.rows(catalog.INGESTION_FAILURES)) == 1
 
 
 def test_a_lakehouse_can_be_moved(with_sample, tmp_path):

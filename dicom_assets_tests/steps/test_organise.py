@@ -423,7 +423,7 @@ def as_nobody(root: Path) -> Iterator[None]:
     for path in (root, *root.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
     for path in list(root.parents)[:4]:
-        os.chmod(path, 0o755)
+        os.chmod(path, 0o755)  # noqa: S103
     os.seteuid(65534)
     try:
         yield
@@ -440,7 +440,7 @@ def test_what_may_not_be_taken_away_stays_and_nothing_is_written_of_it(house, co
     (locked / "damaged.zip").write_bytes(b"PK\x03\x04 damaged")
     (house.drop / "mine.dcm").write_bytes(content)
     with as_nobody(house.settings.lakehouse):
-        os.chmod(locked, 0o555)
+        os.chmod(locked, 0o555)  # noqa: S103
         counts = [organise(house.run).counts["not_taken"] for _ in range(2)]
     assert counts == [3, 3]
     rows = house.rows(catalog.PROCESS_FILES)
@@ -459,6 +459,7 @@ def test_two_names_of_one_archive_are_both_taken(house, content):
 
 
 def test_folders_may_nest_deeper_than_python_recurses(house, content):
+    here = Path.cwd()
     os.chdir(house.drop)
     try:
         for _ in range(1200):
@@ -466,7 +467,7 @@ def test_folders_may_nest_deeper_than_python_recurses(house, content):
             os.chdir("d")
         Path("x.dcm").write_bytes(content)
     finally:
-        os.chdir(house.settings.lakehouse)
+        os.chdir(here)
     organise(house.run)
     assert len(house.rows(catalog.PROCESS_FILES)) == 1
     assert list(house.drop.iterdir()) == []
@@ -479,7 +480,7 @@ def test_a_folder_that_somebody_has_just_made_is_left_to_be_filled(make_house, c
     (house.drop / "old").mkdir()
     os.utime(house.drop / "old", (0, 0))
     (house.drop / "new").mkdir()
-    os.utime(house.drop / "new", (time.time() + 60,) * 2)
+    os.utime(house.drop / "new", (time.time(), time.time() + 60))
     organise(house.run)
     assert [path.name for path in house.drop.iterdir()] == ["new"]
 

@@ -5,8 +5,6 @@
 compressed into a ZIP of its own. Unreadable files lie in Failed, with a reason.
 """
 
-from datetime import UTC, datetime
-
 import dagster as dg
 
 from dicom_assets.defs.asset import layer_asset
@@ -32,7 +30,7 @@ def dicomimagingmetastore(
 ) -> dg.MaterializeResult:
     """Reads and compresses the files organised since the last run."""
     run = lakehouse.run(context.partition_key, context.run.run_id)
-    begin = datetime.now(UTC)
+    since = run.engine.version(catalog.metastore())
     report = extract(run)
     day = Day(run)
     return result(
@@ -42,5 +40,5 @@ def dicomimagingmetastore(
         preview=day.by_modality(),
         partition_rows=len(day.instances),
         table=catalog.metastore(run.settings.promoted),
-        more={"contact_sheet": contact_sheet_markdown(run, since=begin)},
+        more={"contact_sheet": contact_sheet_markdown(run, since=since)},
     )

@@ -12,7 +12,9 @@ from dicom_assets.steps.reconcile import Day
 
 ASSET = "bronze/ImagingStudy"
 TABLE = catalog.BRONZE_IMAGING_STUDY
-LINEAGE = lineage("bronze/dicomimagingmetastore", {"resource": COLUMNS, "id": ["studyInstanceUid"]})
+LINEAGE = lineage(
+    {"bronze/dicomimagingmetastore": {"resource": COLUMNS, "id": ["studyInstanceUid"]}}
+)
 
 
 @layer_asset(
@@ -35,5 +37,5 @@ def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
         preview=lines.agg(lines=("id", "size"), studies=("id", "nunique")).reset_index(),
         partition_rows=len(day.bronze),
         table=TABLE,
-        more={"dagster/column_lineage": LINEAGE},
+        more=LINEAGE,
     )

@@ -34,7 +34,7 @@ def process_files(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
     failures = day.failures[day.failures["step"] == "organise"]
     preview = pd.concat(
         [
-            pd.DataFrame([{"outcome": "organised", "files": day.organised}]),
+            pd.DataFrame([{"outcome": "organised", "files": len(day.organised)}]),
             failures.groupby("reasonCode")
             .size()
             .reset_index()
@@ -46,7 +46,7 @@ def process_files(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
         day,
         report,
         preview=preview,
-        partition_rows=day.organised,
+        partition_rows=len(day.organised),
         table=catalog.PROCESS_FILES,
         more={"folder": dg.MetadataValue.path(str(run.engine.layout.process_root))},
     )

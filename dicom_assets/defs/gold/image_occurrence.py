@@ -11,26 +11,27 @@ from dicom_assets.steps.reconcile import Day
 
 ASSET = "gold/Image_Occurrence"
 LINEAGE = lineage(
-    "silver/ImagingStudy",
     {
-        "image_occurrence_id": ["sourceSystem", "identifier", "series"],
-        "person_id": ["sourceSystem", "subject"],
-        "procedure_occurrence_id": ["sourceSystem", "identifier"],
-        "visit_occurrence_id": ["sourceSystem", "identifier"],
-        "anatomic_site_concept_id": ["series"],
-        "wadors_uri": ["identifier"],
-        "local_path": ["series"],
-        "image_occurrence_date": ["series", "started"],
-        "image_study_uid": ["identifier"],
-        "image_series_uid": ["series"],
-        "modality_concept_id": ["series"],
-        "modality_source_value": ["series"],
-        "modality_source_concept_id": ["series"],
-        "anatomic_site_source_value": ["series"],
-        "sourceSystem": ["sourceSystem"],
-        "sourceRecordId": ["id"],
-        "sourceModifiedAt": ["modifiedAt"],
-    },
+        "silver/ImagingStudy": {
+            "image_occurrence_id": ["sourceSystem", "identifier", "series"],
+            "person_id": ["sourceSystem", "subject"],
+            "procedure_occurrence_id": ["sourceSystem", "identifier"],
+            "visit_occurrence_id": ["sourceSystem", "identifier"],
+            "anatomic_site_concept_id": ["series"],
+            "wadors_uri": ["identifier"],
+            "local_path": ["series"],
+            "image_occurrence_date": ["series", "started"],
+            "image_study_uid": ["identifier"],
+            "image_series_uid": ["series"],
+            "modality_concept_id": ["series"],
+            "modality_source_value": ["series"],
+            "modality_source_concept_id": ["series"],
+            "anatomic_site_source_value": ["series"],
+            "sourceSystem": ["sourceSystem"],
+            "sourceRecordId": ["id"],
+            "sourceModifiedAt": ["modifiedAt"],
+        }
+    }
 )
 _SETTINGS = load_settings()
 _POINTED_TO = {
@@ -62,5 +63,5 @@ def image_occurrence(
         preview=groups.agg(series=("image_series_uid", "size")).reset_index(),
         partition_rows=len(day.gold),
         table=catalog.IMAGE_OCCURRENCE,
-        more={"dagster/column_lineage": LINEAGE},
+        more=LINEAGE,
     )

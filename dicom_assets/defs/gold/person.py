@@ -14,40 +14,43 @@ from dicom_assets.steps.reconcile import Day
 
 ASSET = "gold/person"
 LINEAGE = lineage(
-    "bronze/dicomimagingmetastore",
     {
-        "person_id": ["sourceSystem", "patientId", "studyInstanceUid"],
-        "gender_concept_id": ["patientSex"],
-        "year_of_birth": ["patientBirthDate"],
-        "person_source_value": ["patientId"],
-        "sourceSystem": ["sourceSystem"],
-        "sourceModifiedAt": ["ingestedAt"],
-    },
+        "silver/ImagingStudy": {
+            "person_id": ["sourceSystem", "subject", "identifier"],
+            "person_source_value": ["subject"],
+            "sourceSystem": ["sourceSystem"],
+        },
+        "bronze/dicomimagingmetastore": {
+            "gender_concept_id": ["patientSex"],
+            "year_of_birth": ["patientBirthDate"],
+            "sourceRecordId": ["sopInstanceUid"],
+            "sourceModifiedAt": ["ingestedAt"],
+        },
+    }
 )
 
 
 @layer_asset(
     ASSET,
-    deps=["bronze/dicomimagingmetastore"],
+    deps=["bronze/dicomimagingmetastore", "silver/ImagingStudy"],
     doc=__doc__,
     kinds={"omop", "deltalake"},
     table=catalog.PERSON,
 )
 def person(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
-    """Upserts the patients of new metastore rows."""
+    """Upserts the patients that the studies of new metastore rows point to."""
     run = lakehouse.run(context.partition_key, context.run.run_id)
     report = to_omop.person(run)
     day = Day(run)
-    people = day.people(day.person_ids)
-    groups = people.groupby("gender_concept_id")
+    groups = day.people.groupby("gender_concept_id")
     return result(
         ASSET,
         day,
         report,
         preview=groups.agg(people=("person_id", "size")).reset_index(),
-        partition_rows=len(people),
+        partition_rows=len(day.people),
         table=catalog.PERSON,
-        more={"dagster/column_lineage": LINEAGE},
+        more=LINEAGE,
     )
 
 

@@ -14,18 +14,19 @@ from dicom_assets.steps.reconcile import Day
 
 ASSET = "gold/procedure_occurrence"
 LINEAGE = lineage(
-    "silver/ImagingStudy",
     {
-        "procedure_occurrence_id": ["sourceSystem", "identifier"],
-        "person_id": ["sourceSystem", "subject"],
-        "procedure_date": ["started"],
-        "procedure_datetime": ["started"],
-        "visit_occurrence_id": ["identifier"],
-        "procedure_source_value": ["procedureCode", "description"],
-        "sourceSystem": ["sourceSystem"],
-        "sourceRecordId": ["id"],
-        "sourceModifiedAt": ["modifiedAt"],
-    },
+        "silver/ImagingStudy": {
+            "procedure_occurrence_id": ["sourceSystem", "identifier"],
+            "person_id": ["sourceSystem", "subject"],
+            "procedure_date": ["started"],
+            "procedure_datetime": ["started"],
+            "visit_occurrence_id": ["identifier"],
+            "procedure_source_value": ["procedureCode", "description"],
+            "sourceSystem": ["sourceSystem"],
+            "sourceRecordId": ["id"],
+            "sourceModifiedAt": ["modifiedAt"],
+        }
+    }
 )
 
 
@@ -43,16 +44,15 @@ def procedure_occurrence(
     run = lakehouse.run(context.partition_key, context.run.run_id)
     report = to_omop.procedure_occurrence(run)
     day = Day(run)
-    procedures = day.procedures(day.procedure_ids)
-    groups = procedures.groupby("procedure_type_concept_id")
+    groups = day.procedures.groupby("procedure_type_concept_id")
     return result(
         ASSET,
         day,
         report,
         preview=groups.agg(studies=("person_id", "size")).reset_index(),
-        partition_rows=len(procedures),
+        partition_rows=len(day.procedures),
         table=catalog.PROCEDURE_OCCURRENCE,
-        more={"dagster/column_lineage": LINEAGE},
+        more=LINEAGE,
     )
 
 

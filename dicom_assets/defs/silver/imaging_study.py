@@ -24,7 +24,7 @@ _FROM = {
     "modifiedAt": [],
 }
 LINEAGE = lineage(
-    "bronze/ImagingStudy", {name: _FROM.get(name, ["resource"]) for name in TABLE.schema.names}
+    {"bronze/ImagingStudy": {name: _FROM.get(name, ["resource"]) for name in TABLE.schema.names}}
 )
 
 
@@ -43,5 +43,5 @@ def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
         preview=day.study_sizes(),
         partition_rows=day.silver.num_rows,
         table=TABLE,
-        more={"dagster/column_lineage": LINEAGE},
+        more=LINEAGE,
     )
