@@ -5,10 +5,13 @@ does not hold; 2: a wrong option or setting). Work is done elsewhere, and import
 needs it, so that `--help` stays quick.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from dicom_assets.lakehouse.reasons import Reason
 
 if TYPE_CHECKING:
     from dicom_assets.lakehouse.engine import LocalEngine
@@ -60,9 +63,11 @@ def demo(to: Path | None) -> None:
     """Makes a fresh demo lakehouse from the sample and shows what came out."""
     settings = _settings((to or _home() / "data/demo").absolute())
     from dicom_assets.console import print_demo, print_outcome, shown_progress
-    from dicom_assets.demo import counted, fresh
+    from dicom_assets.demo import DAGSTER_FOLDER, counted, fresh
     from dicom_assets.runner import run_chain
 
+    # a history of its own, so that the user's shows the user's runs alone
+    os.environ.setdefault("DAGSTER_HOME", str(settings.lakehouse / DAGSTER_FOLDER))
     try:
         day = fresh(settings)
     except FileExistsError as error:
@@ -70,7 +75,7 @@ def demo(to: Path | None) -> None:
     with shown_progress():
         outcome = run_chain(lakehouse=settings.lakehouse, partition_key=day)
     print_outcome(outcome)
-    holds = print_demo(settings.lakehouse, counted(settings, day))
+    holds = print_demo(settings.lakehouse, Path(os.environ["DAGSTER_HOME"]), counted(settings, day))
     raise SystemExit(0 if outcome.succeeded and holds else 1)
 
 
@@ -90,6 +95,8 @@ def run(day: Any, lakehouse: Path | None) -> None:
         first = ingest_date.get_first_partition_key()
         raise click.BadParameter(f"choose a day from {first} to {today}", param_hint="--date")
     click.echo(f"lakehouse {settings.lakehouse}, ingest date {key}")
+    if not settings.lakehouse.exists():
+        click.echo(f"it is new: drop files under {_engine(settings).layout.drop_folder}")
     with shown_progress():
         outcome = run_chain(lakehouse=settings.lakehouse, partition_key=key)
     print_outcome(outcome)
@@ -98,7 +105,13 @@ def run(day: Any, lakehouse: Path | None) -> None:
 
 @main.command()
 @_LAKEHOUSE
-@click.option("--days", default=14, show_default=True, help="How many ingest dates to show.")
+@click.option(
+    "--days",
+    type=click.IntRange(min=1),
+    default=14,
+    show_default=True,
+    help="How many ingest dates to show.",
+)
 def status(lakehouse: Path | None, days: int) -> None:
     """Shows files, rows and failures for each layer and date."""
     settings = _settings(lakehouse)
@@ -120,8 +133,15 @@ def status(lakehouse: Path | None, days: int) -> None:
 @main.command()
 @_LAKEHOUSE
 @click.option("--date", "day", type=_DAY, help="Only this ingest date.")
-@click.option("--reason", help="Only this reason code.")
-@click.option("--limit", default=50, show_default=True, help="How many to list.")
+@click.option(
+    "--reason",
+    type=click.Choice([str(reason) for reason in Reason]),
+    metavar="CODE",
+    help="Only this reason code.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many to list."
+)
 def failures(lakehouse: Path | None, day: Any, reason: str | None, limit: int) -> None:
     """Shows what failed, why, and where its bytes lie now."""
     settings = _settings(lakehouse)

@@ -100,9 +100,11 @@ def print_outcome(outcome: Outcome) -> None:
             f"see it in the UI (make dev), run {outcome.run_id}",
             style="red",
         )
+    for day in outcome.killed:
+        console.print(f"a run of {day} was killed; take it up: dicom-assets run --date {day}")
 
 
-def print_demo(lakehouse: Path, counts: Sequence[Count]) -> bool:
+def print_demo(lakehouse: Path, dagster_home: Path, counts: Sequence[Count]) -> bool:
     """Prints what the demo made, and what to do next; returns whether all counts are right."""
     rows = [
         [count.what, count.expected, count.actual, "ok" if count.expected == count.actual else "NO"]
@@ -110,12 +112,14 @@ def print_demo(lakehouse: Path, counts: Sequence[Count]) -> bool:
     ]
     print_table(["what came out", "expected", "actual", ""], rows)
     shown = os.path.relpath(lakehouse)
+    history = os.path.relpath(dagster_home)
     gold = f"{shown}/gold/Tables/Image_Occurrence"
     python = ".venv/bin/python -c"
     sql = "select modality_source_value, count(*) from t group by 1"
     lines = [
         "Next",
-        f"  see the assets, checks and contact sheet:  DICOM_ASSETS_LAKEHOUSE={shown} make dev",
+        "  see the assets, checks and contact sheet:",
+        f"    DICOM_ASSETS_LAKEHOUSE={shown} DAGSTER_HOME={history} make dev",
         "    then open http://127.0.0.1:3000",
         "  query a table:",
         f"    {python} 'import polars; print(polars.read_delta(\"{gold}\"))'",

@@ -1,6 +1,7 @@
 """The demo: a fresh lakehouse with the sample dropped into it, and what must come out.
 
 Decided here: what the demo drops and counts. It only ever deletes a folder that it made itself.
+Dagster's history of the demo lies beside its tables, and stays: the UI may be open on it.
 """
 
 import shutil
@@ -13,6 +14,7 @@ from dicom_assets.settings import Settings
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.run import Run
 
+DAGSTER_FOLDER = ".dagster"
 _MARK = ".dicom_assets_demo"
 
 
@@ -40,7 +42,9 @@ def fresh(settings: Settings) -> str:
     root = settings.lakehouse
     if root.exists() and any(root.iterdir()) and not (root / _MARK).exists():
         raise FileExistsError(f"{root} is no demo lakehouse; choose another folder with --to")
-    shutil.rmtree(root, ignore_errors=True)
+    for path in root.iterdir() if root.exists() else ():
+        if path.name not in (_MARK, DAGSTER_FOLDER):
+            shutil.rmtree(path)
     drop = Layout(root).drop_folder
     sample = root / "sample"
     write_sample(sample)

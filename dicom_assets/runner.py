@@ -5,7 +5,7 @@ decided here: what is printed (`dicom_assets.cli`).
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import dagster as dg
 from dicom_assets.definitions import defs
 from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.resources import Lakehouse
-from dicom_assets.defs.running import end_killed_runs, marked
+from dicom_assets.defs.running import end_killed_runs, partition_of
+from dicom_assets.lakehouse.lock import locked
 from dicom_assets.settings import home
 
 
@@ -26,7 +27,7 @@ class Step:
         asset: `layer/name`.
         rows: Rows or files written; None when it did not run.
         seconds: How long it took.
-        failed_checks: Names of checks that did not hold.
+        failed_checks: Checks that did not hold, each with its numbers.
         blocked: Whether one of those was blocking.
     """
 
@@ -46,12 +47,14 @@ class Outcome:
         run_id: The Dagster run.
         steps: One for each asset, in order.
         error: What broke, for a run that did not get through.
+        killed: Other ingest dates whose runs were found killed, and not yet run again.
     """
 
     succeeded: bool
     run_id: str
     steps: tuple[Step, ...]
     error: str | None
+    killed: Sequence[str]
 
 
 def dagster_home() -> Path:
@@ -64,6 +67,7 @@ def dagster_home() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     configuration, link = home() / "dagster.yaml", folder / "dagster.yaml"
     if configuration.exists() and not link.exists():
+        link.unlink(missing_ok=True)  # one that points to where the repository was before
         link.symlink_to(configuration)
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
@@ -76,22 +80,26 @@ def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
         lakehouse: Root folder.
         partition_key: The ingest date, `yyyy-mm-dd`.
     """
-    dagster_home()
     job = defs().resolve_job_def(JOB_NAME)
-    with dg.DagsterInstance.get() as instance, marked(instance) as tags:
-        end_killed_runs(instance)
+    with _instance() as instance:
+        killed = {partition_of(run) for run in end_killed_runs(instance)}
         result = job.execute_in_process(
             instance=instance,
             partition_key=partition_key,
-            tags=tags,
             resources={"lakehouse": Lakehouse(root=str(lakehouse))},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
-    return _outcome(result)
+    return _outcome(result, killed - {partition_key})
 
 
-def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
+def _instance() -> dg.DagsterInstance:
+    """Opens the Dagster instance; two processes must not make its databases at the same time."""
+    with locked(dagster_home()):
+        return dg.DagsterInstance.get()
+
+
+def _outcome(result: dg.ExecuteInProcessResult, killed: set[str]) -> Outcome:
     """Sums up a run from its events."""
     written: dict[str, int] = {}
     seconds: dict[str, float] = {}
@@ -105,7 +113,7 @@ def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
     for check in result.get_asset_check_evaluations():
         if not check.passed:
             name = check.asset_key.to_user_string()
-            failed.setdefault(name, []).append(check.check_name)
+            failed.setdefault(name, []).append(_told(check))
             if check.blocking:
                 blocked.add(name)
     # those that ran in the order they did, then those that did not
@@ -121,7 +129,14 @@ def _outcome(result: dg.ExecuteInProcessResult) -> Outcome:
         )
         for name in names
     )
-    return Outcome(result.success and not blocked, result.run_id, steps, _error(result, blocked))
+    succeeded = result.success and not blocked
+    return Outcome(succeeded, result.run_id, steps, _error(result, blocked), sorted(killed))
+
+
+def _told(check: dg.AssetCheckEvaluation) -> str:
+    """Returns `check (declared 97, actual 96), blocking` or `…, a warning`."""
+    numbers = ", ".join(f"{name} {value.value}" for name, value in check.metadata.items())
+    return f"{check.check_name} ({numbers}), {'blocking' if check.blocking else 'a warning'}"
 
 
 def _error(result: dg.ExecuteInProcessResult, blocked: set[str]) -> str | None:

@@ -29,6 +29,8 @@ _PREFIX = "DICOM_ASSETS_"
 # would be taken for a hidden folder, a path, a part of a key, no namespace, or a year
 _NO_NAMESPACE = re.compile(r"\..*|.*[/\\|].*|default|\d{4}", re.DOTALL)
 
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
+
 
 def home() -> Path:
     """Returns where defaults lie: the repository, or the working folder of an installed package."""
@@ -120,6 +122,27 @@ class Settings(BaseSettings):
         if ":/" in str(value):
             raise ValueError("must be a local folder; object stores are not supported yet")
         return value.expanduser().absolute()
+
+    @field_validator("lakehouse", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("must not be empty")
+        return value
+
+    @field_validator("patient_id_system", "accession_number_system")
+    @classmethod
+    def _uri(cls, value: str | None) -> str | None:
+        if value is not None and not _URI.fullmatch(value):
+            raise ValueError("must be a URI, such as urn:oid:1.2.3 or https://hospital.example/mrn")
+        return value
+
+    @field_validator("dicomweb_base_address")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^/\s]\S*", value):
+            raise ValueError("must be an address, such as https://pacs.example/dicom-web")
+        return value
 
     @field_validator("source_systems", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from functools import cached_property
 
 import dagster as dg
 
+from dicom_assets.defs.running import mark
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps.run import Run
 
@@ -22,9 +23,10 @@ class Lakehouse(dg.ConfigurableResource):
         """The site's settings, with this root."""
         return load_settings(lakehouse=self.root or None)
 
-    def run(self, partition_key: str, run_id: str = "") -> Run:
-        """Returns a run of steps on it, for one ingest date."""
-        return Run.of(self.settings, partition_key, run_id)
+    def run(self, context: dg.AssetExecutionContext) -> Run:
+        """Returns what a step is given, for the ingest date of an asset's run."""
+        mark(context.instance, context.run.run_id)
+        return Run.of(self.settings, context.partition_key, context.run.run_id)
 
 
 @dg.definitions

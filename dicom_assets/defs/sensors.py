@@ -18,7 +18,7 @@ from dicom_assets.defs.automation import drop_to_gold
 from dicom_assets.defs.bronze.drop_folder import KEY
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import Lakehouse
-from dicom_assets.defs.running import end_killed_runs
+from dicom_assets.defs.running import RESUMES, end_killed_runs, partition_of
 from dicom_assets.lakehouse.drop_folder import Dropped, dropped, is_settled
 from dicom_assets.lakehouse.layout import Layout
 
@@ -103,8 +103,17 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
 def drop_folder_sensor(
     context: dg.SensorEvaluationContext, lakehouse: Lakehouse
 ) -> dg.SensorResult:
-    """Watches the drop folder; a run that still waits takes what has arrived since."""
-    end_killed_runs(context.instance)
+    """Watches the drop folder; a run that still waits takes what has arrived since.
+
+    A run whose process was killed is taken up first, once.
+    """
+    resumed = [
+        _request(context, partition_of(run), tags={RESUMES: run.run_id})
+        for run in end_killed_runs(context.instance)
+        if partition_of(run) and RESUMES not in run.tags
+    ]
+    if resumed:
+        return dg.SensorResult(run_requests=resumed, cursor=context.cursor)
     settings = lakehouse.settings
     count, cursor = watch(
         Layout(settings.lakehouse).drop_folder,
@@ -124,11 +133,20 @@ def drop_folder_sensor(
         )
     # An observation and a run, not a materialization for automation to follow: that would start
     # the run up to five seconds later, and miss what arrives just while process_files is being
-    # materialized. Naming the assets tells automation that the run covers what follows, too.
+    # materialized.
+    request = _request(context, today)
+    return dg.SensorResult(asset_events=[event], run_requests=[request], cursor=cursor)
+
+
+def _request(
+    context: dg.SensorEvaluationContext, partition_key: str, *, tags: dict[str, str] | None = None
+) -> dg.RunRequest:
+    """Asks for the chain; named assets tell automation that the run covers what follows, too."""
     repository = context.repository_def
     chain = repository.asset_graph.materializable_asset_keys if repository else None
-    request = dg.RunRequest(partition_key=today, asset_selection=sorted(chain or ()) or None)
-    return dg.SensorResult(asset_events=[event], run_requests=[request], cursor=cursor)
+    return dg.RunRequest(
+        partition_key=partition_key, asset_selection=sorted(chain or ()) or None, tags=tags or {}
+    )
 
 
 def _is_run_waiting(context: dg.SensorEvaluationContext, partition_key: str) -> bool:

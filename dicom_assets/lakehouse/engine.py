@@ -6,7 +6,10 @@ data; a second writer with the same application id fails instead of writing twic
 what is read or written (`dicom_assets.steps`).
 """
 
+import ctypes
 import multiprocessing
+import signal
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +37,7 @@ R = TypeVar("R")
 
 COMMIT_VERSION = "_commit_version"
 _GONE = "_gone"
+_PR_SET_PDEATHSIG = 1
 _VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
 _COMMITS_AT_A_TIME = 4
@@ -377,7 +381,9 @@ class LocalEngine:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([work.__module__])
         waiting = iter(tasks)
-        with ProcessPoolExecutor(self.workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            self.workers, mp_context=context, initializer=_end_with_parent
+        ) as pool:
             ahead: list[Future[Any]] = []
             try:
                 ahead = [pool.submit(work, task) for task in islice(waiting, 2 * self.workers)]
@@ -406,6 +412,12 @@ class LocalEngine:
                 },
             )
         return DeltaTable(str(path))
+
+
+def _end_with_parent() -> None:
+    """Has the kernel end this worker when its parent is killed; it would wait for work for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _quoted(name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 DEFAULT_SOURCE_SYSTEM = "default"
 _MAX_NAME_BYTES = 255
 _RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
+_YEAR = re.compile(r"\d{4}")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%\u2028\u2029\ud800-\udfff]')
 
 
@@ -75,13 +76,19 @@ class Layout:
         Whatever stands before the year is the namespace, at any depth.
         """
         found = []
-        tail = f"{day:%Y/%m/%d}/{resource_type}"
-        for folder in self.fhir_root.glob(f"**/{tail}"):
-            before = folder.relative_to(self.fhir_root).parts[:-4]
-            source_system = "/".join(before) or DEFAULT_SOURCE_SYSTEM
+        waiting = [self.fhir_root]
+        while waiting:
+            folder = waiting.pop()
+            source_system = folder.relative_to(self.fhir_root).as_posix()
+            if folder == self.fhir_root:
+                source_system = DEFAULT_SOURCE_SYSTEM
+            dated = folder / f"{day:%Y/%m/%d}" / resource_type
             found += [
-                (source_system, path) for path in folder.glob("*.ndjson") if path.name[0] != "."
+                (source_system, path) for path in dated.glob("*.ndjson") if path.name[0] != "."
             ]
+            # below a year lie dates, not namespaces, and ever more of them
+            below = folder.iterdir() if folder.is_dir() else ()
+            waiting += [path for path in below if path.is_dir() and not _YEAR.fullmatch(path.name)]
         return sorted(found)
 
     def table(self, layer: str, name: str) -> Path:

@@ -42,6 +42,7 @@ def organise(run: Run) -> Report:
         there are any, `not_taken`: files that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
+    run.check_files_of_choices()
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
     with reporting(STEP, layout.root) as report, journal.open():
         layout.drop_folder.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,14 @@ class Run:
         folder = self.settings.athena_vocabulary
         return Vocabulary.from_athena(folder) if folder else Vocabulary.default()
 
+    def check_files_of_choices(self) -> None:
+        """Reads the files that settings name, so that a fault in them stops the first step.
+
+        Raises:
+            ValueError: A crosswalk or the vocabulary cannot be read; says which, and where.
+        """
+        _ = self.crosswalks, self.vocabulary
+
     def record(
         self, failures: Sequence[Failure], progress: Progress, *, even_none: bool = False
     ) -> None:

@@ -1,14 +1,16 @@
 """Status: what the lakehouse holds, by date and by table, and what failed.
 
-Decided here: which numbers a person sees. Rows by date come from file statistics, so that a look
-costs the same however large the tables are.
+Decided here: which numbers a person sees. Rows of a date come from file statistics, what silver and
+gold hold of it from the keys of its studies.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 
 import pandas as pd
 
+from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
@@ -29,25 +31,46 @@ class DayStatus:
 
 
 def by_date(engine: LocalEngine, settings: Settings, *, days: int) -> list[DayStatus]:
-    """Returns the last ingest dates that hold something, newest first."""
+    """Returns the last ingest dates that hold something, newest first.
+
+    A study, and each of its series, counts for every date on which a part of it came.
+    """
     tables = {
         "organised": catalog.PROCESS_FILES,
-        "metastore rows": catalog.metastore(settings.promoted),
-        "bronze ImagingStudy": catalog.BRONZE_IMAGING_STUDY,
+        "metastore": catalog.metastore(settings.promoted),
+        "ImagingStudy": catalog.BRONZE_IMAGING_STUDY,
         "failures": catalog.INGESTION_FAILURES,
     }
     rows = {name: engine.rows_by_date(table) for name, table in tables.items()}
     found = sorted({day for counts in rows.values() for day in counts}, reverse=True)[:days]
+    ids = {day: _studies(engine, date.fromisoformat(day)) for day in found}
+    every_id = set().union(*ids.values())
+    silver = _count_by(engine, catalog.silver_imaging_study(), "id", every_id)
+    gold = _count_by(engine, catalog.IMAGE_OCCURRENCE, "sourceRecordId", every_id)
     return [
         DayStatus(
             day,
             {
-                "files in Process": _files(engine, day),
-                **{name: counts.get(day, 0) for name, counts in rows.items()},
+                "in Process": _files(engine, day),
+                "organised": rows["organised"].get(day, 0),
+                "metastore": rows["metastore"].get(day, 0),
+                "bronze studies": rows["ImagingStudy"].get(day, 0),
+                "silver studies": sum(silver[study] for study in ids[day]),
+                "gold series": sum(gold[study] for study in ids[day]),
+                "failures": rows["failures"].get(day, 0),
             },
         )
         for day in found
     ]
+
+
+def _studies(engine: LocalEngine, day: date) -> set[str]:
+    lines = engine.read(catalog.BRONZE_IMAGING_STUDY, ["sourceSystem", "id"], ingest_date=day)
+    return set(silver_ids("ImagingStudy", lines))
+
+
+def _count_by(engine: LocalEngine, table: Table, column: str, values: set[str]) -> Counter[str]:
+    return Counter(engine.read(table, [column], where={column: values})[column].to_pylist())
 
 
 def totals(engine: LocalEngine, settings: Settings) -> dict[str, int]:

@@ -29,7 +29,7 @@ def dicomimagingmetastore(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Reads and compresses the files organised since the last run."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     since = run.engine.version(catalog.metastore())
     report = extract(run)
     day = Day(run)

@@ -26,7 +26,7 @@ LINEAGE = lineage(
 )
 def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Appends the lines of new NDJSON files."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     report = ingest_fhir(run, TABLE)
     day = Day(run)
     lines = day.bronze.groupby("sourceSystem")

@@ -21,7 +21,7 @@ def imaging_study_ndjson(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Converts the metastore rows added since the last run."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     report = convert(run)
     day = Day(run)
     return result(

@@ -28,7 +28,7 @@ ASSET = "bronze/process_files"
 )
 def process_files(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Organises the drop folder."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     report = organise(run)
     day = Day(run)
     failures = day.failures[day.failures["step"] == "organise"]

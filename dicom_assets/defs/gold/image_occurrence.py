@@ -51,7 +51,7 @@ def image_occurrence(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Upserts the series of studies that changed."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     report = to_omop.image_occurrence(run)
     day = Day(run)
     columns = ["modality_source_value", "modality_concept_id", "anatomic_site_concept_id"]

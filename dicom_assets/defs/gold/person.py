@@ -39,7 +39,7 @@ LINEAGE = lineage(
 )
 def person(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Upserts the patients that the studies of new metastore rows point to."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     report = to_omop.person(run)
     day = Day(run)
     groups = day.people.groupby("gender_concept_id")

@@ -41,7 +41,7 @@ def procedure_occurrence(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
     """Upserts the studies that changed."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     report = to_omop.procedure_occurrence(run)
     day = Day(run)
     groups = day.procedures.groupby("procedure_type_concept_id")

@@ -33,7 +33,7 @@ LINEAGE = lineage(
 )
 def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
     """Upserts the studies of new bronze lines."""
-    run = lakehouse.run(context.partition_key, context.run.run_id)
+    run = lakehouse.run(context)
     report = flatten(run, bronze=catalog.BRONZE_IMAGING_STUDY, silver=TABLE)
     day = Day(run)
     return result(
