@@ -6,10 +6,11 @@ data; a second writer with the same application id fails instead of writing twic
 what is read or written (`dicom_assets.steps`).
 """
 
-import ctypes
 import multiprocessing
-import signal
+import os
+import select
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -37,7 +38,9 @@ R = TypeVar("R")
 
 COMMIT_VERSION = "_commit_version"
 _GONE = "_gone"
-_PR_SET_PDEATHSIG = 1
+_SMALL_FILES = 8
+_COMPACTED_BYTES = 4 << 20  # the metastore's rows are large in memory, and all of a file are read
+_COMPACTED_UPSERTED_BYTES = 64 << 20
 _VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
 _COMMITS_AT_A_TIME = 4
@@ -167,6 +170,7 @@ class LocalEngine:
             # not tried again under another version: `last` would no longer be true
             commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=0),
         )
+        self._compact(table, ingest_date)
 
     def upsert(
         self,
@@ -214,6 +218,7 @@ class LocalEngine:
             .when_not_matched_insert_all(f"NOT source.{_GONE}", except_cols=[_GONE])
             .execute()
         )
+        self._compact(table)
 
     def update(
         self,
@@ -382,7 +387,7 @@ class LocalEngine:
         context.set_forkserver_preload([work.__module__])
         waiting = iter(tasks)
         with ProcessPoolExecutor(
-            self.workers, mp_context=context, initializer=_end_with_parent
+            self.workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
         ) as pool:
             ahead: list[Future[Any]] = []
             try:
@@ -393,6 +398,26 @@ class LocalEngine:
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _compact(self, table: Table, ingest_date: date | None = None) -> None:
+        """Joins small files once there are many: each costs every reader some milliseconds.
+
+        Rows become neither new nor changed by it (`read_new`).
+        """
+        size = _COMPACTED_BYTES if ingest_date else _COMPACTED_UPSERTED_BYTES
+        delta = DeltaTable(str(self.layout.table(table.layer, table.name)))
+        files = pa.table(delta.get_add_actions(flatten=True))
+        sizes = files["size_bytes"].to_pylist()
+        if ingest_date:
+            days = files["partition.ingestDate"].to_pylist()
+            sizes = [each for each, day in zip(sizes, days, strict=True) if day == ingest_date]
+        if sum(each < size // 2 for each in sizes) > _SMALL_FILES:
+            delta.optimize.compact(
+                partition_filters=[("ingestDate", "=", str(ingest_date))] if ingest_date else None,
+                target_size=size,
+                max_concurrent_tasks=1,
+                writer_properties=self._properties,
+            )
 
     def _create(self, table: Table) -> DeltaTable:
         path = self.layout.table(table.layer, table.name)
@@ -408,16 +433,24 @@ class LocalEngine:
                 configuration={
                     "delta.enableChangeDataFeed": "true",
                     "delta.logRetentionDuration": "interval 365 days",
+                    # opening a table reads the log behind its last checkpoint
+                    "delta.checkpointInterval": "10",
                     "delta.dataSkippingStatsColumns": ",".join(table.key),
                 },
             )
         return DeltaTable(str(path))
 
 
-def _end_with_parent() -> None:
-    """Has the kernel end this worker when its parent is killed; it would wait for work for ever."""
+def _end_with(main_process: int) -> None:
+    """Ends this worker when the main process is killed; it would wait for work for ever."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ended = os.pidfd_open(main_process)
+        threading.Thread(target=_exit_when, args=(ended,), daemon=True).start()
+
+
+def _exit_when(ended: int) -> None:
+    select.select([ended], [], [])
+    os._exit(1)
 
 
 def _quoted(name: str) -> str:

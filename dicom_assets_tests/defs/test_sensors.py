@@ -1,7 +1,9 @@
 """What the drop-folder sensor decides, and what it asks Dagster for."""
 
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +15,7 @@ from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.bronze.drop_folder import KEY
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.defs.running import RESUMES, end_killed_runs
 from dicom_assets.defs.sensors import AGAIN_SECONDS, arrival
 from dicom_assets.lakehouse.drop_folder import Dropped
 
@@ -167,6 +170,47 @@ def test_a_run_that_still_waits_takes_what_arrives_meanwhile(lakehouse, instance
     result = evaluate(lakehouse, instance)
     assert len(result.asset_events) == 1
     assert not result.run_requests
+
+
+@pytest.fixture
+def run_of_another_process(instance) -> Callable[..., str]:
+    """Makes a run that a process of its own has begun to work on, and kills that process."""
+
+    def begin(day: str, **tags: str) -> str:
+        run = instance.create_run_for_job(
+            defs().resolve_job_def(JOB_NAME),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": day, **tags},
+        )
+        code = (
+            "import sys, time, dagster as dg; from dicom_assets.defs.running import mark\n"
+            "with dg.DagsterInstance.from_config(sys.argv[1]) as instance:\n"
+            "    mark(instance, sys.argv[2]); print(flush=True); time.sleep(60)\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, instance.root_directory, run.run_id],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout
+        process.stdout.readline()
+        assert end_killed_runs(instance) == [], "it is not taken for dead while it lives"
+        process.kill()
+        process.wait()
+        return run.run_id
+
+    return begin
+
+
+def test_a_run_whose_process_was_killed_is_ended_and_taken_up_once(
+    lakehouse, instance, run_of_another_process
+):
+    killed = run_of_another_process("2026-03-14")
+    (request,) = evaluate(lakehouse, instance).run_requests or []
+    assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
+    assert (request.partition_key, request.tags[RESUMES]) == ("2026-03-14", killed)
+    assert not evaluate(lakehouse, instance).run_requests
+    run_of_another_process("2026-03-14", **request.tags)
+    assert not evaluate(lakehouse, instance).run_requests, "what kills every process is not retried"
 
 
 def test_the_sensor_and_automation_are_on_by_default():

@@ -1,6 +1,12 @@
+import os
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -128,14 +134,28 @@ def test_new_rows_carry_the_version_of_their_commit(engine):
     assert sorted(pairs) == [("a", 1), ("b", 2)]
 
 
-def test_compaction_makes_no_row_new(engine):
-    for number in range(3):
+def test_many_small_commits_become_few_files_and_their_rows_stay_new_once(engine):
+    read: list[str] = []
+    since = None
+    for number in range(40):
         append(engine, FIRST, f"{number}", version=number + 1)
-    before = engine.version(TABLE)
-    DeltaTable(str(engine.layout.table("bronze", TABLE.name))).optimize.compact()
-    assert engine.version(TABLE) > before
-    assert new(engine, before) == []
-    assert engine.row_count(TABLE) == 3
+        append(engine, SECOND, f"{number}", version=number + 1)
+        if number % 7 == 0:
+            read += new(engine, since, FIRST)
+            since = engine.version(TABLE)
+    read += new(engine, since, FIRST)
+    assert sorted(read) == sorted(f"{number}" for number in range(40))
+    files = DeltaTable(str(engine.layout.table("bronze", TABLE.name))).file_uris()
+    assert len(files) < 20
+    assert engine.rows_by_date(TABLE) == {"2026-01-01": 40, "2026-01-02": 40}
+
+
+def test_many_upserts_become_few_files(engine):
+    for number in range(20):
+        engine.upsert(catalog.PERSON, person(number, 1950), progress=Progress("p", number + 1))
+    assert len(DeltaTable(str(engine.layout.table("gold", "person"))).file_uris()) < 10
+    assert engine.row_count(catalog.PERSON) == 20
+    assert engine.progress(catalog.PERSON, "p") == 20
 
 
 def person(key: int, born: int) -> pa.Table:
@@ -206,6 +226,48 @@ def test_column_descriptions_and_compression_are_in_the_table(engine):
 
 def double(number: int) -> int:
     return 2 * number
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from dicom_assets.lakehouse.engine import LocalEngine\n"
+        "from dicom_assets.lakehouse.layout import Layout\n"
+        "from dicom_assets_tests.lakehouse.test_engine import write_down_and_sleep\n"
+        "if __name__ == '__main__':\n"
+        "    list(LocalEngine(Layout(Path('.')), 2).map(\n"
+        "        write_down_and_sleep, [sys.argv[1]] * 9, count=9))\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)], env=environment
+    )
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def write_down_and_sleep(folder: str) -> None:
+    Path(folder, f"{os.getpid()}.pid").touch()
+    time.sleep(60)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("count", [1, 40])
