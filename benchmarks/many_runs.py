@@ -11,15 +11,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_assets.defs.checks import RULES
+from dicom_assets.settings import load_settings
+from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps.convert import convert
+from dicom_assets.steps.extract import extract
+from dicom_assets.steps.flatten import flatten
+from dicom_assets.steps.ingest_fhir import ingest_fhir
+from dicom_assets.steps.organise import organise
+from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.run import Run
+
 DAY = "2026-03-14"
 _EVERY = 50
 
 
 def write_file(path: Path, number: int) -> None:
     """Writes one small instance of a study of its own."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -32,19 +43,16 @@ def write_file(path: Path, number: int) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
 
+def check(run: Run) -> None:
+    """Evaluates every rule."""
+    day = Day(run)
+    wrong = [rule.name for rule in RULES if not rule.evaluate(day)[0]]
+    if wrong:
+        raise SystemExit(f"these do not hold: {', '.join(wrong)}")
+
+
 def main() -> None:
     """Runs the benchmark."""
-    from dicom_assets.defs.checks import RULES
-    from dicom_assets.settings import load_settings
-    from dicom_assets.steps import catalog, to_omop
-    from dicom_assets.steps.convert import convert
-    from dicom_assets.steps.extract import extract
-    from dicom_assets.steps.flatten import flatten
-    from dicom_assets.steps.ingest_fhir import ingest_fhir
-    from dicom_assets.steps.organise import organise
-    from dicom_assets.steps.reconcile import Day
-    from dicom_assets.steps.run import Run
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("runs", type=int, help="how many runs, of one file each")
     runs = parser.parse_args().runs
@@ -58,7 +66,7 @@ def main() -> None:
         "procedure_occurrence": to_omop.procedure_occurrence,
         "person": to_omop.person,
         "image_occurrence": to_omop.image_occurrence,
-        "checks": lambda run: [rule.evaluate(Day(run)) for rule in RULES],
+        "checks": check,
     }
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(lakehouse=folder, settle_seconds=0)

@@ -19,7 +19,7 @@ _MOST_INFLATED = 8 << 30
 """A small file may inflate to terabytes; no dataset is that large."""
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _DIRECTORY_RECORDS = 0x00041220
 _SOP_CLASS = 0x00080016
 _THREE_UIDS = (0x0020000D, 0x0020000E, 0x00080018)
@@ -139,7 +139,7 @@ def _encoding(source: Source, syntax: str | None) -> tuple[bool, bool]:
     transfer syntax it also decides about the byte order: its group is small.
     """
     head = source.peek(6)
-    little = syntax != _BIG_ENDIAN
+    little = syntax != EXPLICIT_BIG_ENDIAN
     if syntax is None and len(head) == 6 and head[4:6] in vrs.EXPLICIT:
         little = struct.unpack_from("<H", head)[0] < 0x0400
     return not _states_vr(head), little

@@ -34,7 +34,6 @@ _SHARED, _PER_FRAME = "52009229", "52009230"
 _BACKGROUND, _CARD, _PLACEHOLDER = (17, 20, 24), (27, 31, 37), (36, 41, 49)
 _BRIGHT, _MUTED = (226, 230, 235), (150, 159, 171)
 _MARGIN, _GAP, _PADDING, _CAPTION = 16, 12, 6, 38
-_MOST_TILES = 120
 _MOST_COLUMNS = 8
 
 
@@ -243,21 +242,19 @@ def _grouped(header: dict[str, dict[str, Any]], index: int, macro: str, key: str
 
 
 def contact_sheet(tiles: Sequence[Tile]) -> bytes:
-    """Returns the tiles on a dark sheet, as PNG; past 120 series the rest are counted only."""
+    """Returns the tiles on a dark sheet, as PNG."""
     from PIL import Image, ImageDraw
 
-    shown = tiles[:_MOST_TILES]
-    size = max((max(t.pixels.shape[:2]) for t in shown if t.pixels is not None), default=96)
+    size = max((max(t.pixels.shape[:2]) for t in tiles if t.pixels is not None), default=96)
     size = max(size, 96)
-    columns = min(_MOST_COLUMNS, max(1, math.ceil(math.sqrt(len(shown) * 1.6))))
-    rows = max(1, math.ceil(len(shown) / columns))
+    columns = min(_MOST_COLUMNS, max(1, math.ceil(math.sqrt(len(tiles) * 1.6))))
+    rows = max(1, math.ceil(len(tiles) / columns))
     wide, high = size + 2 * _PADDING, size + 2 * _PADDING + _CAPTION
-    rest = len(tiles) - len(shown)
     width = 2 * _MARGIN + columns * wide + (columns - 1) * _GAP
-    height = 2 * _MARGIN + rows * high + (rows - 1) * _GAP + (24 if rest else 0)
+    height = 2 * _MARGIN + rows * high + (rows - 1) * _GAP
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    for number, tile in enumerate(shown):
+    for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         left, top = _MARGIN + column * (wide + _GAP), _MARGIN + row * (high + _GAP)
         draw.rounded_rectangle((left, top, left + wide - 1, top + high - 1), 6, _CARD)
@@ -273,9 +270,6 @@ def contact_sheet(tiles: Sequence[Tile]) -> bytes:
         draw.text((box[0] + 1, below), f"{tile.modality} {number + 1}", _BRIGHT, _font(13))
         count = f"{tile.instances} instance{'' if tile.instances == 1 else 's'}"
         draw.text((box[0] + 1, below + 17), count, _MUTED, _font(12))
-    if rest or not shown:
-        words = f"and {rest} more series" if rest else "no series"
-        draw.text((_MARGIN, height - _MARGIN - 14), words, _MUTED, _font(12))
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=True)
     return out.getvalue()

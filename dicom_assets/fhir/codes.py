@@ -14,14 +14,13 @@ from urllib.parse import quote
 
 import orjson
 
+from dicom_assets.lakehouse.keys import stated as text
+from dicom_assets.lakehouse.uris import SCT, SOURCE_VALUE_URL
 from dicom_assets.terminology import body_parts
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
-SCT = "http://snomed.info/sct"
 URI = "urn:ietf:rfc:3986"
 
-SOURCE_VALUE_URL = "urn:dicom-assets:source-value"
-"""Extension of a Coding: the DICOM text that the code stands for (valueString)."""
 DATA_ABSENT_URL = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
 UNKNOWN = {"url": DATA_ABSENT_URL, "valueCode": "unknown"}
 """The extension that says: the file does not say."""
@@ -53,14 +52,8 @@ _LATERALITIES = {
 """DICOM CID 244, Laterality (PS3.16)."""
 
 _SNOMED_RT = ("SRT", "SNM3", "99SDM")
-_CONTROL = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
 _OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+", re.ASCII)
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]+")
-
-
-def text(value: str | None) -> str | None:
-    """Returns what FHIR can hold of a text: trimmed, without control characters; None if empty."""
-    return value.translate(_CONTROL).strip() or None if value else None
 
 
 def scheme_uri(designator: str | None, code: str) -> str | None:

@@ -32,8 +32,8 @@ from dicom_assets.fhir.series import (
 )
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.uris import STUDY_UID_SYSTEM
 
-STUDY_UID_SYSTEM = "urn:dicom:uid"
 _ACCESSION_TYPE = {
     "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]
 }

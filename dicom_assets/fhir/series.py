@@ -11,12 +11,10 @@ from typing import Any, TypeVar
 
 from dicom_assets.fhir import codes
 from dicom_assets.fhir.dates import fhir_datetime
+from dicom_assets.lakehouse.uris import FOLDER_URL
 
 T = TypeVar("T")
 Row = dict[str, Any]
-
-FOLDER_URL = "urn:dicom-assets:folder"
-"""Extension of ImagingStudy.series: the folder that holds the series' files (valueString)."""
 
 _INTEGER = re.compile(r"\+?\d{1,30}", re.ASCII)
 _LARGEST = 2**31 - 1

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.schemas import IMAGE_OCCURRENCE
+from dicom_assets.lakehouse.uris import FOLDER_URL, SCT, SOURCE_VALUE_URL
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import (
@@ -26,9 +27,6 @@ from dicom_assets.omop.studies import (
 )
 from dicom_assets.omop.vocabulary import Vocabulary
 
-FOLDER_URL = "urn:dicom-assets:folder"
-SOURCE_VALUE_URL = "urn:dicom-assets:source-value"
-SNOMED_URI = "http://snomed.info/sct"
 MODALITY = "modality"
 ANATOMIC_SITE = "anatomic_site"
 
@@ -122,7 +120,7 @@ def _modality(coding: Json) -> str | None:
 
 def _site_concept(site: Json, vocabulary: Vocabulary) -> int:
     # only a SNOMED code is one; the same digits in another scheme mean something else
-    return vocabulary.snomed_concept(site.get("code")) if site.get("system") == SNOMED_URI else 0
+    return vocabulary.snomed_concept(site.get("code")) if site.get("system") == SCT else 0
 
 
 def _extension(element: Json, url: str) -> str | None:

@@ -13,7 +13,7 @@ from operator import itemgetter
 
 import pyarrow as pa
 
-from dicom_assets.lakehouse.keys import int_key
+from dicom_assets.lakehouse.keys import int_key, stated
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.studies import Json, studies
@@ -33,7 +33,6 @@ _STATED = ("gender_concept_id", "year_of_birth")
 _AUDIT = ("sourceTable", "sourceRecordId", "sourceModifiedAt")
 GENDER_CONCEPTS: Mapping[str, int] = {"M": 8507, "F": 8532}
 SOURCE_TABLE = "dicomimagingmetastore"
-_CONTROL = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
 _YEAR = re.compile(r"(1[89]\d\d|20\d\d)(?:[.-]?\d\d){0,2}", re.ASCII)
 
 
@@ -82,7 +81,7 @@ def persons(
     }
     for row in _statements(rows):
         system, uid = row["sourceSystem"], row["studyInstanceUid"]
-        patient_id = _stated(row["patientId"])
+        patient_id = stated(row["patientId"])
         # where a file does not say whose it is, another of its study may
         key = (
             person_id(system, patient_id, uid, crosswalks)
@@ -111,11 +110,6 @@ def _statements(rows: pa.Table) -> list[Json]:
     said = ["sourceSystem", "patientId", "studyInstanceUid", "patientSex", "patientBirthDate"]
     last = [("ingestedAt", "max"), ("sopInstanceUid", "max")]
     return rows.group_by(said).aggregate(last).to_pylist()
-
-
-def _stated(patient_id: str | None) -> str | None:
-    """Returns a Patient ID as the conversion to FHIR writes it, so that both give one key."""
-    return patient_id.translate(_CONTROL).strip() or None if patient_id else None
 
 
 def _gender(sex: str | None) -> int | None:

@@ -14,6 +14,7 @@ import orjson
 import pyarrow as pa
 
 from dicom_assets.lakehouse.keys import int_key
+from dicom_assets.lakehouse.uris import STUDY_UID_SYSTEM
 
 STUDY_COLUMNS = (
     "id",
@@ -32,7 +33,6 @@ STUDY_COLUMNS = (
 
 SOURCE_TABLE = "ImagingStudy"
 _STUDIES_AT_A_TIME = 512
-_STUDY_UID = "urn:dicom:uid"
 _OID = "urn:oid:"
 
 Json = dict[str, Any]
@@ -117,7 +117,7 @@ def _study(row: Json) -> Study:
 def _study_uid(identifiers: list[Json], otherwise: str) -> str:
     """Returns the UID by its system; else an OID among the identifiers; else the resource's id."""
     values = [(i.get("system"), i.get("value") or "") for i in identifiers]
-    named = (value for system, value in values if system == _STUDY_UID and value)
+    named = (value for system, value in values if system == STUDY_UID_SYSTEM and value)
     oids = (value for _, value in values if value.startswith(_OID))
     uid = next(named, None) or next(oids, None) or otherwise
     return uid.removeprefix(_OID)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dicom_assets.fhir.codes import DCM, modality
 from dicom_assets.fhir.merge import merge_studies
 from dicom_assets.fhir.model import problem
-from dicom_assets.fhir.series import FOLDER_URL
+from dicom_assets.lakehouse.uris import FOLDER_URL
 
 at_ease = settings(deadline=None)
 

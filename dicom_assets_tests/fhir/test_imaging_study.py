@@ -9,9 +9,9 @@ from fhir.resources.R4B.imagingstudy import ImagingStudy
 
 from dicom_assets.fhir.codes import DATA_ABSENT_URL, DCM, SCT
 from dicom_assets.fhir.imaging_study import Study
-from dicom_assets.fhir.series import FOLDER_URL
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.uris import FOLDER_URL
 
 
 def _sequence(code, scheme, meaning):
