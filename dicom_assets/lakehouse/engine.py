@@ -43,7 +43,6 @@ _COMPACTED_BYTES = 4 << 20  # the metastore's rows are large in memory, and all 
 _COMPACTED_UPSERTED_BYTES = 64 << 20
 _VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
-_COMMITS_AT_A_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class LocalEngine:
         table: Table,
         rows: pa.Table | pa.RecordBatchReader,
         *,
-        progress: Progress,
+        progress: Progress | None,
         ingest_date: date,
     ) -> None:
         """Appends rows of one partition, and progress, in one commit.
@@ -144,20 +143,19 @@ class LocalEngine:
         Args:
             table: Where to; partitioned.
             rows: Rows with the table's schema.
-            progress: How far the source has been read.
+            progress: How far the source has been read; None when that is not to be said yet.
             ingest_date: The partition the rows belong to.
 
         Raises:
             deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
         delta = self._create(table)
-        done = delta.transaction_version(progress.app_id)
-        if done is not None and done >= progress.version:
-            raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
-        transactions = [
-            Transaction(progress.app_id, progress.version),
-            Transaction(_last_id(ingest_date), delta.version() + 1),
-        ]
+        transactions = [Transaction(_last_id(ingest_date), delta.version() + 1)]
+        if progress:
+            done = delta.transaction_version(progress.app_id)
+            if done is not None and done >= progress.version:
+                raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
+            transactions.append(Transaction(progress.app_id, progress.version))
         if delta.transaction_version(_before_id(ingest_date)) is None:
             transactions.append(Transaction(_before_id(ingest_date), delta.version()))
         known = {f.name for f in delta.schema().fields}
@@ -341,11 +339,11 @@ class LocalEngine:
         quoted = [
             _quoted(name) for name in [*names, "_change_type", COMMIT_VERSION] if name not in absent
         ]
-        # a few commits at a time: all files of a range are read at once, however many there are
-        for first in range(start, last + 1, _COMMITS_AT_A_TIME):
+        # one commit at a time: all files of a range are held at once, however many there are
+        for version in range(start, last + 1):
             changes = delta.load_cdf(
-                starting_version=first,
-                ending_version=min(first + _COMMITS_AT_A_TIME - 1, last),
+                starting_version=version,
+                ending_version=version,
                 columns=quoted,
                 predicate=f"\"ingestDate\" = '{ingest_date}'",
             )

@@ -8,7 +8,7 @@ A run that is killed and started again finds a file plain, zipped or in Failed, 
 it lies, so it makes the same row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,7 +30,6 @@ from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import Layout, dicom_name, zip_name
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
-from dicom_assets.lakehouse.spill import spilled
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
@@ -38,7 +37,8 @@ from dicom_assets.steps.run import Run
 STEP = "extract"
 _FILES_PER_COMMIT = 1000
 _FILES_PER_TASK = 16
-_BYTES_PER_TASK = 64 << 20
+_BYTES_PER_TASK = 8 << 20
+_BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
 _MISSING = "the file lies neither in Process nor in Failed any more"
 
 
@@ -76,18 +76,28 @@ def extract(run: Run) -> Report:
         progress = report.Progress(STEP, len(files), "files")
         for version, batch in _commits(files):
             failures: list[Failure] = []
-            rows = spilled(
-                _read_all(run, batch, failures, done, progress),
-                schema=metastore.schema,
-                folder=engine.layout.root,
-            )
-            # failures first: the metastore's commit is the one that says the batch is done
-            run.record(failures, Progress(app_id, version))
-            engine.append(
-                metastore, rows, progress=Progress(app_id, version), ingest_date=ingest_date
-            )
+            for rows, is_last in _by_bytes(_read_all(run, batch, failures, done, progress)):
+                if is_last:  # failures first: this commit is the one that says the batch is done
+                    run.record(failures, Progress(app_id, version))
+                engine.append(
+                    metastore,
+                    pa.Table.from_batches(rows, schema=metastore.schema),
+                    progress=Progress(app_id, version) if is_last else None,
+                    ingest_date=ingest_date,
+                )
             done.count({"failures": len(failures)})
     return done
+
+
+def _by_bytes(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.RecordBatch], bool]]:
+    """Gathers batches to commits that fit into memory, and says which is the last one."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        if sum(each.nbytes for each in waiting) >= _BYTES_PER_COMMIT:
+            yield waiting, False
+            waiting = []
+        waiting.append(batch)
+    yield waiting, True
 
 
 def _read_all(

@@ -11,6 +11,7 @@ from dicom_assets.steps import catalog
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.promote import fill
+from dicom_assets.steps.run import Run
 
 PROCESS = "bronze/Files/Process/Imaging/DICOM"
 FAILED = "bronze/Files/Failed/Imaging/DICOM"
@@ -111,6 +112,24 @@ def test_many_files_are_read_in_several_processes_and_commits(house, write_dicom
         write_dicom(house.drop / f"{number}.dcm", InstanceNumber=number)
     assert ingest(house).rows == 120
     assert {row["instanceNumber"] for row in house.metastore()} == {str(n) for n in range(120)}
+
+
+def test_large_headers_are_committed_a_few_at_a_time_and_once(house, write_dicom, monkeypatch):
+    monkeypatch.setattr("dicom_assets.steps.extract._BYTES_PER_COMMIT", 1)
+    for number in range(40):
+        uid = None if number == 20 else f"1.2.3.{number}"
+        write_dicom(house.drop / f"{number}.dcm", SeriesInstanceUID=uid)
+    organise(house.run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "record", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            extract(house.run)
+    assert 0 < len(house.metastore()) < 39, "killed before the last commit"
+    extract(house.run)
+    extract(house.run)
+    paths = [row["sourcePath"] for row in house.metastore()]
+    assert len(paths) == len(set(paths)) == 39
+    assert house.failures() == {"20.dcm": "no_series_uid"}
 
 
 def test_a_run_killed_before_its_commit_makes_the_same_rows_from_the_zips(
