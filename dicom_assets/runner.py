@@ -144,6 +144,8 @@ def _error(result: dg.ExecuteInProcessResult, blocked: set[str]) -> str | None:
     for event in result.get_step_failure_events():
         failure = event.step_failure_data
         error = failure.error.cause if failure.error and failure.error.cause else failure.error
+        if error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+            return "interrupted; run it again, it goes on from where it was"
         if error and not blocked:
             return error.message.strip()
     return None

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -154,6 +155,24 @@ def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(workplace
     with dg.DagsterInstance.from_config(str(home)) as instance:
         statuses = sorted(run.status.value for run in instance.get_runs())
     assert statuses == ["FAILURE", "SUCCESS"]
+
+
+def test_an_interrupted_run_says_how_to_go_on(workplace, call, sample):
+    lakehouse = workplace / "interrupted"
+    drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
+    shutil.copytree(sample / "Imaging/DICOM", drop)
+    environment = os.environ | {"DAGSTER_HOME": str(workplace / "dagster")}
+    command = [COMMAND, "run", "--date", "2026-03-14", "--lakehouse", str(lakehouse)]
+    run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (lakehouse / "bronze/Tables/process_files").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "interrupted; run it again" in said
+    assert "Traceback" not in said
+    assert call(*command[1:]).returncode == 0
 
 
 def test_wrong_options_and_settings_are_named(call):
