@@ -11,7 +11,6 @@ import pandas as pd
 
 from dicom_assets.dicom.archives import ArchiveError, open_organised
 from dicom_assets.dicom.thumbnails import Tile, contact_sheet, thumbnail
-from dicom_assets.steps import catalog
 from dicom_assets.steps.run import Run
 
 MAX_TILES = 48
@@ -23,11 +22,10 @@ def contact_sheet_png(run: Run, *, since: int | None) -> tuple[bytes | None, int
     Returns:
         PNG bytes, or None when there is no such series; and how many there are.
     """
-    table = catalog.metastore()
     columns = ["seriesInstanceUid", "sourceSystem", "modality", "instanceNumber", "filePath"]
-    until = run.engine.version(table)
+    until = run.engine.version(run.metastore)
     rows = run.engine.table_of_new(
-        table, columns, since=since, until=until, ingest_date=run.ingest_date
+        run.metastore, columns, since=since, until=until, ingest_date=run.ingest_date
     ).to_pandas()
     rows["number"] = pd.to_numeric(rows["instanceNumber"], errors="coerce")
     series = [

@@ -1,10 +1,13 @@
 """Resources: what assets are given to work with. Choices are made in `dicom_assets.settings`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import dagster as dg
 
 from dicom_assets.defs.running import mark
+from dicom_assets.lakehouse.lock import locked
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps.run import Run
 
@@ -23,9 +26,19 @@ class Lakehouse(dg.ConfigurableResource):
         """The site's settings, with this root."""
         return load_settings(lakehouse=self.root or None)
 
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["Lakehouse"]:
+        """Holds the lakehouse for the whole of a run: its checks look at what its steps wrote."""
+        if context.run is None:
+            yield self
+            return
+        if context.instance:
+            mark(context.instance, context.run.run_id)
+        with locked(self.settings.lakehouse):
+            yield self
+
     def run(self, context: dg.AssetExecutionContext) -> Run:
         """Returns what a step is given, for the ingest date of an asset's run."""
-        mark(context.instance, context.run.run_id)
         return Run.of(self.settings, context.partition_key, context.run.run_id)
 
 

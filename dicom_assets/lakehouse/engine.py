@@ -6,6 +6,7 @@ data; a second writer with the same application id fails instead of writing twic
 what is read or written (`dicom_assets.steps`).
 """
 
+import json
 import multiprocessing
 import os
 import select
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from itertools import islice
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,12 +38,10 @@ from dicom_assets.lakehouse.layout import Layout
 T = TypeVar("T")
 R = TypeVar("R")
 
-COMMIT_VERSION = "_commit_version"
 _GONE = "_gone"
 _SMALL_FILES = 8
 _COMPACTED_BYTES = 4 << 20  # the metastore's rows are large in memory, and all of a file are read
 _COMPACTED_UPSERTED_BYTES = 64 << 20
-_VERSION_FIELD = pa.field(COMMIT_VERSION, pa.uint64())
 _POOL_MIN_TASKS = 4
 
 
@@ -119,8 +119,12 @@ class LocalEngine:
 
         A source that is made anew counts its versions from the beginning: it has another id.
         """
-        delta = self.open(source)
-        return f"{step}/{delta.metadata().id if delta else source.full_name}/{ingest_date}"
+        return f"{step}/{self.identity(source)}/{ingest_date}"
+
+    def identity(self, table: Table) -> str:
+        """Returns the id a table was given when it was made; its name where it does not exist."""
+        delta = self.open(table)
+        return str(delta.metadata().id) if delta else table.full_name
 
     def progress(self, table: Table, app_id: str) -> int | None:
         """Returns the version committed to `table` under an application id."""
@@ -274,8 +278,7 @@ class LocalEngine:
             where: Column → values, of which a row must have one.
         """
         delta = self.open(table)
-        names = [name for name in table.schema.names if name in set(columns)]
-        wanted = pa.schema([table.schema.field(name) for name in names])
+        wanted = _columns(table, columns)
         conditions = [
             f'"{name}" IN ({_literals(values)})' for name, values in (where or {}).items()
         ]
@@ -286,7 +289,7 @@ class LocalEngine:
         present = {f.name for f in delta.schema().fields}
         # delta-rs' pyarrow datasets cannot compare strings with file statistics, DataFusion can
         query = (
-            f"SELECT {', '.join(_quoted(name) for name in names if name in present)} FROM source"  # noqa: S608
+            f"SELECT {', '.join(_quoted(n) for n in wanted.names if n in present)} FROM source"  # noqa: S608
             f" WHERE {' AND '.join(conditions) or 'true'}"
         )
         found = QueryBuilder().register("source", delta).execute(query)
@@ -301,10 +304,10 @@ class LocalEngine:
         until: int,
         ingest_date: date,
     ) -> Iterator[pa.RecordBatch]:
-        """Reads a partition's rows appended after a version, with their commit version.
+        """Reads a partition's rows appended after a version.
 
-        Where the log has been cleaned and no longer reaches back to `since`, all rows of the
-        partition count as new.
+        Where that can no longer be told, since the log was cleaned or files were vacuumed, all rows
+        of the partition count as new.
 
         Args:
             table: The source; partitioned.
@@ -314,37 +317,29 @@ class LocalEngine:
             ingest_date: The partition.
 
         Yields:
-            Batches of the columns and `_commit_version` (uint64), in no particular order.
+            Batches of the columns, in no particular order.
         """
         delta = self.open(table)
         last = delta.transaction_version(_last_id(ingest_date)) if delta else None
         if delta is None or last is None:
             return
-        last = min(last, until)
         if since is None:
             since = delta.transaction_version(_before_id(ingest_date))
-        start = 0 if since is None else since + 1
-        if start > last:
+        first = 0 if since is None else since + 1
+        wanted = _columns(table, columns)
+        versions = self._appends(table, ingest_date, first, min(last, until))
+        if versions is None:
+            yield from self.read(table, columns, ingest_date=ingest_date).to_batches()
             return
-        names = [name for name in table.schema.names if name in set(columns)]
-        wanted = pa.schema([*(table.schema.field(name) for name in names), _VERSION_FIELD])
-        log = self.layout.table(table.layer, table.name) / "_delta_log"
-        if not (log / f"{start:020}.json").exists():
-            rows = self.read(table, names, ingest_date=ingest_date)
-            versions = pa.array([last] * rows.num_rows, pa.uint64())
-            yield from rows.append_column(_VERSION_FIELD, versions).to_batches()
-            return
-        absent = set(names) - {f.name for f in delta.schema().fields}
+        present = {f.name for f in delta.schema().fields}
         # quoted, since DataFusion folds bare names to lower case
-        quoted = [
-            _quoted(name) for name in [*names, "_change_type", COMMIT_VERSION] if name not in absent
-        ]
+        quoted = [_quoted(name) for name in wanted.names if name in present]
         # one commit at a time: all files of a range are held at once, however many there are
-        for version in range(start, last + 1):
+        for version in versions:
             changes = delta.load_cdf(
                 starting_version=version,
                 ending_version=version,
-                columns=quoted,
+                columns=[*quoted, '"_change_type"'],
                 predicate=f"\"ingestDate\" = '{ingest_date}'",
             )
             for batch in pa.RecordBatchReader.from_stream(changes):
@@ -365,10 +360,35 @@ class LocalEngine:
         ingest_date: date,
     ) -> pa.Table:
         """Reads the same as `read_new`, as one table."""
-        names = [name for name in table.schema.names if name in set(columns)]
-        schema = pa.schema([*(table.schema.field(name) for name in names), _VERSION_FIELD])
-        found = self.read_new(table, names, since=since, until=until, ingest_date=ingest_date)
-        return pa.Table.from_batches(list(found), schema=schema)
+        found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
+        return pa.Table.from_batches(list(found), schema=_columns(table, columns))
+
+    def _appends(self, table: Table, day: date, first: int, last: int) -> list[int] | None:
+        """Returns the versions that added rows to a partition; None where one is no longer there.
+
+        The log says it (Delta protocol, actions add and cdc), so that nothing else need be read of
+        other partitions' commits.
+        """
+        folder = self.layout.table(table.layer, table.name)
+        found = []
+        for version in range(first, last + 1):
+            try:
+                text = (folder / f"_delta_log/{version:020}.json").read_bytes()
+            except FileNotFoundError:
+                return None
+            actions = [json.loads(line) for line in text.splitlines()]
+            files = [a[kind] for a in actions for kind in ("add", "cdc") if kind in a]
+            added = [
+                folder / unquote(file["path"])
+                for file in files
+                if file["partitionValues"].get("ingestDate") == f"{day}"
+                and file.get("dataChange") is not False  # compaction changes none
+            ]
+            if not all(path.exists() for path in added):
+                return None
+            if added:
+                found.append(version)
+        return found
 
     def map(self, work: Callable[[T], R], tasks: Iterable[T], *, count: int) -> Iterator[R]:
         """Applies `work` to each task, in order, over the pool; a bounded number lies ahead.
@@ -469,6 +489,11 @@ def _before_id(day: date) -> str:
 
 def _last_id(day: date) -> str:
     return f"last/{day}"
+
+
+def _columns(table: Table, columns: Collection[str]) -> pa.Schema:
+    """Returns the schema of some columns, in the table's order."""
+    return pa.schema([f for f in table.schema if f.name in set(columns)])
 
 
 def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from dicom_assets.lakehouse.drop_folder import Dropped, is_same
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.move import transfer
 
 APP_ID = "organise"
 ROWS_PER_COMMIT = 1000
@@ -163,8 +164,6 @@ def _take(plan: Plan) -> bool:
 
     The entry goes first: where it may not be taken, nothing else must have happened.
     """
-    for _, target in plan.moves:
-        target.parent.mkdir(parents=True, exist_ok=True)
     own = next((target for source, target in plan.moves if source == plan.entry.path), None)
     try:
         if own:
@@ -183,7 +182,7 @@ def _take(plan: Plan) -> bool:
         for source, target in plan.moves:
             # a source that stands beside its target is a new file under an old name
             if not os.path.lexists(target) and os.path.lexists(source):
-                source.rename(target)
+                transfer(source, target)
     return taken
 
 
@@ -192,14 +191,7 @@ def _take_over(entry: Dropped, target: Path) -> bool:
     if not os.path.lexists(target):
         if not is_same(entry):
             return False
-        try:
-            entry.path.rename(target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            copy = target.with_name(f".{target.name}.tmp")
-            shutil.copy2(entry.path, copy, follow_symlinks=False)
-            copy.replace(target)
+        transfer(entry.path, target)
     if is_same(entry):  # it was copied: now, or by a run that was killed
         try:
             entry.path.unlink()

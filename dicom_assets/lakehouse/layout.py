@@ -58,7 +58,7 @@ class Layout:
         return _dated(root, source_system, day)
 
     def manifest_folder(self, day: date) -> Path:
-        """Returns the date folder of delivery manifests; below it lie the folders of the drop."""
+        """Returns the date folder of delivery manifests."""
         return _dated(self.root / "bronze/Files/Process/Manifests", DEFAULT_SOURCE_SYSTEM, day)
 
     def fhir_folder(self, source_system: str, day: date, resource_type: str) -> Path:
@@ -141,6 +141,12 @@ def _escaped(match: re.Match[str]) -> str:
 def zip_name(name: str) -> str:
     """Returns the name of the ZIP that will hold an organised file: `<name>.dcm.zip`."""
     return f"{dicom_name(name)}.zip"
+
+
+def one_name(path: str) -> str:
+    """Returns the one name that a source system's organised file has, plain or in its ZIP."""
+    name = path.rpartition("/")[2]
+    return name if name.endswith(".dcm.zip") else zip_name(name)
 
 
 def dicom_name(name: str) -> str:

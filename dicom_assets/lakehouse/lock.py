@@ -1,31 +1,43 @@
-"""The lock: one step works on a lakehouse at a time, others wait.
+"""The lock: one run works on a lakehouse at a time, others wait.
 
 Decided here: that it is the operating system's lock on the root folder, which ends with the
-process, however that ends. It holds between the processes of one machine; between machines, and
-for what slips through, the application transactions do (`engine`).
+process, however that ends. A thread that holds it may take it again, so that a step locks for
+itself and a run around all its steps. It holds between the processes of one machine; between
+machines, and for what slips through, the application transactions do (`engine`).
 """
 
 import fcntl
 import logging
 import os
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
+_THREADS: defaultdict[Path, threading.RLock] = defaultdict(threading.RLock)
+_HELD: set[Path] = set()
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Holds the lock of a lakehouse, waiting for it if need be."""
+    """Holds the lock of a folder, waiting for it if need be."""
     root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
+    root = root.resolve()
+    with _THREADS[root]:
+        if root in _HELD:
+            yield
+            return
+        descriptor = os.open(root, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.warning("another run is working on this lakehouse; waiting for it")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOG.warning("another run is working on this lakehouse; waiting for it")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _HELD.add(root)
+            yield
+        finally:
+            _HELD.discard(root)
+            os.close(descriptor)

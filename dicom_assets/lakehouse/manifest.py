@@ -8,6 +8,7 @@ folder, or archive, and of all below, on its ingest date. Not decided here: how 
 import json
 
 NAME = "dicom_assets_manifest.json"
+_ABOUT = "about"
 COUNTED = ("process_files", "dicomimagingmetastore", "ImagingStudy", "Image_Occurrence")
 """Tables whose rows are counted; `DiagnosticReport` may be declared, too."""
 
@@ -32,3 +33,18 @@ def declared(content: bytes) -> dict[str, int]:
     if not all(type(count) is int and count >= 0 for count in expected.values()):
         raise ValueError("a manifest's counts are whole numbers from 0")
     return expected
+
+
+def kept(content: bytes, *, folder: str) -> bytes:
+    """Returns a manifest as the lakehouse keeps it: with the folder or archive it is about.
+
+    Raises:
+        ValueError: As `declared`.
+    """
+    declared(content)
+    return json.dumps(json.loads(content) | {_ABOUT: folder}).encode()
+
+
+def about(content: bytes) -> str:
+    """Returns what a kept manifest is about: a folder of the drop folder, empty for all of it."""
+    return json.loads(content)[_ABOUT]

@@ -57,17 +57,19 @@ def persons(
     """Returns the `schemas.PERSON` rows that studies point to, one each.
 
     Args:
-        rows: New metastore rows with at least METASTORE_COLUMNS.
-        silver: The rows' studies in silver, with at least `studies.STUDY_COLUMNS`.
+        rows: The studies' metastore rows with at least METASTORE_COLUMNS.
+        silver: The studies in silver, with at least `studies.STUDY_COLUMNS`.
         known: Person ids → the gold rows there are; what is newest, there or here, holds.
         crosswalks: The site's ids.
         now: The instant that goes into modifiedAt.
     """
     found: dict[int, Json] = {}
     of_study: dict[tuple[str, str], int] = {}
+    was_unknown: dict[int, int] = {}
     for study in studies(silver):
         key = person_id(study.source_system, study.patient_id, study.uid, crosswalks)
         of_study[study.source_system, study.uid] = key
+        was_unknown[person_id(study.source_system, None, study.uid, crosswalks)] = key
         found[key] = {
             **dict.fromkeys(("gender_concept_id", "race_concept_id", "ethnicity_concept_id"), 0),
             "person_id": key,
@@ -75,10 +77,11 @@ def persons(
             **study.audit(now),
         }
     # a gold row without a gender does not say whether anybody stated one
-    statements: dict[int, list[Json]] = {
-        row["person_id"]: [row | {"gender_concept_id": row["gender_concept_id"] or None}]
-        for row in known(sorted(found)).to_pylist()
-    }
+    statements: dict[int, list[Json]] = {}
+    for row in known(sorted({*found, *was_unknown})).to_pylist():
+        holder = was_unknown.get(row["person_id"], row["person_id"])
+        said = row | {"gender_concept_id": row["gender_concept_id"] or None}
+        statements.setdefault(holder, []).append(said)
     for row in _statements(rows):
         system, uid = row["sourceSystem"], row["studyInstanceUid"]
         patient_id = stated(row["patientId"])
@@ -88,7 +91,7 @@ def persons(
             if patient_id
             else of_study.get((system, uid))
         )
-        if key in found:
+        if key is not None and key in found:
             statements.setdefault(key, []).append(
                 {
                     "gender_concept_id": _gender(row["patientSex"]),
@@ -103,6 +106,15 @@ def persons(
             found[key] |= {name: statement[name] for name in _AUDIT}
             found[key] |= {name: statement[name] for name in _STATED if statement[name] is not None}
     return pa.Table.from_pylist(list(found.values()), schema=PERSON)
+
+
+def unknown_persons(silver: pa.Table) -> set[int]:
+    """Returns the keys that studies whose patient is known had while nobody knew whose they are."""
+    return {
+        person_id(study.source_system, None, study.uid, Crosswalks())
+        for study in studies(silver)
+        if study.patient_id
+    }
 
 
 def _statements(rows: pa.Table) -> list[Json]:

@@ -33,17 +33,15 @@ def convert(run: Run) -> Report:
     Returns:
         Rows = studies written; counts `files` and `failures`.
     """
-    metastore = catalog.metastore(run.settings.promoted)
     with reporting(STEP, run.engine.layout.root) as report:
-        app_id = run.engine.app_id(STEP, metastore, run.ingest_date)
+        app_id = run.engine.app_id(STEP, run.metastore, run.ingest_date)
         report.count({"files": 0, "failures": 0})
         since = run.engine.progress(catalog.INGESTION_FAILURES, app_id)
-        begun = _begun(run, app_id, since)
-        if begun:
+        while begun := _begun(run, app_id, since):
             until = max(begun.values())
             _convert(run, report, Progress(app_id, until), since=since, begun=set(begun))
             since = until
-        until = run.engine.version(metastore)
+        until = run.engine.version(run.metastore)
         _convert(run, report, Progress(app_id, until), since=since, begun=set())
     return report
 
@@ -53,7 +51,7 @@ def _convert(
 ) -> None:
     """Converts the metastore versions after `since`, up to those that are then done."""
     batches = run.engine.read_new(
-        catalog.metastore(run.settings.promoted),
+        run.metastore,
         COLUMNS,
         since=since,
         until=done.version,
@@ -75,7 +73,7 @@ def _from(since: int | None) -> int:
 
 def _table_of(app_id: str) -> str:
     """Returns the first digits of the metastore's id: one made anew has other versions."""
-    return app_id.split("/")[1][:8]
+    return app_id.split("/")[-2][:8]
 
 
 def _begun(run: Run, app_id: str, since: int | None) -> dict[str, int]:

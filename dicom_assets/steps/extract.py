@@ -25,9 +25,10 @@ from dicom_assets.dicom.archives import (
 )
 from dicom_assets.dicom.columns import metadata_column, metadata_string
 from dicom_assets.lakehouse import schemas
-from dicom_assets.lakehouse.engine import COMMIT_VERSION, Progress
+from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
-from dicom_assets.lakehouse.layout import Layout, dicom_name, zip_name
+from dicom_assets.lakehouse.layout import Layout, dicom_name, one_name, zip_name
+from dicom_assets.lakehouse.move import transfer
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog, report
@@ -35,7 +36,7 @@ from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "extract"
-_FILES_PER_COMMIT = 1000
+_ROWS_PER_COMMIT = 1000
 _FILES_PER_TASK = 16
 _BYTES_PER_TASK = 8 << 20
 _BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
@@ -68,40 +69,49 @@ def extract(run: Run) -> Report:
         Rows = metastore rows appended; count `failures`; size in bytes.
     """
     engine, ingest_date = run.engine, run.ingest_date
-    metastore = catalog.metastore(run.settings.promoted)
     with reporting(STEP, engine.layout.root) as done:
-        app_id = engine.app_id(STEP, catalog.PROCESS_FILES, ingest_date)
         done.count({"failures": 0})
-        files = _new_files(run, engine.progress(metastore, app_id))
-        progress = report.Progress(STEP, len(files), "files")
-        for version, batch in _commits(files):
-            failures: list[Failure] = []
-            for rows, is_last in _by_bytes(_read_all(run, batch, failures, done, progress)):
-                if is_last:  # failures first: this commit is the one that says the batch is done
-                    run.record(failures, Progress(app_id, version))
-                engine.append(
-                    metastore,
-                    pa.Table.from_batches(rows, schema=metastore.schema),
-                    progress=Progress(app_id, version) if is_last else None,
-                    ingest_date=ingest_date,
-                )
-            done.count({"failures": len(failures)})
+        app_id = engine.app_id(STEP, catalog.PROCESS_FILES, ingest_date)
+        until = engine.version(catalog.PROCESS_FILES)
+        files = _new_files(run, engine.progress(run.metastore, app_id), until)
+        failures: list[Failure] = []
+        for rows, is_last in _commits(_read_all(run, files, failures, done)):
+            if is_last:  # failures first: this commit is the one that says that all is done
+                run.record(failures, Progress(app_id, until))
+            engine.append(
+                run.metastore,
+                pa.Table.from_batches(rows, schema=run.metastore.schema),
+                progress=Progress(app_id, until) if is_last else None,
+                ingest_date=ingest_date,
+            )
+        done.count({"failures": len(failures)})
     return done
 
 
-def _by_bytes(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.RecordBatch], bool]]:
-    """Gathers batches to commits that fit into memory, and says which is the last one."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        if sum(each.nbytes for each in waiting) >= _BYTES_PER_COMMIT:
-            yield waiting, False
-            waiting = []
-        waiting.append(batch)
-    yield waiting, True
+def _new_files(run: Run, since: int | None, until: int) -> pa.Table:
+    """Returns `process_files` rows that have neither a metastore nor a failure row."""
+    table, day = catalog.PROCESS_FILES, run.ingest_date
+    found = run.engine.table_of_new(
+        table, table.schema.names, since=since, until=until, ingest_date=day
+    )
+    if found.num_rows:
+        columns = ["sourceSystem", "filePath", "failedPath"]
+        read = run.engine.read(run.metastore, columns, ingest_date=day)
+        failed = run.engine.read(
+            catalog.INGESTION_FAILURES, columns, ingest_date=day, where={"step": [STEP]}
+        )
+        known = set(_names(read, "filePath")) | set(_names(failed, "failedPath"))
+        found = found.filter(pa.array([name not in known for name in _names(found, "filePath")]))
+    return found.sort_by("filePath")
+
+
+def _names(rows: pa.Table, column: str) -> Iterator[tuple[str, str]]:
+    pairs = zip(rows["sourceSystem"].to_pylist(), rows[column].to_pylist(), strict=True)
+    return ((system, one_name(path or "")) for system, path in pairs)
 
 
 def _read_all(
-    run: Run, files: pa.Table, failures: list[Failure], tally: Report, told: report.Progress
+    run: Run, files: pa.Table, failures: list[Failure], tally: Report
 ) -> Iterator[pa.RecordBatch]:
     """Yields the rows of files as workers hand them over; adds to the failures."""
     settings = run.settings
@@ -110,47 +120,26 @@ def _read_all(
         Task(run.engine.layout.root, run.ingest_date, chunk, settings.promoted, level)
         for chunk in _chunks(files)
     ]
+    progress = report.Progress(STEP, len(files), "files")
     for rows, bad in run.engine.map(read_files, tasks, count=len(tasks)):
         failures += bad
         tally.rows += rows.num_rows
         tally.size += sum(rows["fileSize"].to_pylist())
-        told.advance(rows.num_rows + len(bad))
+        progress.advance(rows.num_rows + len(bad))
         yield rows
 
 
-def _new_files(run: Run, since: int | None) -> pa.Table:
-    """Returns `process_files` rows that have neither a metastore nor a failure row."""
-    table, day = catalog.PROCESS_FILES, run.ingest_date
-    until = run.engine.version(table)
-    found = run.engine.table_of_new(
-        table, table.schema.names, since=since, until=until, ingest_date=day
-    )
-    if found.num_rows:
-        read = run.engine.read(catalog.metastore(), ["filePath"], ingest_date=day)["filePath"]
-        failed = run.engine.read(
-            catalog.INGESTION_FAILURES, ["failedPath"], ingest_date=day, where={"step": [STEP]}
-        )["failedPath"]
-        known = {_as_zip(path) for path in (*read.to_pylist(), *failed.to_pylist()) if path}
-        is_new = [_as_zip(path) not in known for path in found["filePath"].to_pylist()]
-        found = found.filter(pa.array(is_new, pa.bool_()))
-    return found.sort_by([(COMMIT_VERSION, "ascending"), ("filePath", "ascending")])
-
-
-def _as_zip(path: str) -> str:
-    """Returns the one name that a file has, plain or in its ZIP; no two files share it."""
-    name = path.rpartition("/")[2]
-    return name if name.endswith(".dcm.zip") else zip_name(name)
-
-
-def _commits(files: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """Cuts files where their commits end, so that progress can be said in versions."""
-    versions = files[COMMIT_VERSION].to_pylist()
-    start = 0
-    for end in range(1, len(versions) + 1):
-        last = end == len(versions)
-        if last or (versions[end] != versions[end - 1] and end - start >= _FILES_PER_COMMIT):
-            yield versions[end - 1], files.slice(start, end - start)
-            start = end
+def _commits(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.RecordBatch], bool]]:
+    """Gathers batches to commits that fit into memory, and says which is the last one."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        rows, size = sum(each.num_rows for each in waiting), sum(each.nbytes for each in waiting)
+        if rows >= _ROWS_PER_COMMIT or size >= _BYTES_PER_COMMIT:
+            yield waiting, False
+            waiting = []
+        waiting.append(batch)
+    if waiting:
+        yield waiting, True
 
 
 def _chunks(files: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -206,8 +195,8 @@ def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message:
     path = layout.absolute(row["filePath"])
     failed = _failed_path(row, layout, ingest_date)
     if path.exists() and not failed.exists():
-        failed.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(failed)
+        transfer(path, failed)
+        path.unlink(missing_ok=True)
     return Failure(
         STEP,
         reason,

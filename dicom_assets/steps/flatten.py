@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.flatten import resource_columns
 from dicom_assets.fhir.silver import silver_ids, upserts
-from dicom_assets.lakehouse import schemas
-from dicom_assets.lakehouse.engine import COMMIT_VERSION, LocalEngine, Progress, Table
+from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import report
 from dicom_assets.steps.report import Report, now, reporting
@@ -42,7 +41,10 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         since = engine.progress(silver, app_id)
         failures: list[Failure] = []
         waiting: pa.Table | None = None
-        progress = report.Progress(STEP, _count(run, bronze), "lines")
+        new = engine.table_of_new(
+            bronze, ["lineNumber"], since=since, until=until, ingest_date=run.ingest_date
+        )
+        progress = report.Progress(STEP, new.num_rows, "lines")
         for lines in _new_lines(run, bronze, since, until):
             if waiting is not None:
                 engine.upsert(silver, waiting, progress=None)
@@ -58,13 +60,8 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
     return done
 
 
-def _count(run: Run, bronze: Table) -> int:
-    return run.engine.rows_by_date(bronze).get(run.ingest_date.isoformat(), 0)
-
-
 def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterator[pa.Table]:
     """Yields new lines, some hundred at a time."""
-    schema = bronze.schema.append(pa.field(COMMIT_VERSION, pa.uint64()))
     waiting: list[pa.RecordBatch] = []
     for batch in run.engine.read_new(
         bronze, bronze.schema.names, since=since, until=until, ingest_date=run.ingest_date
@@ -72,16 +69,15 @@ def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterat
         for start in range(0, batch.num_rows, _LINES_PER_UPSERT):
             waiting.append(batch.slice(start, _LINES_PER_UPSERT))
             if sum(part.num_rows for part in waiting) >= _LINES_PER_UPSERT:
-                yield pa.Table.from_batches(waiting, schema)
+                yield pa.Table.from_batches(waiting, bronze.schema)
                 waiting = []
     if waiting:
-        yield pa.Table.from_batches(waiting, schema)
+        yield pa.Table.from_batches(waiting, bronze.schema)
 
 
 def _merged(
     engine: LocalEngine, bronze: Table, silver: Table, lines: pa.Table
 ) -> tuple[pa.Table, list[Failure]]:
-    rows = lines.select(schemas.RAW_FHIR.names)
-    ids = silver_ids(bronze.name, rows)
+    ids = silver_ids(bronze.name, lines)
     existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
-    return upserts(bronze.name, rows, existing, now=now())
+    return upserts(bronze.name, lines, existing, now=now())

@@ -150,7 +150,7 @@ class _Turn:
             reason, message = problem
             self._fail(plan, path, source, reason, message)
             return
-        target = self._free(self._layout.process_folder(source.system, self._day), path, source)
+        target = self._place(self._layout.process_folder(source.system, self._day), source)
         plan.moves.append((path, target))
         plan.files.append(
             {
@@ -169,12 +169,14 @@ class _Turn:
         try:
             if path.stat().st_size > _MAX_MANIFEST_BYTES:
                 raise ValueError("no manifest is that long")
-            manifest.declared(path.read_bytes())
+            content = manifest.kept(path.read_bytes(), folder=source.folder)
         except ValueError as error:
             self._fail(plan, path, source, Reason.INVALID_JSON, str(error))
         else:
-            folder = self._layout.manifest_folder(self._day) / source.folder
-            plan.moves.append((path, self._free(folder, path)))
+            staged = self._journal.staging / f"{next(self._staged)}"
+            staged.write_bytes(content)
+            folder = self._layout.manifest_folder(self._day)
+            plan.moves.append((staged, self._free({folder}, manifest.NAME)))
 
     def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
@@ -260,7 +262,7 @@ class _Turn:
     def _keep(self, plan: Plan, path: Path, source: _Source) -> Path:
         """Plans a file's move to Failed and returns where it will lie."""
         folder = self._layout.failed_folder(source.system, self._day)
-        target = self._free(folder, path, source)
+        target = self._place(folder, source)
         plan.moves.append((path, target))
         return target
 
@@ -281,21 +283,21 @@ class _Turn:
             }
         )
 
-    def _free(self, folder: Path, path: Path, source: _Source | None = None) -> Path:
+    def _place(self, folder: Path, source: _Source) -> Path:
+        """Returns where a file will lie: where extract may move it to nothing lies either."""
+        folders = {
+            self._layout.process_folder(source.system, self._day),
+            self._layout.failed_folder(source.system, self._day),
+        }
+        return folder / self._free(folders, source.path).name
+
+    def _free(self, folders: set[Path], original: str) -> Path:
         """Returns a name under which nothing lies, nor will when the file is compressed."""
-        original = source.path if source else path.name
         for prefix in self._prefixes:
             name = organised_name(prefix, original)
-            # also where extract may move it to, so that nothing there is replaced
-            folders = {folder}
-            if source:
-                folders |= {
-                    self._layout.process_folder(source.system, self._day),
-                    self._layout.failed_folder(source.system, self._day),
-                }
             names = (name, zip_name(name))
             if not any(os.path.lexists(each / n) for each in folders for n in names):
-                return folder / name
+                return min(folders) / name
         raise AssertionError("count() does not end")
 
     def _kind(self, path: Path) -> Kind:

@@ -22,8 +22,8 @@ from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.fhir.ndjson import Line, read_lines
 from dicom_assets.lakehouse.engine import Table
-from dicom_assets.lakehouse.layout import Layout, printable, zip_name
-from dicom_assets.lakehouse.manifest import declared
+from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
+from dicom_assets.lakehouse.manifest import about, declared
 from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
@@ -53,13 +53,12 @@ class Day:
     @cached_property
     def files(self) -> Counter[str]:
         """Files in Process: `total` and `zips`."""
-        return Counter(
-            total=len(self.names), zips=sum(name.endswith(".dcm.zip") for name in self.names)
-        )
+        zips = sum(name.endswith(".dcm.zip") for _, name in self.names)
+        return Counter(total=len(self.names), zips=zips)
 
     @cached_property
-    def names(self) -> list[str]:
-        """Names of the files in Process."""
+    def names(self) -> list[tuple[str, str]]:
+        """Source system and name of each file in Process."""
         return list(process_files(self.run.engine.layout, self.run.ingest_date))
 
     @cached_property
@@ -70,24 +69,31 @@ class Day:
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """Failure rows: step, reasonCode, failedPath."""
-        return self._read(catalog.INGESTION_FAILURES, ["step", "reasonCode", "failedPath"])
+        """Failure rows: step, reasonCode, paths, line."""
+        columns = ["step", "reasonCode", "sourcePath", "failedPath", "line"]
+        return self._read(catalog.INGESTION_FAILURES, columns)
 
     def unaccounted(self) -> dict[str, int]:
         """Counts rows without a file, and files without a row.
 
-        A file counts once, be it plain, in its ZIP, both (a killed run), or moved to Failed.
+        A file counts once, be it plain, in its ZIP, both (a killed run), or moved to Failed. One
+        that was gone when it was to be read is a failure already.
         """
         layout, day = self.run.engine.layout, self.run.ingest_date
+        columns = self.organised[["sourceSystem", "filePath", "sourcePath"]]
         known = {
-            zip_name(Path(path).name): (system, Path(path).name)
-            for path, system in self.organised[["filePath", "sourceSystem"]].itertuples(index=False)
+            (system, one_name(path)): (Path(path).name, source)
+            for system, path, source in columns.itertuples(index=False)
         }
-        lying = {name if name.endswith(".dcm.zip") else zip_name(name) for name in self.names}
+        lying = {(system, one_name(name)) for system, name in self.names}
+        failed = self.failures.loc[self.failures["step"] == "extract"]
+        missed = set(failed.loc[failed["failedPath"].isna(), "sourcePath"])
         gone = [
             name
-            for zipped, (system, name) in known.items()
-            if zipped not in lying and not (layout.failed_folder(system, day) / name).exists()
+            for (system, zipped), (name, source) in known.items()
+            if (system, zipped) not in lying
+            and source not in missed
+            and not (layout.failed_folder(system, day) / name).exists()
         ]
         return {"rows_without_file": len(gone), "files_without_row": len(lying - set(known))}
 
@@ -99,7 +105,7 @@ class Day:
     def instances(self) -> pd.DataFrame:
         """Metastore rows: keys, modality, paths, contentHash, and the silver id of the study."""
         columns = [*_KEYS, "modality", "filePath", "sourcePath", "contentHash"]
-        rows = self._read(catalog.metastore(self.run.settings.promoted), columns)
+        rows = self._read(self.run.metastore, columns)
         pairs = zip(rows["sourceSystem"], rows["studyInstanceUid"], strict=True)
         rows["study"] = [silver_study_id(system, uid) for system, uid in pairs]
         return rows
@@ -124,17 +130,23 @@ class Day:
 
     @cached_property
     def bronze(self) -> pd.DataFrame:
-        """bronze/ImagingStudy rows: silver id, filePath, lineNumber."""
+        """bronze/ImagingStudy rows: sourceSystem, id, filePath, lineNumber."""
         columns = ["sourceSystem", "id", "filePath", "lineNumber"]
-        rows = self._read(catalog.BRONZE_IMAGING_STUDY, columns)
-        pairs = zip(rows["sourceSystem"], rows["id"], strict=True)
-        rows["id"] = [silver_id(system, "ImagingStudy", each) for system, each in pairs]
-        return rows
+        return self._read(catalog.BRONZE_IMAGING_STUDY, columns)
 
     @cached_property
     def study_ids(self) -> list[str]:
-        """Silver ids of the date's studies."""
-        return self.bronze["id"].unique().tolist()
+        """Silver ids of the date's studies, but for lines that are no valid ImagingStudy."""
+        failed = self.failures.loc[self.failures["step"] == "flatten"]
+        bad = set(failed[["sourcePath", "line"]].itertuples(index=False, name=None))
+        columns = self.bronze[["sourceSystem", "id", "filePath", "lineNumber"]]
+        return sorted(
+            {
+                silver_id(system, "ImagingStudy", study)
+                for system, study, *line in columns.itertuples(index=False, name=None)
+                if study and tuple(line) not in bad
+            }
+        )
 
     @cached_property
     def silver(self) -> pa.Table:
@@ -241,12 +253,9 @@ class Day:
 
         Of several in one folder the newest holds.
         """
-        root = self.run.engine.layout.manifest_folder(self.run.ingest_date)
-        paths = sorted(root.rglob("*.json"), key=lambda path: int(path.name.split("_")[0]))
-        return {
-            printable(path.relative_to(root).parent.as_posix()): declared(path.read_bytes())
-            for path in paths
-        }
+        folder = self.run.engine.layout.manifest_folder(self.run.ingest_date)
+        paths = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split("_")[0]))
+        return {about(kept): declared(kept) for kept in (path.read_bytes() for path in paths)}
 
     def counted(self, table: str, folder: str) -> int:
         """Counts a table's rows (`manifest.COUNTED`) of what was dropped in and below a folder."""
@@ -282,7 +291,7 @@ class Day:
         known = self.run.engine.read(silver, ["id"], where={"id": set(self.instances["study"])})
         seen = self.instances["study"].isin(known["id"].to_pylist())
         rows = self.run.engine.read(
-            catalog.metastore(self.run.settings.promoted),
+            self.run.metastore,
             ["ingestDate", "sourceSystem", "sopInstanceUid", "contentHash"],
             where={"studyInstanceUid": set(self.instances.loc[seen, "studyInstanceUid"])},
         ).to_pandas()
@@ -290,7 +299,7 @@ class Day:
 
 
 def _below(folder: str, rows: pd.DataFrame) -> pd.DataFrame:
-    return rows if folder == "." else rows.loc[rows["sourcePath"].str.startswith(f"{folder}/")]
+    return rows if not folder else rows.loc[rows["sourcePath"].str.startswith(f"{folder}/")]
 
 
 def shown_code(value: str | None) -> str:
@@ -300,15 +309,13 @@ def shown_code(value: str | None) -> str:
     return value if _CODE.fullmatch(value) else "other"
 
 
-def process_files(layout: Layout, day: date) -> Iterator[str]:
-    """Yields the names of a date's organised files, of all source systems."""
-    for folder in process_folders(layout, day):
-        with os.scandir(folder) as entries:
-            yield from (e.name for e in entries if e.is_file() and not e.name.startswith("."))
-
-
-def process_folders(layout: Layout, day: date) -> list[Path]:
-    """Returns a date's folders of organised files, of all source systems."""
+def process_files(layout: Layout, day: date) -> Iterator[tuple[str, str]]:
+    """Yields source system and name of a date's organised files."""
     tail = f"{day:%Y/%m/%d}"
-    root = layout.process_root
-    return sorted(path for path in (root / tail, *root.glob(f"*/{tail}")) if path.is_dir())
+    folders = {DEFAULT_SOURCE_SYSTEM: layout.process_root / tail}
+    folders |= {path.parents[2].name: path for path in layout.process_root.glob(f"*/{tail}")}
+    for system, folder in sorted(folders.items()):
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
+            yield from ((system, name) for name in names)

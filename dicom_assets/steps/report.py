@@ -65,7 +65,7 @@ def _take_names_out(error: BaseException | None) -> None:
     """Removes file names, maybe of persons, from what logs and events will say of an error."""
     while error:
         if isinstance(error, OSError):
-            error.filename = error.filename2 = None
+            del error.filename, error.filename2
         error = error.__cause__ or error.__context__
 
 

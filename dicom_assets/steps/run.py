@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
-from dicom_assets.lakehouse.engine import LocalEngine, Progress
+from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure, failure_rows
+from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.vocabulary import Vocabulary
@@ -42,6 +43,11 @@ class Run:
         return cls(engine, settings, date.fromisoformat(partition_key), run_id)
 
     @cached_property
+    def metastore(self) -> Table:
+        """bronze/dicomimagingmetastore, with the site's promoted columns."""
+        return catalog.metastore(self.settings.promoted)
+
+    @cached_property
     def crosswalks(self) -> Crosswalks:
         """The site's person and visit ids."""
         settings = self.settings
@@ -52,6 +58,15 @@ class Run:
         """Code → concept id."""
         folder = self.settings.athena_vocabulary
         return Vocabulary.from_athena(folder) if folder else Vocabulary.default()
+
+    @cached_property
+    def choices(self) -> str:
+        """Stands for all choices that gold rows depend on: another text when one changes."""
+        settings = self.settings
+        athena = settings.athena_vocabulary and settings.athena_vocabulary / "CONCEPT.csv"
+        files = (settings.person_crosswalk, settings.visit_crosswalk, athena)
+        stats = [(path.stat().st_size, path.stat().st_mtime_ns) if path else None for path in files]
+        return hex_key(str(stats), str(settings.dicomweb_base_address))[:8]
 
     def check_files_of_choices(self) -> None:
         """Reads the files that settings name, so that a fault in them stops the first step.

@@ -1,22 +1,23 @@
 """Step 7, to_omop: the date's silver studies that changed become OMOP rows.
 
 Decided here: which studies are mapped, and which gold rows go. A study changes when a line about it
-arrives, so the date's new bronze lines name the studies; another date's, whose checks may not have
-passed, are left to its own run. Not decided here: the mapping (`dicom_assets.omop`).
+arrives, so the date's new bronze lines, as far as silver holds them, name the studies; another
+date's, whose checks may not have passed, are left to its own run. When the site's crosswalks or
+vocabulary change, a date's studies count as changed. Not decided here: the mapping
+(`dicom_assets.omop`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pyarrow as pa
 
-from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.omop.image_occurrence import image_occurrences
-from dicom_assets.omop.person import METASTORE_COLUMNS, persons
+from dicom_assets.omop.person import METASTORE_COLUMNS, persons, unknown_persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
-from dicom_assets.omop.studies import STUDY_COLUMNS
-from dicom_assets.steps import catalog
+from dicom_assets.omop.studies import STUDY_COLUMNS, studies
+from dicom_assets.steps import catalog, flatten
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -28,17 +29,20 @@ def image_occurrence(run: Run) -> Report:
 
     A series that a study no longer has, since all its instances are in others now, goes.
     """
-    return _from_silver(
-        run,
-        catalog.IMAGE_OCCURRENCE,
-        lambda silver: image_occurrences(
+
+    def mapping(silver: pa.Table) -> tuple[pa.Table, set[int]]:
+        rows = image_occurrences(
             silver,
             vocabulary=run.vocabulary,
             crosswalks=run.crosswalks,
             dicomweb_base_address=run.settings.dicomweb_base_address,
             now=now(),
-        ),
-    )
+        )
+        table, key = catalog.IMAGE_OCCURRENCE, "image_occurrence_id"
+        before = _held(run, table, "sourceRecordId", silver["id"].to_pylist())
+        return rows, before - set(rows[key].to_pylist())
+
+    return _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping)
 
 
 def procedure_occurrence(run: Run) -> Report:
@@ -46,47 +50,55 @@ def procedure_occurrence(run: Run) -> Report:
     return _from_silver(
         run,
         catalog.PROCEDURE_OCCURRENCE,
-        lambda silver: procedure_occurrences(silver, crosswalks=run.crosswalks, now=now()),
+        lambda silver: (
+            procedure_occurrences(silver, crosswalks=run.crosswalks, now=now()),
+            set(),
+        ),
     )
 
 
 def person(run: Run) -> Report:
-    """Upserts the gold/person rows that the studies of new metastore rows point to."""
+    """Upserts the gold/person rows that the studies that changed point to.
+
+    The unknown person of a study whose patient is known by now goes.
+    """
     engine, gold = run.engine, catalog.PERSON
-    metastore = catalog.metastore(run.settings.promoted)
-    with reporting(STEP, engine.layout.root) as report:
-        app_id = engine.app_id(f"{STEP}/person", metastore, run.ingest_date)
-        until = engine.version(metastore)
-        new = engine.table_of_new(
-            metastore,
-            METASTORE_COLUMNS,
-            since=engine.progress(gold, app_id),
-            until=until,
-            ingest_date=run.ingest_date,
+
+    def mapping(silver: pa.Table) -> tuple[pa.Table, set[int]]:
+        uids = {study.uid for study in studies(silver)}
+        rows = persons(
+            engine.read(
+                run.metastore,
+                METASTORE_COLUMNS,
+                ingest_date=run.ingest_date,
+                where={"studyInstanceUid": uids},
+            ),
+            silver,
+            known=lambda keys: engine.read(gold, gold.schema.names, where={"person_id": keys}),
+            crosswalks=run.crosswalks,
+            now=now(),
         )
-        if new.num_rows:
-            pairs = zip(
-                new["sourceSystem"].to_pylist(), new["studyInstanceUid"].to_pylist(), strict=True
-            )
-            ids = {silver_study_id(system, uid) for system, uid in set(pairs)}
-            silver = engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where={"id": ids})
-            rows = persons(
-                new,
-                silver,
-                known=lambda keys: engine.read(gold, gold.schema.names, where={"person_id": keys}),
-                crosswalks=run.crosswalks,
-                now=now(),
-            )
-            engine.upsert(gold, rows, progress=Progress(app_id, until))
-            report.rows = rows.num_rows
-    return report
+        return rows, _held(run, gold, "person_id", unknown_persons(silver))
+
+    return _from_silver(run, gold, mapping)
 
 
-def _from_silver(run: Run, gold: Table, mapping: Callable[[pa.Table], pa.Table]) -> Report:
-    engine, bronze = run.engine, catalog.BRONZE_IMAGING_STUDY
+def _from_silver(
+    run: Run, gold: Table, mapping: Callable[[pa.Table], tuple[pa.Table, set[int]]]
+) -> Report:
+    """Upserts what a mapping makes of the studies that changed; deletes what it says is gone."""
+    engine, bronze, silver = (
+        run.engine,
+        catalog.BRONZE_IMAGING_STUDY,
+        catalog.silver_imaging_study(),
+    )
     with reporting(STEP, engine.layout.root) as report:
-        app_id = engine.app_id(f"{STEP}/{gold.name}", bronze, run.ingest_date)
-        until = engine.version(bronze)
+        # silver made anew, or other choices: another reading of the same lines
+        step = f"{STEP}/{gold.name}/{engine.identity(silver)}/{run.choices}"
+        app_id = engine.app_id(step, bronze, run.ingest_date)
+        until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
+        if until is None:
+            return report
         lines = engine.table_of_new(
             bronze,
             ["sourceSystem", "id"],
@@ -96,12 +108,14 @@ def _from_silver(run: Run, gold: Table, mapping: Callable[[pa.Table], pa.Table])
         )
         if lines.num_rows:
             ids = silver_ids(bronze.name, lines)
-            silver = engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where={"id": ids})
-            rows = mapping(silver)
-            (key,) = gold.key
-            before = engine.read(gold, [key], where={"sourceRecordId": ids})[key]
-            gone = set(before.to_pylist()) - set(rows[key].to_pylist())
+            rows, gone = mapping(engine.read(silver, STUDY_COLUMNS, where={"id": ids}))
             engine.upsert(gold, rows, progress=Progress(app_id, until), gone=gone)
             report.rows = rows.num_rows
             report.count({"deleted": len(gone)})
     return report
+
+
+def _held(run: Run, gold: Table, column: str, values: Collection[str | int]) -> set[int]:
+    """Returns the keys of the gold rows that have one of the values."""
+    (key,) = gold.key
+    return set(run.engine.read(gold, [key], where={column: values})[key].to_pylist())

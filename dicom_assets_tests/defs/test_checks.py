@@ -7,7 +7,7 @@ from dicom_assets.defs.checks import RULES
 from dicom_assets.dicom.archives import write_zip
 from dicom_assets.lakehouse.layout import zip_name
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, to_omop
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.promote import fill
 from dicom_assets.steps.reconcile import Day
@@ -91,6 +91,67 @@ def test_a_foreign_line_without_id_breaks_no_check(house, write_dicom):
     house.chain()
     lines = Day(house.run).lines
     assert (len(lines), lines.count(None)) == (3, 2)
+    assert broken(house) == set()
+
+
+def test_foreign_lines_without_id_and_without_validity_break_no_check(house, write_dicom):
+    write_dicom(house.drop / "x.dcm")
+    folder = house.run.engine.layout.fhir_folder("default", house.run.ingest_date, "ImagingStudy")
+    folder.mkdir(parents=True)
+    (folder / "foreign.ndjson").write_text(
+        '{"resourceType": "ImagingStudy"}\n'
+        '{"resourceType": "ImagingStudy", "id": "7", "status": "none"}\n'
+    )
+    house.chain()
+    assert [row["step"] for row in house.rows(catalog.INGESTION_FAILURES)] == ["flatten"] * 2
+    assert broken(house) == set()
+
+
+def test_a_crosswalk_that_changes_is_taken_by_the_next_run_of_a_date(
+    make_house, write_dicom, tmp_path
+):
+    house = make_house()
+    write_dicom(house.drop / "x.dcm")
+    house.chain()
+    crosswalk = tmp_path / "persons.csv"
+    crosswalk.write_text("source_system,person_source_value,person_id\ndefault,P1,42\n")
+    house = make_house(person_crosswalk=crosswalk)
+    house.chain()
+    (series,) = house.rows(catalog.IMAGE_OCCURRENCE)
+    assert series["person_id"] == 42
+    assert broken(house) == set()
+
+
+def test_a_patient_who_becomes_known_later_replaces_the_unknown_one(house, write_dicom):
+    write_dicom(house.drop / "x.dcm", PatientID=None, PatientSex="F")
+    house.chain()
+    later = house.run.ingest_date + timedelta(days=1)
+    write_dicom(house.drop / "y.dcm")
+    house.chain(later)
+    (patient,) = house.rows(catalog.PERSON)
+    assert (patient["person_source_value"], patient["gender_concept_id"]) == ("P1", 8532)
+    assert broken(house) == broken(house, house.on(later)) == set()
+
+
+def test_gold_that_runs_before_silver_loses_nothing(house, write_dicom):
+    write_dicom(house.drop / "x.dcm")
+    house.chain(until="ingest_fhir")
+    for step in (to_omop.procedure_occurrence, to_omop.person, to_omop.image_occurrence):
+        assert step(house.run).rows == 0
+    house.chain()
+    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == len(house.rows(catalog.PERSON)) == 1
+    assert broken(house) == set()
+
+
+def test_a_file_that_vanished_before_it_was_read_is_a_failure_and_blocks_nothing(
+    house, write_dicom
+):
+    for name in ("x.dcm", "y.dcm"):
+        write_dicom(house.drop / name)
+    organise(house.run)
+    house.files("bronze/Files/Process/Imaging")[0].unlink()
+    house.chain()
+    assert list(house.failures().values()) == ["unreadable"]
     assert broken(house) == set()
 
 

@@ -114,14 +114,14 @@ def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lakehouse:
 def evaluate(
     lakehouse: Lakehouse, instance: dg.DagsterInstance, cursor: str | None = None
 ) -> dg.SensorResult:
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=instance,
         cursor=cursor,
         sensor_name="drop_folder_sensor",
         repository_def=defs().get_repository_def(),
         resources={"lakehouse": lakehouse},
-    )
-    result = sensors.drop_folder_sensor(context)
+    ) as context:
+        result = sensors.drop_folder_sensor(context)
     assert isinstance(result, dg.SensorResult)
     return result
 

@@ -11,6 +11,7 @@ from dicom_assets.steps import catalog
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.promote import fill
+from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.run import Run
 
 PROCESS = "bronze/Files/Process/Imaging/DICOM"
@@ -172,6 +173,17 @@ def test_a_run_killed_between_its_two_commits_records_a_failure_once(
     extract(house.run)
     assert len(house.rows(catalog.INGESTION_FAILURES)) == 1
     assert len(house.metastore()) == 1
+
+
+def test_two_source_systems_may_have_files_of_the_same_name(make_house, write_dicom, monkeypatch):
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)
+    house = make_house(source_systems="*")
+    for system in "AB":
+        write_dicom(house.drop / system / "IM1")
+        organise(house.run)
+    extract(house.run)
+    assert len({row["filePath"] for row in house.metastore()}) == 2
+    assert Day(house.run).unaccounted() == {"rows_without_file": 0, "files_without_row": 0}
 
 
 def test_a_file_that_vanished_is_a_failure(house, write_dicom):

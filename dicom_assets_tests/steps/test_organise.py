@@ -18,6 +18,7 @@ from dicom_assets.lakehouse.journal import Journal
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
+from dicom_assets.steps.reconcile import Day
 
 PROCESS = "bronze/Files/Process/Imaging/DICOM"
 FAILED = "bronze/Files/Failed/Imaging/DICOM"
@@ -496,9 +497,39 @@ def test_a_manifest_that_declares_nothing_known_fails_and_says_what_it_could(hou
     assert "manifest" in row["message"]
 
 
-def test_a_manifest_in_an_archive_is_about_that_archive(house, content):
-    zipped(house.drop / "d/a.zip", {"x.dcm": content, MANIFEST_NAME: b'{"expected": {}}'})
+def test_a_manifest_may_lie_in_a_folder_whose_name_no_file_system_takes(house, content):
+    folder = "x" * 300
+    declares = b'{"expected": {"process_files": 1}}'
+    zipped(
+        house.drop / "a.zip", {f"{folder}/x.dcm": content, f"{folder}/{MANIFEST_NAME}": declares}
+    )
     organise(house.run)
-    (file,) = house.files("bronze/Files/Process/Manifests/2026/03/14")
-    assert file.parent.name == "a.zip!"
+    assert Day(house.run).manifests == {f"a.zip!/{folder}": {"process_files": 1}}
+    assert Day(house.run).counted("process_files", f"a.zip!/{folder}") == 1
+
+
+def test_a_failed_folder_on_another_file_system_takes_members_and_files(
+    house, content, write_dicom, other_file_system
+):
+    failed = house.settings.lakehouse / FAILED
+    failed.parent.mkdir(parents=True)
+    failed.symlink_to(other_file_system, target_is_directory=True)
+    zipped(house.drop / "a.zip", {"x.dcm": content, "notes.txt": b"hi"})
+    write_dicom(house.drop / "bad.dcm", StudyInstanceUID=None)
+    house.chain()
+    assert house.failures() == {"a.zip!/notes.txt": "not_dicom", "bad.dcm": "no_study_uid"}
+    rows = house.rows(catalog.INGESTION_FAILURES)
+    assert all((house.settings.lakehouse / row["failedPath"]).is_file() for row in rows)
+    assert len(house.files(PROCESS)) == 1
+
+
+def test_a_manifest_in_an_archive_is_about_that_archive(house, content):
+    zipped(
+        house.drop / "d/a.zip",
+        {"x.dcm": content, MANIFEST_NAME: b'{"expected": {"process_files": 2}}'},
+    )
+    (house.drop / "d/not_in_it.dcm").write_bytes(content)
+    organise(house.run)
+    assert Day(house.run).manifests == {"d/a.zip!": {"process_files": 2}}
+    assert Day(house.run).counted("process_files", "d/a.zip!") == 1
     assert house.failures() == {}

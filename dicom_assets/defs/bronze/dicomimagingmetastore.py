@@ -30,7 +30,7 @@ def dicomimagingmetastore(
 ) -> dg.MaterializeResult:
     """Reads and compresses the files organised since the last run."""
     run = lakehouse.run(context)
-    since = run.engine.version(catalog.metastore())
+    since = run.engine.version(run.metastore)
     report = extract(run)
     day = Day(run)
     return result(
@@ -39,6 +39,6 @@ def dicomimagingmetastore(
         report,
         preview=day.by_modality(),
         partition_rows=len(day.instances),
-        table=catalog.metastore(run.settings.promoted),
+        table=run.metastore,
         more={"contact_sheet": contact_sheet_markdown(run, since=since)},
     )

@@ -1,0 +1,25 @@
+"""Moving a file, also to another file system.
+
+Decided here: that a file is under its new name whole or not at all.
+"""
+
+import errno
+import shutil
+from pathlib import Path
+
+
+def transfer(source: Path, target: Path) -> None:
+    """Gives a file another place; makes the folder.
+
+    On one file system it is moved. On another it is copied, and the source stays: the caller
+    removes it, once nothing can go wrong any more.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = target.with_name(f".{target.name}.tmp")
+        shutil.copy2(source, copy, follow_symlinks=False)
+        copy.replace(target)
