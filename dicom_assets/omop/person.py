@@ -7,7 +7,7 @@ decided here: a patient's name, which gold does not hold.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from operator import itemgetter
 
@@ -76,31 +76,14 @@ def persons(
             "person_source_value": study.patient_id,
             **study.audit(now),
         }
+    statements: dict[int, list[Json]] = {key: [] for key in found}
     # a gold row without a gender does not say whether anybody stated one
-    statements: dict[int, list[Json]] = {}
     for row in known(sorted({*found, *was_unknown})).to_pylist():
-        holder = was_unknown.get(row["person_id"], row["person_id"])
-        said = row | {"gender_concept_id": row["gender_concept_id"] or None}
-        statements.setdefault(holder, []).append(said)
-    for row in _statements(rows):
-        system, uid = row["sourceSystem"], row["studyInstanceUid"]
-        patient_id = stated(row["patientId"])
-        # where a file does not say whose it is, another of its study may
-        key = (
-            person_id(system, patient_id, uid, crosswalks)
-            if patient_id
-            else of_study.get((system, uid))
-        )
-        if key is not None and key in found:
-            statements.setdefault(key, []).append(
-                {
-                    "gender_concept_id": _gender(row["patientSex"]),
-                    "year_of_birth": _year(row["patientBirthDate"]),
-                    "sourceTable": SOURCE_TABLE,
-                    "sourceRecordId": row["sopInstanceUid_max"],
-                    "sourceModifiedAt": row["ingestedAt_max"],
-                }
-            )
+        key = was_unknown.get(row["person_id"], row["person_id"])
+        statements[key].append(row | {"gender_concept_id": row["gender_concept_id"] or None})
+    for key, statement in _statements(rows, of_study, crosswalks):
+        if key in statements:
+            statements[key].append(statement)
     for key, said in statements.items():
         for statement in sorted(said, key=itemgetter("sourceModifiedAt", "sourceRecordId")):
             found[key] |= {name: statement[name] for name in _AUDIT}
@@ -117,11 +100,34 @@ def unknown_persons(silver: pa.Table) -> set[int]:
     }
 
 
-def _statements(rows: pa.Table) -> list[Json]:
-    """Returns the distinct statements about patients, with when they were last made."""
+def _statements(
+    rows: pa.Table, of_study: Mapping[tuple[str, str], int], crosswalks: Crosswalks
+) -> Iterator[tuple[int, Json]]:
+    """Yields whom each distinct statement is about, and what it says, as of its last row.
+
+    Where a file does not say whose it is, another of its study may.
+    """
     said = ["sourceSystem", "patientId", "studyInstanceUid", "patientSex", "patientBirthDate"]
     last = [("ingestedAt", "max"), ("sopInstanceUid", "max")]
-    return rows.group_by(said).aggregate(last).to_pylist()
+    for row in rows.group_by(said).aggregate(last).to_pylist():
+        system, uid = row["sourceSystem"], row["studyInstanceUid"]
+        patient_id = stated(row["patientId"])
+        key = (
+            person_id(system, patient_id, uid, crosswalks)
+            if patient_id
+            else of_study.get((system, uid))
+        )
+        if key is not None:
+            yield (
+                key,
+                {
+                    "gender_concept_id": _gender(row["patientSex"]),
+                    "year_of_birth": _year(row["patientBirthDate"]),
+                    "sourceTable": SOURCE_TABLE,
+                    "sourceRecordId": row["sopInstanceUid_max"],
+                    "sourceModifiedAt": row["ingestedAt_max"],
+                },
+            )
 
 
 def _gender(sex: str | None) -> int | None:
