@@ -168,7 +168,10 @@ def fill_promoted(lakehouse: Path | None) -> None:
     settings = _settings(lakehouse)
     from dicom_assets.steps.promote import fill
 
-    report = fill(_engine(settings), settings)
+    try:
+        report = fill(_engine(settings), settings)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"{report.rows} rows filled in {report.seconds:.1f} s")
 
 

@@ -100,6 +100,11 @@ def print_outcome(outcome: Outcome) -> None:
             f"see it in the UI (make dev), run {outcome.run_id}",
             style="red",
         )
+    if outcome.not_taken:
+        console.print(
+            f"{outcome.not_taken} files are still in the drop folder: they are changing, or may "
+            "not be read or taken away; the next run tries again"
+        )
     for day in outcome.killed:
         console.print(f"a run of {day} was killed; take it up: dicom-assets run --date {day}")
 

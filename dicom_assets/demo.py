@@ -58,7 +58,7 @@ def counted(settings: Settings, partition_key: str) -> list[Count]:
     """Counts what the chain made of the sample."""
     day = Day(Run.of(settings, partition_key))
     layout = day.run.engine.layout
-    (expected,) = day.manifests.values()
+    ((expected,),) = day.manifests.values()
     instances, studies = expected["dicomimagingmetastore"], expected["ImagingStudy"]
     ndjson = layout.fhir_files(day.run.ingest_date, "ImagingStudy")
     return [

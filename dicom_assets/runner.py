@@ -18,6 +18,8 @@ from dicom_assets.defs.running import end_killed_runs, partition_of
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.settings import home
 
+_LEFT = ("still_changing", "not_taken")
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -48,6 +50,7 @@ class Outcome:
         steps: One for each asset, in order.
         error: What broke, for a run that did not get through.
         killed: Other ingest dates whose runs were found killed, and not yet run again.
+        not_taken: Files left in the drop folder: still changing, or not to be read or taken away.
     """
 
     succeeded: bool
@@ -55,6 +58,7 @@ class Outcome:
     steps: tuple[Step, ...]
     error: str | None
     killed: Sequence[str]
+    not_taken: int
 
 
 def dagster_home() -> Path:
@@ -103,11 +107,13 @@ def _outcome(result: dg.ExecuteInProcessResult, killed: set[str]) -> Outcome:
     """Sums up a run from its events."""
     written: dict[str, int] = {}
     seconds: dict[str, float] = {}
+    left = 0
     for event in result.get_asset_materialization_events():
         materialization = event.materialization
         name = materialization.asset_key.to_user_string()
         written[name] = int(_number(materialization.metadata, "rows_written"))
         seconds[name] = float(_number(materialization.metadata, "duration_seconds"))
+        left += sum(int(_number(materialization.metadata, name)) for name in _LEFT)
     failed: dict[str, list[str]] = {}
     blocked: set[str] = set()
     for check in result.get_asset_check_evaluations():
@@ -116,9 +122,9 @@ def _outcome(result: dg.ExecuteInProcessResult, killed: set[str]) -> Outcome:
             failed.setdefault(name, []).append(_told(check))
             if check.blocking:
                 blocked.add(name)
-    # those that ran in the order they did, then those that did not
-    chosen = sorted(key.to_user_string() for key in result.job_def.asset_layer.selected_asset_keys)
-    names = dict.fromkeys([*written, *chosen])
+    layer = result.job_def.asset_layer
+    ordered = layer.asset_graph.toposorted_asset_keys
+    names = [key.to_user_string() for key in ordered if key in layer.selected_asset_keys]
     steps = tuple(
         Step(
             name,
@@ -130,7 +136,7 @@ def _outcome(result: dg.ExecuteInProcessResult, killed: set[str]) -> Outcome:
         for name in names
     )
     succeeded = result.success and not blocked
-    return Outcome(succeeded, result.run_id, steps, _error(result, blocked), sorted(killed))
+    return Outcome(succeeded, result.run_id, steps, _error(result, blocked), sorted(killed), left)
 
 
 def _told(check: dg.AssetCheckEvaluation) -> str:
@@ -152,5 +158,5 @@ def _error(result: dg.ExecuteInProcessResult, blocked: set[str]) -> str | None:
 
 
 def _number(metadata: Mapping[str, dg.MetadataValue], name: str) -> float:
-    value = metadata[name].value
+    value = metadata[name].value if name in metadata else 0
     return float(value) if isinstance(value, (int, float)) else 0.0

@@ -28,7 +28,7 @@ from dicom_assets.lakehouse.move import transfer
 APP_ID = "organise"
 ROWS_PER_COMMIT = 1000
 _LOG = logging.getLogger(__name__)
-_NOT_OURS_TO_TAKE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NOT_TO_BE_TAKEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
 
 
 @dataclass
@@ -175,7 +175,7 @@ def _take(plan: Plan) -> bool:
     except shutil.SpecialFileError:
         return False
     except OSError as error:
-        if error.errno not in _NOT_OURS_TO_TAKE:
+        if error.errno not in _NOT_TO_BE_TAKEN:
             raise
         return False
     if taken:

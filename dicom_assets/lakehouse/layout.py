@@ -15,6 +15,7 @@ DEFAULT_SOURCE_SYSTEM = "default"
 _MAX_NAME_BYTES = 255
 _RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
 _YEAR = re.compile(r"\d{4}")
+_NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%\u2028\u2029\ud800-\udfff]')
 
 
@@ -111,7 +112,8 @@ def _dated(root: Path, source_system: str, day: date) -> Path:
 
 def printable(text: str) -> str:
     """Returns text that any table can hold: bytes that are not UTF-8 as `%XX`."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace").replace("\\x", "%")
+    known = os.fsencode(text).decode("utf-8", "surrogateescape")
+    return _NOT_UTF8.sub(_escaped, known)
 
 
 def organised_name(prefix_ms: int, original: str) -> str:
@@ -122,8 +124,6 @@ def organised_name(prefix_ms: int, original: str) -> str:
     """
     base = re.split(r"[/\\]", original)[-1]
     safe = _UNSAFE.sub(_escaped, base).strip(" ") or "unnamed"
-    if safe.lower().endswith(".zip"):
-        safe += ".dcm"  # a DICOM file called so, which is not to be taken for one in its ZIP
     room = _MAX_NAME_BYTES - _RESERVED
     if len(safe.encode()) > room:
         stem, dot, extension = safe.rpartition(".")

@@ -26,7 +26,7 @@ def declared(content: bytes) -> dict[str, int]:
     """
     try:
         expected = json.loads(content)["expected"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError('a manifest is JSON with counts: {"expected": {…}}') from error
     if not isinstance(expected, dict) or not set(expected) <= set(_KNOWN):
         raise ValueError(f"a manifest declares counts of {', '.join(_KNOWN)} only")

@@ -39,21 +39,22 @@ class Crosswalks:
                 or both; a row counts for each that it fills in.
 
         Raises:
-            ValueError: A column is missing, or an id is no whole number. Names file and line.
+            ValueError: A column is missing, an id is no whole number, or two lines contradict each
+                other. Names file and line.
         """
         by_study: dict[tuple[str, str], int] = {}
         by_accession: dict[tuple[str, str], int] = {}
         by_patient: dict[tuple[str, str], int] = {}
         if person:
             for row in _rows(person, "person_crosswalk", "person_source_value", "person_id"):
-                by_patient[row.key("person_source_value")] = row.number("person_id")
+                row.put("person_source_value", "person_id", into=by_patient)
         if visit:
             for row in _rows(visit, "visit_crosswalk", "visit_occurrence_id"):
                 if not row.values.keys() & {"accession_number", "study_uid"}:
                     raise ValueError(row.missing("accession_number or study_uid"))
                 for column, into in (("study_uid", by_study), ("accession_number", by_accession)):
                     if row.values.get(column):
-                        into[row.key(column)] = row.number("visit_occurrence_id")
+                        row.put(column, "visit_occurrence_id", into=into)
         return cls(by_patient, by_study, by_accession)
 
     def visit(self, source_system: str, study_uid: str, accession_number: str | None) -> int | None:
@@ -72,6 +73,12 @@ class _Row:
 
     def key(self, column: str) -> tuple[str, str]:
         return self.values["source_system"] or DEFAULT_SOURCE_SYSTEM, self.values[column]
+
+    def put(self, column: str, ident: str, *, into: dict[tuple[str, str], int]) -> None:
+        number = self.number(ident)
+        if into.setdefault(self.key(column), number) != number:
+            message = f"{self.file}, line {self.line}: another {ident} than in a line before"
+            raise ValueError(message)
 
     def number(self, column: str) -> int:
         text = self.values[column]

@@ -79,7 +79,8 @@ def persons(
     statements: dict[int, list[Json]] = {key: [] for key in found}
     # a gold row without a gender does not say whether anybody stated one
     for row in known(sorted({*found, *was_unknown})).to_pylist():
-        key = was_unknown.get(row["person_id"], row["person_id"])
+        held = int(row["person_id"])
+        key = was_unknown.get(held, held)
         statements[key].append(row | {"gender_concept_id": row["gender_concept_id"] or None})
     for key, statement in _statements(rows, of_study, crosswalks):
         if key in statements:

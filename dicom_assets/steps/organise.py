@@ -42,7 +42,7 @@ def organise(run: Run) -> Report:
         there are any, `not_taken`: files that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
-    run.check_files_of_choices()
+    run.check_choices()
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
     with reporting(STEP, layout.root) as report, journal.open():
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,10 @@ class _Turn:
             reason, message = problem
             self._fail(plan, path, source, reason, message)
             return
-        target = self._place(self._layout.process_folder(source.system, self._day), source)
+        folder = self._layout.process_folder(source.system, self._day)
+        # one called .zip is not to be taken for an archive of its own
+        is_called_zip = source.name.lower().endswith(".zip")
+        target = self._place(folder, source, extension=".dcm" if is_called_zip else "")
         plan.moves.append((path, target))
         plan.files.append(
             {
@@ -283,13 +286,13 @@ class _Turn:
             }
         )
 
-    def _place(self, folder: Path, source: _Source) -> Path:
+    def _place(self, folder: Path, source: _Source, *, extension: str = "") -> Path:
         """Returns where a file will lie: where extract may move it to nothing lies either."""
         folders = {
             self._layout.process_folder(source.system, self._day),
             self._layout.failed_folder(source.system, self._day),
         }
-        return folder / self._free(folders, source.path).name
+        return folder / self._free(folders, source.path + extension).name
 
     def _free(self, folders: set[Path], original: str) -> Path:
         """Returns a name under which nothing lies, nor will when the file is compressed."""

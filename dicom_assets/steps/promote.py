@@ -10,7 +10,7 @@ from datetime import date
 import orjson
 import pyarrow as pa
 
-from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
@@ -24,9 +24,13 @@ def fill(engine: LocalEngine, settings: Settings) -> Report:
 
     Returns:
         Rows = metastore rows that got a value.
+
+    Raises:
+        ValueError: As `check_columns`.
     """
     table = catalog.metastore(settings.promoted)
     tags = settings.promoted[len(PROMOTED_TAGS) :]
+    check_columns(engine, table)
     with reporting(STEP, engine.layout.root) as report:
         days = sorted(engine.rows_by_date(table)) if tags else []
         progress = Progress(STEP, len(days), "ingest dates")
@@ -34,6 +38,24 @@ def fill(engine: LocalEngine, settings: Settings) -> Report:
             report.rows += _fill_day(engine, settings, tags, day)
             progress.advance()
     return report
+
+
+def check_columns(engine: LocalEngine, metastore: Table) -> None:
+    """Checks that the metastore's columns hold what the settings want to find there.
+
+    Raises:
+        ValueError: A promoted column holds another tag, or differs in upper and lower case alone.
+    """
+    delta = engine.open(metastore)
+    held = {column.name.lower(): column for column in delta.schema().fields} if delta else {}
+    for column in metastore.schema:
+        known = held.get(column.name.lower())
+        comment = (column.metadata or {}).get(b"comment", b"").decode()
+        if known and (known.name, known.metadata.get("comment")) != (column.name, comment):
+            raise ValueError(
+                f"promoted_tags: the metastore has a column {known.name} already, which holds "
+                f"{known.metadata.get('comment')}; choose another name than {column.name}"
+            )
 
 
 def _fill_day(

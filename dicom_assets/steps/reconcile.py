@@ -6,7 +6,6 @@ and only those of the date's partition or of its studies.
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,11 +28,11 @@ from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
 from dicom_assets.steps.run import Run
+from dicom_assets.terminology import body_parts, modality_concepts
 
 _KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
 _SERIES_KEYS = _KEYS[:3]
 _SERIES = ("sourceSystem", "image_study_uid", "image_series_uid")
-_CODE = re.compile(r"[A-Z0-9_]{1,16}")
 
 
 @dataclass
@@ -248,19 +247,25 @@ class Day:
         return pd.DataFrame(sorted(sizes.items()), columns=pd.Index(["series", "studies"]))
 
     @cached_property
-    def manifests(self) -> dict[str, dict[str, int]]:
-        """What the date's manifests declare, by the drop folder or archive they are about.
-
-        Of several in one folder the newest holds.
-        """
+    def manifests(self) -> dict[str, list[dict[str, int]]]:
+        """What manifests declare, by the folder or archive they are about, the newest last."""
         folder = self.run.engine.layout.manifest_folder(self.run.ingest_date)
         paths = sorted(folder.glob("*.json"), key=lambda path: int(path.name.split("_")[0]))
-        return {about(kept): declared(kept) for kept in (path.read_bytes() for path in paths)}
+        found: dict[str, list[dict[str, int]]] = {}
+        for content in (path.read_bytes() for path in paths):
+            found.setdefault(about(content), []).append(declared(content))
+        return found
 
     def counted(self, table: str, folder: str) -> int:
-        """Counts a table's rows (`manifest.COUNTED`) of what was dropped in and below a folder."""
+        """Counts a table's rows (`manifest.COUNTED`) of what was dropped in and below a folder.
+
+        An organised file that could not be read lies in Failed, and may have been sent again.
+        """
         if table == "process_files":
-            return len(_below(folder, self.organised))
+            failed = self.failures.loc[self.failures["step"] == "extract", "failedPath"].dropna()
+            names = set(map(one_name, failed))
+            files = _below(folder, self.organised)
+            return sum(one_name(path) not in names for path in files["filePath"])
         instances = _below(folder, self.instances)
         if table == "ImagingStudy":
             return len(set(instances["study"]) & set(self.silver["id"].to_pylist()))
@@ -303,10 +308,10 @@ def _below(folder: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_code(value: str | None) -> str:
-    """Returns a code as it may be shown: people type names into any field."""
+    """Returns a code of the terminology; else `other`, since people type names into any field."""
     if not value:
         return "none"
-    return value if _CODE.fullmatch(value) else "other"
+    return value if value in modality_concepts() or value in body_parts() else "other"
 
 
 def process_files(layout: Layout, day: date) -> Iterator[tuple[str, str]]:

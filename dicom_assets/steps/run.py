@@ -17,6 +17,7 @@ from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
+from dicom_assets.steps.promote import check_columns
 from dicom_assets.steps.report import now
 
 
@@ -68,13 +69,15 @@ class Run:
         stats = [(path.stat().st_size, path.stat().st_mtime_ns) if path else None for path in files]
         return hex_key(str(stats), str(settings.dicomweb_base_address))[:8]
 
-    def check_files_of_choices(self) -> None:
-        """Reads the files that settings name, so that a fault in them stops the first step.
+    def check_choices(self) -> None:
+        """Checks what settings name, so that a fault in it stops the first step.
 
         Raises:
-            ValueError: A crosswalk or the vocabulary cannot be read; says which, and where.
+            ValueError: A crosswalk or the vocabulary cannot be read, or a promoted column holds
+                something else already; says which, and where.
         """
         _ = self.crosswalks, self.vocabulary
+        check_columns(self.engine, self.metastore)
 
     def record(
         self, failures: Sequence[Failure], progress: Progress, *, even_none: bool = False

@@ -54,6 +54,10 @@ def test_any_name_becomes_one_that_can_be_written_and_zipped(original):
     assert printable(original).encode().decode() == printable(original)
 
 
+def test_only_bytes_that_are_not_utf8_are_written_otherwise():
+    assert printable(os.fsdecode(b"C:\\x\\y\xe9.dcm")) == "C:\\x\\y%E9.dcm"
+
+
 def test_keys_can_be_computed_in_sql():
     """sha256('default|ImagingStudy|1.2.3') by any other tool."""
     expected = "8926e96d4436d2c3ec6390003cdf90cca062fe88a04f05a5ee52245190959df8"

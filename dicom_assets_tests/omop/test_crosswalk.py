@@ -73,6 +73,31 @@ def test_a_visit_file_without_its_columns_is_an_error(file, text):
         Crosswalks.read(visit=file(text))
 
 
+@pytest.mark.parametrize("wrong", ["Jane", "-1", "1" * 20, "9223372036854775808", "1.5", "²"])
+def test_an_id_that_omop_cannot_hold_is_an_error(file, wrong):
+    with pytest.raises(ValueError, match="line 2: person_id is no whole number from 0"):
+        Crosswalks.read(
+            person=file(f"source_system,person_source_value,person_id\ndefault,P1,{wrong}\n")
+        )
+
+
+def test_two_lines_that_contradict_each_other_are_an_error(file):
+    text = "source_system,person_source_value,person_id\ndefault,P1,1\ndefault,P1,1\n"
+    assert Crosswalks.read(person=file(text)).persons == {("default", "P1"): 1}
+    with pytest.raises(ValueError, match="line 4: another person_id than in a line before"):
+        Crosswalks.read(person=file(text + "default,P1,2\n"))
+
+
+def test_a_file_in_another_encoding_is_an_error_that_shows_nothing_of_it(tmp_path):
+    path = tmp_path / "latin.csv"
+    path.write_bytes(
+        "source_system,person_source_value,person_id\ndefault,Müller,1\n".encode("latin-1")
+    )
+    with pytest.raises(ValueError, match="is not UTF-8") as told:
+        Crosswalks.read(person=path)
+    assert "ller" not in str(told.value)
+
+
 def test_an_id_that_is_no_number_is_told_by_its_line(file):
     text = "source_system,person_source_value,person_id\ndefault,P1,1\ndefault,P2,Jane\n"
     with pytest.raises(ValueError, match="line 3: person_id is no whole number") as told:

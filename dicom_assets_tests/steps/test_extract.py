@@ -234,6 +234,21 @@ def test_a_promoted_tag_can_be_taken_back(make_house, write_dicom):
     assert ingest(house).rows == 1
 
 
+@pytest.mark.parametrize("tags", [{"KVP": "KVP"}, {"ExposureTime": "kvp"}])
+def test_a_promoted_column_that_holds_something_else_is_refused_before_any_file_moves(
+    make_house, write_dicom, tags
+):
+    house = make_house(promoted_tags={"KVP": "kvp"})
+    write_dicom(house.drop / "1.dcm")
+    ingest(house)
+    house = make_house(promoted_tags=tags)
+    write_dicom(house.drop / "2.dcm")
+    for act in (lambda: organise(house.run), lambda: fill(house.run.engine, house.settings)):
+        with pytest.raises(ValueError, match="has a column kvp already"):
+            act()
+    assert (house.drop / "2.dcm").exists()
+
+
 def test_no_promoted_column_hides_another_column():
     from dicom_assets.lakehouse.promoted import _OTHER_COLUMNS
 
