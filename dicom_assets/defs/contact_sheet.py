@@ -13,7 +13,7 @@ from dicom_assets.dicom.archives import ArchiveError, open_organised
 from dicom_assets.dicom.thumbnails import Tile, contact_sheet, thumbnail
 from dicom_assets.steps.run import Run
 
-MAX_TILES = 48
+MAX_TILES = 200  # some milliseconds and kilobytes each, and Dagster keeps them in its database
 
 
 def contact_sheet_png(run: Run, *, since: int | None) -> tuple[bytes | None, int]:
