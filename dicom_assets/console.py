@@ -22,6 +22,8 @@ from dicom_assets.demo import Count
 from dicom_assets.runner import Outcome
 from dicom_assets.steps.report import PROGRESS_LOG
 
+_WAITING_LOG = logging.getLogger("dicom_assets.lakehouse")
+
 
 class _Bars(logging.Handler):
     """Shows each step that tells of its progress as a bar."""
@@ -40,7 +42,13 @@ class _Bars(logging.Handler):
 
 @contextmanager
 def shown_progress() -> Iterator[None]:
-    """Shows the progress of steps while the block runs."""
+    """Shows the progress of steps, and what they wait for, while the block runs."""
+    waiting = logging.StreamHandler(sys.stderr)
+    with _handled(waiting, _WAITING_LOG):
+        yield from _shown_progress()
+
+
+def _shown_progress() -> Iterator[None]:
     if sys.stderr.isatty():
         columns = (
             TextColumn("{task.description}"),
@@ -49,23 +57,23 @@ def shown_progress() -> Iterator[None]:
             TimeRemainingColumn(),
         )
         progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        with progress, _handled(_Bars(progress)):
+        with progress, _handled(_Bars(progress), PROGRESS_LOG):
             yield
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
-        with _handled(handler):
+        with _handled(handler, PROGRESS_LOG):
             yield
 
 
 @contextmanager
-def _handled(handler: logging.Handler) -> Iterator[None]:
-    PROGRESS_LOG.addHandler(handler)
-    PROGRESS_LOG.setLevel(logging.INFO)
+def _handled(handler: logging.Handler, log: logging.Logger) -> Iterator[None]:
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        PROGRESS_LOG.removeHandler(handler)
+        log.removeHandler(handler)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

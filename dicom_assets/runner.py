@@ -86,7 +86,11 @@ def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
     """
     job = defs().resolve_job_def(JOB_NAME)
     with _instance() as instance:
-        killed = {partition_of(run) for run in end_killed_runs(instance)}
+        killed = {
+            partition_of(each.run)
+            for each in end_killed_runs(instance)
+            if each.lakehouse == lakehouse.absolute()
+        }
         result = job.execute_in_process(
             instance=instance,
             partition_key=partition_key,
@@ -147,14 +151,19 @@ def _told(check: dg.AssetCheckEvaluation) -> str:
 
 def _error(result: dg.ExecuteInProcessResult, blocked: set[str]) -> str | None:
     """Returns what broke; a blocking check that does not hold is not a breakage."""
-    for event in result.get_step_failure_events():
-        failure = event.step_failure_data
-        error = failure.error.cause if failure.error and failure.error.cause else failure.error
+    # a failed step says more than the run that failed with it
+    for event in [*result.get_step_failure_events(), *result.filter_events(_is_run_failure)]:
+        error = getattr(event.event_specific_data, "error", None)
+        error = error.cause if error and error.cause else error
         if error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
             return "interrupted; run it again, it goes on from where it was"
         if error and not blocked:
             return error.message.strip()
     return None
+
+
+def _is_run_failure(event: dg.DagsterEvent) -> bool:
+    return event.event_type is dg.DagsterEventType.RUN_FAILURE
 
 
 def _number(metadata: Mapping[str, dg.MetadataValue], name: str) -> float:

@@ -121,7 +121,10 @@ class Settings(BaseSettings):
     def _local_root(cls, value: Path) -> Path:
         if ":/" in str(value):
             raise ValueError("must be a local folder; object stores are not supported yet")
-        return value.expanduser().absolute()
+        root = value.expanduser().absolute()
+        if root.exists() and not root.is_dir():
+            raise ValueError(f"{root} is a file; it must be a folder")
+        return root
 
     @field_validator("lakehouse", mode="before")
     @classmethod

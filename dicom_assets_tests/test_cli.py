@@ -12,6 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dicom_assets.lakehouse.lock import locked
+
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
 
 
@@ -173,6 +175,20 @@ def test_an_interrupted_run_says_how_to_go_on(workplace, call, sample):
     assert "interrupted; run it again" in said
     assert "Traceback" not in said
     assert call(*command[1:]).returncode == 0
+
+
+def test_a_run_that_waits_for_another_says_so_and_can_be_interrupted(workplace):
+    lakehouse = workplace / "waiting"
+    environment = os.environ | {"DAGSTER_HOME": str(workplace / "dagster")}
+    command = [COMMAND, "run", "--date", "2026-03-14", "--lakehouse", str(lakehouse)]
+    with locked(lakehouse):
+        run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert run.stderr
+        assert "another run is working on this lakehouse" in run.stderr.readline()
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=60)[1]
+    assert run.returncode == 1
+    assert "interrupted; run it again" in said
 
 
 def test_wrong_options_and_settings_are_named(call):

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import dagster as dg
 
-from dicom_assets.defs.running import mark
+from dicom_assets.defs.running import marked
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps.run import Run
@@ -29,12 +29,11 @@ class Lakehouse(dg.ConfigurableResource):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["Lakehouse"]:
         """Holds the lakehouse for the whole of a run: its checks look at what its steps wrote."""
-        if context.run is None:
+        if context.run is None or context.instance is None:
             yield self
             return
-        if context.instance:
-            mark(context.instance, context.run.run_id)
-        with locked(self.settings.lakehouse):
+        root = self.settings.lakehouse
+        with marked(context.instance, context.run.run_id, lakehouse=root), locked(root):
             yield self
 
     def run(self, context: dg.AssetExecutionContext) -> Run:

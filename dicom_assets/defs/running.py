@@ -5,8 +5,10 @@ for ever; but the operating system's lock on a file ends with the process that h
 """
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import dagster as dg
 
@@ -18,37 +20,57 @@ _UNFINISHED = {
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 }
-_HELD: dict[Path, TextIO] = {}
 
 
-def mark(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Says, for as long as this process lives, that it works on a run."""
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A run whose process was killed.
+
+    Attributes:
+        run: The run.
+        lakehouse: Root of the lakehouse that it worked on.
+    """
+
+    run: dg.DagsterRun
+    lakehouse: Path
+
+
+@contextmanager
+def marked(instance: dg.DagsterInstance, run_id: str, *, lakehouse: Path) -> Iterator[None]:
+    """Says that this process works on a run, for as long as it does and lives."""
     mark = _folder(instance) / run_id
-    if mark not in _HELD:
-        # locked before it has its name, so that nobody can find it and not see it locked
-        new = mark.with_name(f".{run_id}")
-        _HELD[mark] = new.open("w")
-        fcntl.flock(_HELD[mark], fcntl.LOCK_EX)
+    # locked before it has its name, so that nobody can find it and not see it locked
+    new = mark.with_name(f".{run_id}")
+    with new.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(str(lakehouse))
+        held.flush()
         new.rename(mark)
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
 
 
-def end_killed_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+def end_killed_runs(instance: dg.DagsterInstance) -> list[Killed]:
     """Reports runs as failed whose process is gone, so that nothing waits for them.
 
     Returns:
-        Those runs.
+        Those runs, and those of which Dagster has noticed it by itself.
     """
-    ended = []
+    found = []
     for mark in sorted(_folder(instance).glob("[!.]*")):
-        if _is_held(mark):
+        lakehouse = _left_by_a_killed_process(mark)
+        if lakehouse is None:
             continue
         run = instance.get_run_by_id(mark.name)
         if run and run.status in _UNFINISHED:
             message = "the process of this run was killed; run its date again"
             instance.report_run_failed(run, message)
-            ended.append(run)
+        if run and run.status in {*_UNFINISHED, dg.DagsterRunStatus.FAILURE}:
+            found.append(Killed(run, lakehouse))
         mark.unlink(missing_ok=True)
-    return ended
+    return found
 
 
 def partition_of(run: dg.DagsterRun) -> str:
@@ -62,12 +84,11 @@ def _folder(instance: dg.DagsterInstance) -> Path:
     return folder
 
 
-def _is_held(mark: Path) -> bool:
+def _left_by_a_killed_process(mark: Path) -> Path | None:
+    """Returns the lakehouse that a mark names when nobody holds it any more."""
     try:
         with mark.open("r+") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+            return Path(held.read())
+    except (FileNotFoundError, BlockingIOError):
+        return None

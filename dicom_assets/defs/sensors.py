@@ -107,14 +107,16 @@ def drop_folder_sensor(
 
     A run whose process was killed is taken up first, once.
     """
+    settings = lakehouse.settings
     resumed = [
-        _request(context, partition_of(run), tags={RESUMES: run.run_id})
-        for run in end_killed_runs(context.instance)
-        if partition_of(run) and RESUMES not in run.tags
+        _request(context, partition_of(killed.run), tags={RESUMES: killed.run.run_id})
+        for killed in end_killed_runs(context.instance)
+        if killed.lakehouse == settings.lakehouse
+        and partition_of(killed.run)
+        and RESUMES not in killed.run.tags
     ]
     if resumed:
         return dg.SensorResult(run_requests=resumed, cursor=context.cursor)
-    settings = lakehouse.settings
     count, cursor = watch(
         Layout(settings.lakehouse).drop_folder,
         cursor=context.cursor,

@@ -79,8 +79,11 @@ def persons(
     statements: dict[int, list[Json]] = {key: [] for key in found}
     # a gold row without a gender does not say whether anybody stated one
     for row in known(sorted({*found, *was_unknown})).to_pylist():
-        held = int(row["person_id"])
+        held, patient_id = int(row["person_id"]), row["person_source_value"]
         key = was_unknown.get(held, held)
+        # a crosswalk may have given the key of one patient to another
+        if patient_id and key != person_id(row["sourceSystem"], patient_id, "", crosswalks):
+            continue
         statements[key].append(row | {"gender_concept_id": row["gender_concept_id"] or None})
     for key, statement in _statements(rows, of_study, crosswalks):
         if key in statements:

@@ -76,7 +76,7 @@ class Day:
         """Counts rows without a file, and files without a row.
 
         A file counts once, be it plain, in its ZIP, both (a killed run), or moved to Failed. One
-        that was gone when it was to be read is a failure already.
+        that is a failure already is accounted for, wherever somebody has put it since.
         """
         layout, day = self.run.engine.layout, self.run.ingest_date
         columns = self.organised[["sourceSystem", "filePath", "sourcePath"]]
@@ -87,11 +87,13 @@ class Day:
         lying = {(system, one_name(name)) for system, name in self.names}
         failed = self.failures.loc[self.failures["step"] == "extract"]
         missed = set(failed.loc[failed["failedPath"].isna(), "sourcePath"])
+        moved = set(map(one_name, failed["failedPath"].dropna()))
         gone = [
             name
             for (system, zipped), (name, source) in known.items()
             if (system, zipped) not in lying
             and source not in missed
+            and zipped not in moved
             and not (layout.failed_folder(system, day) / name).exists()
         ]
         return {"rows_without_file": len(gone), "files_without_row": len(lying - set(known))}

@@ -214,6 +214,10 @@ def test_a_delivery_that_comes_again_with_its_manifest_is_as_declared(house, wri
         (house.drop / "a" / MANIFEST_NAME).write_text(json.dumps({"expected": counts}))
         house.chain()
         assert broken(house) == set()
+    write_dicom(house.drop / "a" / "3")
+    (house.drop / "a" / MANIFEST_NAME).write_text('{"expected": {"process_files": 1}}')
+    house.chain()
+    assert broken(house) == set()
 
 
 def test_a_file_that_failed_and_is_sent_again_whole_is_as_declared(house, write_dicom):
@@ -226,6 +230,16 @@ def test_a_file_that_failed_and_is_sent_again_whole_is_as_declared(house, write_
     write_dicom(house.drop / "2.dcm")
     house.chain()
     assert broken(house) == set()
+
+
+def test_a_failed_file_may_be_taken_from_failed_mended_and_dropped_again(house, write_dicom):
+    write_dicom(house.drop / "x.dcm", SeriesInstanceUID=None)
+    house.chain()
+    house.files("bronze/Files/Failed")[0].unlink()
+    write_dicom(house.drop / "x.dcm")
+    house.chain()
+    assert broken(house) == set()
+    assert len(house.metastore()) == 1
 
 
 def test_text_that_people_typed_into_a_code_is_not_shown(house, write_dicom):

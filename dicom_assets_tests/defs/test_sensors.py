@@ -173,22 +173,26 @@ def test_a_run_that_still_waits_takes_what_arrives_meanwhile(lakehouse, instance
 
 
 @pytest.fixture
-def run_of_another_process(instance) -> Callable[..., str]:
+def run_of_another_process(instance, lakehouse) -> Callable[..., str]:
     """Makes a run that a process of its own has begun to work on, and kills that process."""
 
-    def begin(day: str, **tags: str) -> str:
+    def begin(day: str, root: str = lakehouse.root, **tags: str) -> str:
         run = instance.create_run_for_job(
             defs().resolve_job_def(JOB_NAME),
             status=dg.DagsterRunStatus.STARTED,
             tags={"dagster/partition": day, **tags},
         )
         code = (
-            "import sys, time, dagster as dg; from dicom_assets.defs.running import mark\n"
-            "with dg.DagsterInstance.from_config(sys.argv[1]) as instance:\n"
-            "    mark(instance, sys.argv[2]); print(flush=True); time.sleep(60)\n"
+            "import sys, time, dagster as dg; from pathlib import Path\n"
+            "from dicom_assets.defs.running import marked\n"
+            "with (\n"
+            "    dg.DagsterInstance.from_config(sys.argv[1]) as instance,\n"
+            "    marked(instance, sys.argv[2], lakehouse=Path(sys.argv[3])),\n"
+            "):\n"
+            "    print(flush=True); time.sleep(60)\n"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code, instance.root_directory, run.run_id],
+            [sys.executable, "-c", code, instance.root_directory, run.run_id, root],
             stdout=subprocess.PIPE,
         )
         assert process.stdout
@@ -211,6 +215,23 @@ def test_a_run_whose_process_was_killed_is_ended_and_taken_up_once(
     assert not evaluate(lakehouse, instance).run_requests
     run_of_another_process("2026-03-14", **request.tags)
     assert not evaluate(lakehouse, instance).run_requests, "what kills every process is not retried"
+
+
+def test_a_killed_run_that_dagster_noticed_by_itself_is_taken_up_too(
+    lakehouse, instance, run_of_another_process
+):
+    killed = instance.get_run_by_id(run_of_another_process("2026-03-14"))
+    instance.report_run_failed(killed, "terminated by signal 9")
+    (request,) = evaluate(lakehouse, instance).run_requests or []
+    assert request.partition_key == "2026-03-14"
+
+
+def test_a_run_on_another_lakehouse_is_ended_and_left_to_its_own(
+    lakehouse, instance, run_of_another_process
+):
+    killed = run_of_another_process("2026-03-14", "/another/lakehouse")
+    assert not evaluate(lakehouse, instance).run_requests
+    assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
 
 
 def test_the_sensor_and_automation_are_on_by_default():

@@ -122,6 +122,19 @@ def test_a_patient_whom_only_silver_knows_has_a_row_all_the_same(row, gold):
     assert (found["person_id"], found["gender_concept_id"]) == (int_key("default", "P1"), 0)
 
 
+def test_a_crosswalk_that_swaps_two_patients_swaps_what_is_known_of_them(row, gold):
+    a = row(patientId="A", patientSex="M", patientBirthDate="1960")
+    b = row(patientId="B", patientSex="F", patientBirthDate="1970", studyInstanceUid="1.9")
+    before = Crosswalks(persons={("default", "A"): 1, ("default", "B"): 2})
+    after = Crosswalks(persons={("default", "A"): 2, ("default", "B"): 1})
+    known = gold(a, b, crosswalks=before)
+    found = gold(a, crosswalks=after, existing=known.slice(1)).to_pylist()
+    assert [(p["person_id"], p["person_source_value"], p["year_of_birth"]) for p in found] == [
+        (2, "A", 1960)
+    ]
+    assert found[0]["gender_concept_id"] == 8507
+
+
 def test_two_unknown_patients_are_never_one_person(row, gold):
     rows = [
         row(patientId=nothing, studyInstanceUid=f"1.{n}", sopInstanceUid=f"1.{n}.1")
