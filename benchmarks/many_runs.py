@@ -16,12 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_assets.defs.checks import RULES
 from dicom_assets.settings import load_settings
-from dicom_assets.steps import catalog, to_omop
-from dicom_assets.steps.convert import convert
-from dicom_assets.steps.extract import extract
-from dicom_assets.steps.flatten import flatten
-from dicom_assets.steps.ingest_fhir import ingest_fhir
-from dicom_assets.steps.organise import organise
+from dicom_assets.steps.chain import STEPS
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.run import Run
 
@@ -56,18 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("runs", type=int, help="how many runs, of one file each")
     runs = parser.parse_args().runs
-    bronze, silver = catalog.BRONZE_IMAGING_STUDY, catalog.silver_imaging_study()
-    steps = {
-        "organise": organise,
-        "extract": extract,
-        "convert": convert,
-        "ingest_fhir": lambda run: ingest_fhir(run, bronze),
-        "flatten": lambda run: flatten(run, bronze=bronze, silver=silver),
-        "procedure_occurrence": to_omop.procedure_occurrence,
-        "person": to_omop.person,
-        "image_occurrence": to_omop.image_occurrence,
-        "checks": check,
-    }
+    steps = {**STEPS, "checks": check}
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(lakehouse=folder, settle_seconds=0)
         run = Run.of(settings, DAY)

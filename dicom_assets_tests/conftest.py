@@ -10,12 +10,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from dicom_assets.settings import Settings, load_settings
-from dicom_assets.steps import catalog, to_omop
-from dicom_assets.steps.convert import convert
-from dicom_assets.steps.extract import extract
-from dicom_assets.steps.flatten import flatten
-from dicom_assets.steps.ingest_fhir import ingest_fhir
-from dicom_assets.steps.organise import organise
+from dicom_assets.steps import catalog
+from dicom_assets.steps.chain import STEPS
 from dicom_assets.steps.run import Run
 
 SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
@@ -54,18 +50,7 @@ class House:
 
     def chain(self, day: date = DAY, *, until: str | None = None) -> None:
         """Runs the steps for a date, all of them or up to one."""
-        bronze, silver = catalog.BRONZE_IMAGING_STUDY, catalog.silver_imaging_study()
-        steps: dict[str, Callable[[Run], Any]] = {
-            "organise": organise,
-            "extract": extract,
-            "convert": convert,
-            "ingest_fhir": lambda run: ingest_fhir(run, bronze),
-            "flatten": lambda run: flatten(run, bronze=bronze, silver=silver),
-            "procedure_occurrence": to_omop.procedure_occurrence,
-            "person": to_omop.person,
-            "image_occurrence": to_omop.image_occurrence,
-        }
-        for name, step in steps.items():
+        for name, step in STEPS.items():
             step(self.on(day))
             if name == until:
                 break

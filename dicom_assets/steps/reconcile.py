@@ -68,9 +68,20 @@ class Day:
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """Failure rows: step, reasonCode, paths, line."""
-        columns = ["step", "reasonCode", "sourcePath", "failedPath", "line"]
+        """Failure rows: sourceSystem, step, reasonCode, paths, line."""
+        columns = ["sourceSystem", "step", "reasonCode", "sourcePath", "failedPath", "line"]
         return self._read(catalog.INGESTION_FAILURES, columns)
+
+    def failures_of(self, step: str) -> pd.DataFrame:
+        """Returns the failure rows of a step."""
+        return self.failures.loc[self.failures["step"] == step]
+
+    @cached_property
+    def unread(self) -> set[tuple[str, str]]:
+        """Source system and one name of each organised file that was moved to Failed."""
+        moved = self.failures_of("extract").dropna(subset="failedPath")
+        pairs = zip(moved["sourceSystem"], moved["failedPath"], strict=True)
+        return {(system, one_name(path)) for system, path in pairs}
 
     def unaccounted(self) -> dict[str, int]:
         """Counts rows without a file, and files without a row.
@@ -85,22 +96,21 @@ class Day:
             for system, path, source in columns.itertuples(index=False)
         }
         lying = {(system, one_name(name)) for system, name in self.names}
-        failed = self.failures.loc[self.failures["step"] == "extract"]
+        failed = self.failures_of("extract")
         missed = set(failed.loc[failed["failedPath"].isna(), "sourcePath"])
-        moved = set(map(one_name, failed["failedPath"].dropna()))
         gone = [
             name
-            for (system, zipped), (name, source) in known.items()
-            if (system, zipped) not in lying
+            for key, (name, source) in known.items()
+            if key not in lying
+            and key not in self.unread
             and source not in missed
-            and zipped not in moved
-            and not (layout.failed_folder(system, day) / name).exists()
+            and not (layout.failed_folder(key[0], day) / name).exists()
         ]
         return {"rows_without_file": len(gone), "files_without_row": len(lying - set(known))}
 
     def failed(self, step: str) -> int:
         """Returns how many failures a step has."""
-        return int((self.failures["step"] == step).sum())
+        return len(self.failures_of(step))
 
     @cached_property
     def instances(self) -> pd.DataFrame:
@@ -114,7 +124,7 @@ class Day:
     @cached_property
     def converted(self) -> pd.DataFrame:
         """Those of the instances that could be converted to FHIR."""
-        failed = self.failures.loc[self.failures["step"] == "convert", "failedPath"]
+        failed = self.failures_of("convert")["failedPath"]
         return self.instances.loc[~self.instances["filePath"].isin(failed)]
 
     @cached_property
@@ -138,8 +148,8 @@ class Day:
     @cached_property
     def study_ids(self) -> list[str]:
         """Silver ids of the date's studies, but for lines that are no valid ImagingStudy."""
-        failed = self.failures.loc[self.failures["step"] == "flatten"]
-        bad = set(failed[["sourcePath", "line"]].itertuples(index=False, name=None))
+        failed = self.failures_of("flatten")[["sourcePath", "line"]]
+        bad = set(failed.itertuples(index=False, name=None))
         columns = self.bronze[["sourceSystem", "id", "filePath", "lineNumber"]]
         return sorted(
             {
@@ -264,10 +274,9 @@ class Day:
         An organised file that could not be read lies in Failed, and may have been sent again.
         """
         if table == "process_files":
-            failed = self.failures.loc[self.failures["step"] == "extract", "failedPath"].dropna()
-            names = set(map(one_name, failed))
             files = _below(folder, self.organised)
-            return sum(one_name(path) not in names for path in files["filePath"])
+            pairs = zip(files["sourceSystem"], files["filePath"], strict=True)
+            return sum((system, one_name(path)) not in self.unread for system, path in pairs)
         instances = _below(folder, self.instances)
         if table == "ImagingStudy":
             return len(set(instances["study"]) & set(self.silver["id"].to_pylist()))

@@ -7,7 +7,8 @@ is done, and before that commit. Not decided here: what failed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure, failure_rows
@@ -52,13 +53,12 @@ class Run:
     def crosswalks(self) -> Crosswalks:
         """The site's person and visit ids."""
         settings = self.settings
-        return Crosswalks.read(person=settings.person_crosswalk, visit=settings.visit_crosswalk)
+        return _crosswalks(settings.person_crosswalk, settings.visit_crosswalk, self.choices)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Code → concept id."""
-        folder = self.settings.athena_vocabulary
-        return Vocabulary.from_athena(folder) if folder else Vocabulary.default()
+        return _vocabulary(self.settings.athena_vocabulary, self.choices)
 
     @cached_property
     def choices(self) -> str:
@@ -96,3 +96,14 @@ class Run:
                 failures, ingest_date=self.ingest_date, failed_at=now(), run_id=self.id
             )
             self.engine.append(table, rows, progress=progress, ingest_date=self.ingest_date)
+
+
+# each asset has a Run of its own, and the files may be large; `choices` tells when one has changed
+@lru_cache(maxsize=1)
+def _crosswalks(person: Path | None, visit: Path | None, _choices: str) -> Crosswalks:
+    return Crosswalks.read(person=person, visit=visit)
+
+
+@lru_cache(maxsize=1)
+def _vocabulary(athena: Path | None, _choices: str) -> Vocabulary:
+    return Vocabulary.from_athena(athena) if athena else Vocabulary.default()

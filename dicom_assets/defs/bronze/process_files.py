@@ -31,7 +31,7 @@ def process_files(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
     run = lakehouse.run(context)
     report = organise(run)
     day = Day(run)
-    failures = day.failures[day.failures["step"] == "organise"]
+    failures = day.failures_of("organise")
     preview = pd.concat(
         [
             pd.DataFrame([{"outcome": "organised", "files": len(day.organised)}]),

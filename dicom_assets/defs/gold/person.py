@@ -38,7 +38,7 @@ LINEAGE = lineage(
     table=catalog.PERSON,
 )
 def person(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:
-    """Upserts the patients that the studies of new metastore rows point to."""
+    """Upserts the patients that the studies that changed point to."""
     run = lakehouse.run(context)
     report = to_omop.person(run)
     day = Day(run)

@@ -1,0 +1,28 @@
+"""The chain without Dagster: its steps in order, for tests and benchmarks.
+
+Decided here: nothing but the order, which the assets' dependencies give in Dagster.
+"""
+
+from collections.abc import Callable, Mapping
+
+from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps.convert import convert
+from dicom_assets.steps.extract import extract
+from dicom_assets.steps.flatten import flatten
+from dicom_assets.steps.ingest_fhir import ingest_fhir
+from dicom_assets.steps.organise import organise
+from dicom_assets.steps.report import Report
+from dicom_assets.steps.run import Run
+
+STEPS: Mapping[str, Callable[[Run], Report]] = {
+    "organise": organise,
+    "extract": extract,
+    "convert": convert,
+    "ingest_fhir": lambda run: ingest_fhir(run, catalog.BRONZE_IMAGING_STUDY),
+    "flatten": lambda run: flatten(
+        run, bronze=catalog.BRONZE_IMAGING_STUDY, silver=catalog.silver_imaging_study()
+    ),
+    "procedure_occurrence": to_omop.procedure_occurrence,
+    "person": to_omop.person,
+    "image_occurrence": to_omop.image_occurrence,
+}
