@@ -194,7 +194,7 @@ def _engine(settings: "Settings") -> "LocalEngine":
     from dicom_assets.lakehouse.engine import LocalEngine
     from dicom_assets.lakehouse.layout import Layout
 
-    return LocalEngine(Layout(settings.lakehouse), settings.workers)
+    return LocalEngine(Layout(settings.lakehouse))
 
 
 if __name__ == "__main__":

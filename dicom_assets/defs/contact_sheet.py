@@ -5,11 +5,12 @@ which pixels may be shown at all (`dicom_assets.dicom.thumbnails`).
 """
 
 import base64
+from zipfile import BadZipFile
 
 import dagster as dg
 import pandas as pd
 
-from dicom_assets.dicom.archives import ArchiveError, open_organised
+from dicom_assets.dicom.own_zip import open_organised
 from dicom_assets.dicom.thumbnails import Tile, contact_sheet, thumbnail
 from dicom_assets.steps.run import Run
 
@@ -57,5 +58,5 @@ def _tile(run: Run, group: pd.DataFrame) -> Tile:
     try:
         with open_organised(middle) as stream:
             return thumbnail(stream, instances=len(group))
-    except (OSError, ArchiveError):
+    except (OSError, BadZipFile):
         return Tile("other", None, "the file cannot be read", len(group))

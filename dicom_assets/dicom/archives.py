@@ -1,30 +1,40 @@
-"""ZIP archives: members out of dropped ones, one DICOM file into its own.
+"""ZIP archives that were dropped: their members, streamed out.
 
-Decided here: how members are streamed out and what makes an archive or a member bad; how the ZIP
-that holds one DICOM file is written and read. Not decided here: where members go
-(`dicom_assets.steps.organise`). Nothing here holds a whole member in memory.
+Decided here: what makes an archive or a member bad, and in which form a member is written: DICOM
+that is deflated keeps its deflate stream, in a ZIP of its own, so that nothing is inflated and
+deflated again but for the look at its checksum. Not decided here: where members go
+(`dicom_assets.steps.organise`), what a ZIP of its own looks like (`own_zip`). Nothing here holds a
+whole member in memory.
 """
 
 import errno
 import hashlib
 import os
 import stat
+import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import Any
 
+from isal import isal_zlib
+
+from dicom_assets.dicom.own_zip import DEFLATED, RAW, Entry, is_large
+from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
+from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
-CHUNK = 1 << 20
 FREE_EXPANSION = 1 << 30
 FREE_MEMBERS = 10_000
 MEMBER_OVERHEAD = 76
 """Bytes that the shortest member takes in a ZIP: local header and directory entry."""
+_CHUNK = 1 << 20
 _ENCRYPTED = 0x1 | 0x40
+_UTF8 = 0x800
 _SUPPORTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_LOCAL = struct.Struct("<4s5H3L2H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,48 +95,93 @@ class Member:
 
     Attributes:
         name: Its path inside the archive, as it stands there.
-        file: Where its bytes were written; None when they could not be read.
+        organised: The name it was given.
+        file: Where it was written; None when it could not be read.
+        kind: What it is by its first bytes.
+        size: Its bytes.
+        sha256: SHA-256 of its bytes, when it was written as the ZIP of its own, else None.
         error: Why it could not be read; None when it could.
     """
 
     name: str
+    organised: str
     file: Path | None
+    kind: Kind = Kind.OTHER
+    size: int = 0
+    sha256: str | None = None
     error: ArchiveError | None = None
 
 
-def members(archive: Path, *, into: Path, budget: Budget) -> Iterator[Member]:
+def members(
+    archive: Path,
+    *,
+    into: Path,
+    budget: Budget,
+    organised: Callable[[str], str],
+    own_name: Callable[[str], str] | None,
+    workers: int = 1,
+) -> Iterator[Member]:
     """Streams every member of a ZIP into a folder, under running numbers.
 
     Args:
         archive: The ZIP.
         into: An existing folder; the caller moves or removes what is written there.
         budget: What the dropped archive may still expand to.
+        organised: A member's name → the name that it will have; called once for each, in order.
+        own_name: That name → the name of its member in the ZIP of its own; None when DICOM files
+            are not to have one.
+        workers: Threads that read, inflate and write.
 
     Yields:
-        One Member for each file; folders are passed over.
+        One Member for each file, in the archive's order; folders are passed over.
 
     Raises:
         ArchiveError: The archive as a whole cannot be read (damaged directory), or is a bomb.
     """
     with _damage_is(Reason.ARCHIVE_DAMAGED):
         opened = zipfile.ZipFile(archive)
-    with opened:
+    with opened, archive.open("rb", buffering=0) as raw:
         files = [info for info in opened.infolist() if info.file_size or not _is_folder(info)]
         problems = [_problem(info, budget.limits) for info in files]
-        # by what the directory declares: zipfile never expands a member past that
+        # by what the directory declares: no member is expanded past that
         sizes = [i.file_size for i, problem in zip(files, problems, strict=True) if not problem]
         budget.spend(members=len(files), size=sum(sizes))
-        for number, (info, problem) in enumerate(zip(files, problems, strict=True)):
-            target = into / f"{number}"
+        ends = _ends(files, opened.start_dir)
+
+        def tasks() -> Iterator[_Task]:
+            for number, (info, problem) in enumerate(zip(files, problems, strict=True)):
+                name = organised(info.filename)
+                own = own_name(name) if own_name else None
+                yield _Task(info, problem, ends[info.header_offset], into / f"{number}", name, own)
+
+        def unpack(task: _Task) -> Member:
             try:
-                if problem:
-                    raise ArchiveError(problem)
-                _stream(opened, info, target)
+                if task.problem:
+                    raise ArchiveError(task.problem)
+                return _unpack(opened, raw.fileno(), task)
             except ArchiveError as error:
-                target.unlink(missing_ok=True)
-                yield Member(info.filename, None, error)
-            else:
-                yield Member(info.filename, target)
+                task.target.unlink(missing_ok=True)
+                return Member(task.info.filename, task.name, None, error=error)
+
+        yield from over_threads(unpack, tasks(), workers=workers, count=len(files))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A member, what is wrong with it, where its data must end, and what it is to become."""
+
+    info: zipfile.ZipInfo
+    problem: Reason | None
+    end: int
+    target: Path
+    name: str
+    own: str | None
+
+
+def _ends(files: Sequence[zipfile.ZipInfo], directory: int) -> dict[int, int]:
+    """Returns where each member ends at the latest, by its offset: where the next one begins."""
+    offsets = sorted({info.header_offset for info in files})
+    return dict(zip(offsets, [*offsets[1:], directory], strict=False))
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
@@ -151,19 +206,94 @@ def _problem(info: zipfile.ZipInfo, limits: Limits) -> Reason | None:
     return None
 
 
-def _stream(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+def _unpack(opened: zipfile.ZipFile, archive: int, task: _Task) -> Member:
+    """Writes one member, in one pass over it."""
     with _damage_is(Reason.MEMBER_DAMAGED):
-        source = opened.open(info)
-    with source, target.open("wb") as sink:
-        while chunk := _read(source):
-            sink.write(chunk)
-    if target.stat().st_size != info.file_size:
+        if task.info.compress_type != DEFLATED:
+            return _by_zipfile(opened, task)
+        begin = _begin_of_data(archive, task)
+        return _deflated(archive, begin, task, carry=task.own is not None)
+
+
+def _begin_of_data(archive: int, task: _Task) -> int:
+    """Returns where a member's data begin; the local header must say what the directory says."""
+    info = task.info
+    local = os.pread(archive, _LOCAL.size, info.header_offset)
+    signature, _, flags, method, *_, name, extra = _LOCAL.unpack(local)
+    named = os.pread(archive, name, info.header_offset + _LOCAL.size)
+    is_same = named.decode("utf-8" if flags & _UTF8 else "cp437") == info.orig_filename
+    if signature != b"PK\3\4" or method != DEFLATED or flags & _ENCRYPTED or not is_same:
         raise ArchiveError(Reason.MEMBER_DAMAGED)
+    begin = info.header_offset + _LOCAL.size + name + extra
+    if begin + info.compress_size > task.end:
+        raise ArchiveError(Reason.MEMBER_DAMAGED, "the member's data overlap the next member")
+    return begin
 
 
-def _read(source: IO[bytes]) -> bytes:
-    with _damage_is(Reason.MEMBER_DAMAGED):
-        return source.read(CHUNK)
+def _deflated(archive: int, begin: int, task: _Task, *, carry: bool) -> Member:
+    """Inflates a member, and writes what that gives, or carries its deflate stream over.
+
+    Args:
+        archive: Descriptor of the archive.
+        begin: Where the data begin.
+        task: The member.
+        carry: Whether the stream is carried over into a ZIP of its own if this is DICOM; what is
+            inflated is then only hashed and checked.
+    """
+    info, at, left = task.info, begin, task.info.compress_size
+    entry = Entry(
+        task.own or "", DEFLATED, info.CRC, left, info.file_size, is_large(info.file_size)
+    )
+    inflater = isal_zlib.decompressobj(RAW)
+    kind, size, crc, sha = None, 0, 0, hashlib.sha256()
+    with task.target.open("wb") as sink:
+        while left and not inflater.eof and (piece := os.pread(archive, min(left, _CHUNK), at)):
+            at, left = at + len(piece), left - len(piece)
+            for data in _inflate(inflater, piece):
+                if kind is None:
+                    kind = kind_of(data[:HEAD_BYTES])
+                    carry = carry and kind is Kind.DICOM
+                    sink.write(entry.head if carry else b"")
+                size, crc = size + len(data), isal_zlib.crc32(data, crc)
+                if size > info.file_size:
+                    raise ArchiveError(Reason.MEMBER_DAMAGED)
+                if carry:
+                    sha.update(data)
+                else:
+                    sink.write(data)
+            if carry and kind is None:  # nothing to tell it by
+                return _deflated(archive, begin, task, carry=False)
+            sink.write(piece if carry else b"")
+        sink.write(entry.tail if carry else b"")
+    if (size, crc) != (info.file_size, info.CRC):
+        raise ArchiveError(Reason.MEMBER_DAMAGED)
+    if carry and (left or inflater.unused_data or not inflater.eof):
+        return _deflated(archive, begin, task, carry=False)  # a stream that not all would read
+    sha256 = sha.hexdigest() if carry else None
+    return _member(task, kind or kind_of(b""), size, sha256)
+
+
+def _inflate(inflater: Any, piece: bytes) -> Iterator[bytes]:
+    """Yields what a piece inflates to, a chunk at a time, however much that is."""
+    while data := inflater.decompress(piece, _CHUNK):
+        yield data
+        piece = inflater.unconsumed_tail
+
+
+def _by_zipfile(opened: zipfile.ZipFile, task: _Task) -> Member:
+    """Writes a member as it is; the library knows the methods that are rare."""
+    kind, size = None, 0
+    with opened.open(task.info) as source, task.target.open("wb") as sink:
+        while chunk := source.read(_CHUNK):
+            kind, size = kind or kind_of(chunk[:HEAD_BYTES]), size + len(chunk)
+            sink.write(chunk)
+    if size != task.info.file_size:
+        raise ArchiveError(Reason.MEMBER_DAMAGED)
+    return _member(task, kind or kind_of(b""), size, None)
+
+
+def _member(task: _Task, kind: Kind, size: int, sha256: str | None) -> Member:
+    return Member(task.info.filename, task.name, task.target, kind, size, sha256)
 
 
 @contextmanager
@@ -175,78 +305,9 @@ def _damage_is(reason: Reason) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError:
+    except (MemoryError, ArchiveError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ArchiveError(reason) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """Size in bytes and SHA-256 of a DICOM file."""
-
-    size: int
-    sha256: str
-
-
-def digest(source: BinaryIO) -> Digest:
-    """Reads a stream to its end."""
-    sha, size = hashlib.sha256(), 0
-    while chunk := source.read(CHUNK):
-        sha.update(chunk)
-        size += len(chunk)
-    return Digest(size, sha.hexdigest())
-
-
-def write_zip(source: BinaryIO, target: Path, *, member: str, level: int) -> Digest:
-    """Writes a stream into a ZIP of its own, which appears at once and whole.
-
-    Args:
-        source: The DICOM file, read to its end.
-        target: The ZIP; a file of that name is replaced.
-        member: Name of the one member.
-        level: Deflate level, 1 to 9.
-
-    Returns:
-        Size and SHA-256 of what was read.
-    """
-    temporary = target.with_name(f".{target.name}.tmp")
-    sha, size = hashlib.sha256(), 0
-    with (
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=level) as archive,
-        archive.open(member, "w", force_zip64=_is_huge(source)) as sink,
-    ):
-        while chunk := source.read(CHUNK):
-            sha.update(chunk)
-            size += len(chunk)
-            sink.write(chunk)
-    temporary.replace(target)
-    return Digest(size, sha.hexdigest())
-
-
-def _is_huge(source: BinaryIO) -> bool:
-    here = source.tell()
-    end = source.seek(0, os.SEEK_END)
-    source.seek(here)
-    return end - here > zipfile.ZIP64_LIMIT // 2
-
-
-@contextmanager
-def open_organised(path: Path) -> Iterator[BinaryIO]:
-    """Opens an organised DICOM file, be it plain or in a ZIP of its own; seekable.
-
-    Raises:
-        ArchiveError: The ZIP is damaged.
-        OSError: The file is missing or cannot be read.
-    """
-    if path.suffix != ".zip":
-        with path.open("rb") as stream:
-            yield stream
-        return
-    with _damage_is(Reason.ARCHIVE_DAMAGED):
-        archive = zipfile.ZipFile(path)
-        inner = archive.open(archive.infolist()[0])
-    with archive, inner:
-        yield inner  # pyright: ignore[reportReturnType]

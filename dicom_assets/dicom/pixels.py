@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dicom_assets.dicom.elements import Pixels
-from dicom_assets.dicom.part10 import EXPLICIT_BIG_ENDIAN, DicomFile
+from dicom_assets.dicom.part10 import EXPLICIT_BIG_ENDIAN, NATIVE, DicomFile
 from dicom_assets.dicom.source import Source
 
 MOST_PIXELS = 64 << 20
@@ -20,7 +20,6 @@ MOST_PIXELS = 64 << 20
 _MOST_BITS = 256 << 23
 _MOST_RLE_PIXELS = 8 << 20  # decoded by hand, byte by byte
 _RLE = "1.2.840.10008.1.2.5"
-_NATIVE = (None, "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", EXPLICIT_BIG_ENDIAN)
 _ITEM = b"\xfe\xff\x00\xe0"
 _ENCODINGS = (
     ("1.2.840.10008.1.2.1.99", "Deflated"),
@@ -92,7 +91,7 @@ def frame(
     if shape.allocated not in (1, 8, 16, 32) or shape.samples not in (1, 3):
         raise NoPreview("unusual pixels: no preview")
     stream.seek(pixels.offset)
-    if syntax in _NATIVE and pixels.length is not None:
+    if syntax in NATIVE and pixels.length is not None:
         flat = _native(stream, pixels, shape, index, big_endian=syntax == EXPLICIT_BIG_ENDIAN)
     elif syntax == _RLE and shape.allocated > 1:
         flat = _run_lengths(stream, shape, index)

@@ -1,23 +1,15 @@
 """The local engine: the few verbs in which every step reads, works and writes.
 
-Decided here: how Delta tables are created, appended to, upserted and read incrementally, and how
-work spreads over processes. Progress is an application transaction in the commit that holds the
-data; a second writer with the same application id fails instead of writing twice. Not decided here:
-what is read or written (`dicom_assets.steps`).
+Decided here: how Delta tables are created, appended to, upserted and read incrementally. Progress
+is an application transaction in the commit that holds the data; a second writer with the same
+application id fails instead of writing twice. Not decided here: what is read or written
+(`dicom_assets.steps`).
 """
 
 import json
-import multiprocessing
-import os
-import select
-import sys
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from itertools import islice
-from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -35,14 +27,10 @@ from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.layout import Layout
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 _GONE = "_gone"
 _SMALL_FILES = 8
 _COMPACTED_BYTES = 4 << 20  # the metastore's rows are large in memory, and all of a file are read
 _COMPACTED_UPSERTED_BYTES = 64 << 20
-_POOL_MIN_TASKS = 4
 
 
 @dataclass(frozen=True)
@@ -86,15 +74,13 @@ class Progress:
 
 @dataclass
 class LocalEngine:
-    """Runs steps on this machine: pyarrow, delta-rs and a pool of processes.
+    """Runs steps on this machine: pyarrow and delta-rs.
 
     Attributes:
         layout: Where the tables lie.
-        workers: Processes used by `map`; 1 runs in this process.
     """
 
     layout: Layout
-    workers: int = 1
     _properties: WriterProperties = field(
         default_factory=lambda: WriterProperties(compression="ZSTD", max_row_group_size=16_384)
     )
@@ -390,33 +376,6 @@ class LocalEngine:
                 found.append(version)
         return found
 
-    def map(self, work: Callable[[T], R], tasks: Iterable[T], *, count: int) -> Iterator[R]:
-        """Applies `work` to each task, in order, over the pool; a bounded number lies ahead.
-
-        Args:
-            work: A function of a module, since it travels to other processes.
-            tasks: What it is applied to.
-            count: How many tasks there are; a few are not worth starting processes for.
-        """
-        if self.workers == 1 or count < _POOL_MIN_TASKS:
-            yield from map(work, tasks)
-            return
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([work.__module__])
-        waiting = iter(tasks)
-        with ProcessPoolExecutor(
-            self.workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
-        ) as pool:
-            ahead: list[Future[Any]] = []
-            try:
-                ahead = [pool.submit(work, task) for task in islice(waiting, 2 * self.workers)]
-                while ahead:
-                    yield ahead.pop(0).result()
-                    ahead += [pool.submit(work, task) for task in islice(waiting, 1)]
-            finally:
-                for future in ahead:
-                    future.cancel()
-
     def _compact(self, table: Table, ingest_date: date | None = None) -> None:
         """Joins small files once there are many: each costs every reader some milliseconds.
 
@@ -457,18 +416,6 @@ class LocalEngine:
                 },
             )
         return DeltaTable(str(path))
-
-
-def _end_with(main_process: int) -> None:
-    """Ends this worker when the main process is killed; it would wait for work for ever."""
-    if sys.platform == "linux":
-        ended = os.pidfd_open(main_process)
-        threading.Thread(target=_exit_when, args=(ended,), daemon=True).start()
-
-
-def _exit_when(ended: int) -> None:
-    select.select([ended], [], [])
-    os._exit(1)
 
 
 def _quoted(name: str) -> str:

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from dicom_assets.lakehouse.move import transfer
 APP_ID = "organise"
 ROWS_PER_COMMIT = 1000
 _LOG = logging.getLogger(__name__)
+_ENTRY = fields(Dropped)
 _NOT_TO_BE_TAKEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
 
 
@@ -137,8 +138,18 @@ class _Note:
 
     def write(self, path: Path) -> None:
         """Writes the note whole or not at all."""
-        plain = {**asdict(self), "ingest_date": self.ingest_date.isoformat()}
+        plain = {
+            "ingest_date": self.ingest_date.isoformat(),
+            "sequence": self.sequence,
+            "plans": [
+                # not dataclasses.asdict, which copies every row
+                {**vars(plan), "entry": {f.name: getattr(plan.entry, f.name) for f in _ENTRY}}
+                for plan in self.plans
+            ],
+            "moved": self.moved,
+        }
         temporary = path.with_name(f"{path.name}.tmp")
+        # not orjson: a path may hold bytes that are not UTF-8
         temporary.write_text(json.dumps(plain, default=os.fspath))
         temporary.replace(path)
 

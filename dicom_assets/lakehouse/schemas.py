@@ -35,7 +35,8 @@ PROCESS_FILES = pa.schema(
         _SOURCE_SYSTEM,
         field("filePath", pa.string(), "Where the organised file lies", required=True),
         field("sourcePath", pa.string(), "Where it was dropped; members as archive.zip!/inner"),
-        field("fileSize", pa.int64(), "Bytes of the file"),
+        field("fileSize", pa.int64(), "Bytes of the DICOM file, uncompressed"),
+        field("contentHash", pa.string(), "Its SHA-256, where it came out of an archive so"),
         field("sourceModifiedAt", TIMESTAMP, "Modification time of the dropped file"),
         field("organisedAt", TIMESTAMP, "When it was organised"),
     ]

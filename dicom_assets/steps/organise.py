@@ -1,14 +1,15 @@
 """Step 1 and 2, organise: the drop folder becomes `process files` yyyy/mm/dd.
 
 Decided here: what becomes of each dropped file. DICOM files, loose or out of ZIPs at any depth, go
-to Process under a name of their own; everything else goes to Failed with a reason; the drop folder
-ends empty. An archive of which any member could not be read goes to Failed as it came, so that no
-byte is lost. Not decided here: whether a DICOM file's content is good (`extract`).
+to Process under a name of their own, deflated members already in the ZIP of their own (where sites
+want one); everything else goes to Failed with a reason; the drop folder ends empty. An archive of
+which any member could not be read goes to Failed as it came, so that no byte is lost. Not decided
+here: whether a DICOM file's content is good (`extract`).
 """
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,6 +22,7 @@ from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, st
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
 from dicom_assets.lakehouse.layout import (
     DEFAULT_SOURCE_SYSTEM,
+    dicom_name,
     organised_name,
     printable,
     zip_name,
@@ -96,6 +98,16 @@ class _Source:
         return _Source(f"{self.path}!/{printable(member)}", self.system, self.modified_ns)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file as it was found: of a member carried over into the ZIP of its own, with its hash."""
+
+    path: Path
+    size: int
+    kind: Kind
+    sha256: str | None = None
+
+
 class _Turn:
     """Decides about dropped files, a batch at a time, and has the journal carry it out."""
 
@@ -110,12 +122,14 @@ class _Turn:
         self._prefixes = count(time.time_ns() // 1_000_000)
         self._staged = count()
         self._organised_at = microseconds(now())
+        self._folders: dict[str, tuple[Path, Path]] = {}
         self._plans: list[Plan] = []
+        self._planned = 0
         self._archives: set[Path] = set()
 
     def is_full(self) -> bool:
         """Says whether it is time to finish what has been decided."""
-        return sum(1 + len(plan.files) for plan in self._plans) >= ROWS_PER_COMMIT
+        return self._planned >= ROWS_PER_COMMIT
 
     def finish(self, report: Report) -> None:
         """Has everything that was decided carried out."""
@@ -127,73 +141,78 @@ class _Turn:
             report.count({"failures": len(plan.failures), "archives": archives})
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
-        self._plans = []
+        self._plans, self._planned = [], 0
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
         source, plan = self._source_of(entry), Plan(entry)
-        if not entry.regular:
-            self._fail(plan, entry.path, source, Reason.NOT_A_FILE)
-        elif self._kind(entry.path) is Kind.ZIP:
+        found = _look(entry.path, entry.size) if entry.regular else None
+        if found is None:
+            self._fail(plan, entry.path, source, self._name(source), Reason.NOT_A_FILE)
+        elif found.kind is Kind.ZIP:
             plan = self._take_dropped_archive(entry, source)
         else:
-            self._take_file(plan, entry.path, source)
+            self._take_file(plan, found, source, self._name(source))
         self._plans.append(plan)
+        self._planned += 1 + len(plan.files)
 
-    def _take_file(self, plan: Plan, path: Path, source: _Source) -> None:
+    def _take_file(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
         if source.name == manifest.NAME:
-            self._take_manifest(plan, path, source)
+            self._take_manifest(plan, found, source, name)
             return
-        problem = self._problem(path)
+        problem = self._problem(found)
         if problem:
             reason, message = problem
-            self._fail(plan, path, source, reason, message)
+            self._fail(plan, found.path, source, name, reason, message)
             return
-        folder = self._layout.process_folder(source.system, self._day)
-        # one called .zip is not to be taken for an archive of its own
-        is_called_zip = source.name.lower().endswith(".zip")
-        target = self._place(folder, source, extension=".dcm" if is_called_zip else "")
-        plan.moves.append((path, target))
+        if found.sha256:
+            name = zip_name(name)
+        elif name.lower().endswith(".zip"):  # it is not to be taken for the ZIP of its own
+            name = dicom_name(name)
+        target = self._process_and_failed(source.system)[0] / name
+        plan.moves.append((found.path, target))
         plan.files.append(
             {
                 "ingestDate": self._day.isoformat(),
                 "sourceSystem": source.system,
                 "filePath": self._layout.relative(target),
                 "sourcePath": source.path,
-                "fileSize": path.stat().st_size,
+                "fileSize": found.size,
+                "contentHash": found.sha256,
                 "sourceModifiedAt": source.modified_ns // 1000,
                 "organisedAt": self._organised_at,
             }
         )
 
-    def _take_manifest(self, plan: Plan, path: Path, source: _Source) -> None:
+    def _take_manifest(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
         """Puts a delivery's manifest aside for the checks, when it declares counts."""
         try:
-            if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            if found.size > _MAX_MANIFEST_BYTES:
                 raise ValueError("no manifest is that long")
-            content = manifest.kept(path.read_bytes(), folder=source.folder)
+            content = manifest.kept(found.path.read_bytes(), folder=source.folder)
         except ValueError as error:
-            self._fail(plan, path, source, Reason.INVALID_JSON, str(error))
+            self._fail(plan, found.path, source, name, Reason.INVALID_JSON, str(error))
         else:
             staged = self._journal.staging / f"{next(self._staged)}"
             staged.write_bytes(content)
             folder = self._layout.manifest_folder(self._day)
-            plan.moves.append((staged, self._free({folder}, manifest.NAME)))
+            plan.moves.append((staged, folder / self._free([folder], manifest.NAME)))
 
     def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
         self._archives.add(entry.path)
-        plan = Plan(entry)
+        plan, name = Plan(entry), self._name(source)
+        budget = Budget(entry.size, self._limits)
         try:
-            self._take_archive(plan, entry.path, source, Budget(entry.size, self._limits), depth=1)
+            self._take_archive(plan, entry.path, source, name, budget, depth=1)
         except ArchiveError as error:
             plan = Plan(entry)
-            self._fail(plan, entry.path, source, error.reason, error.message)
+            self._fail(plan, entry.path, source, name, error.reason, error.message)
         return plan
 
     def _take_archive(
-        self, plan: Plan, archive: Path, source: _Source, budget: Budget, *, depth: int
+        self, plan: Plan, archive: Path, source: _Source, name: str, budget: Budget, *, depth: int
     ) -> None:
         """Plans what becomes of an archive's members, and of archives inside it.
 
@@ -208,17 +227,28 @@ class _Turn:
         unread: list[tuple[_Source, ArchiveError]] = []
         empty = True
         try:
-            for member in members(archive, into=folder, budget=budget):
+            for member in members(
+                archive,
+                into=folder,
+                budget=budget,
+                organised=lambda inner: self._name(source.inside(inner)),
+                own_name=dicom_name if self._settings.compress else None,
+                workers=self._settings.workers,
+            ):
                 empty = False
                 inside = source.inside(member.name)
                 if member.error or member.file is None:
                     unread.append((inside, member.error or ArchiveError(Reason.MEMBER_DAMAGED)))
-                elif self._kind(member.file) is not Kind.ZIP:
-                    self._take_file(plan, member.file, inside)
+                elif member.kind is not Kind.ZIP:
+                    found = _Found(member.file, member.size, member.kind, member.sha256)
+                    self._take_file(plan, found, inside, member.organised)
                 elif depth == self._limits.max_depth:
-                    self._fail(plan, member.file, inside, Reason.NESTED_TOO_DEEP)
+                    reason = Reason.NESTED_TOO_DEEP
+                    self._fail(plan, member.file, inside, member.organised, reason)
                 else:
-                    self._take_archive(plan, member.file, inside, budget, depth=depth + 1)
+                    self._take_archive(
+                        plan, member.file, inside, member.organised, budget, depth=depth + 1
+                    )
         except ArchiveError as error:
             if error.reason is Reason.ARCHIVE_BOMB:
                 raise
@@ -226,25 +256,22 @@ class _Turn:
         if empty and not unread:
             unread.append((source, ArchiveError(Reason.ARCHIVE_EMPTY)))
         if unread:
-            kept = self._keep(plan, archive, source)
+            kept = self._keep(plan, archive, source, name)
             for member_source, error in unread:
                 self._record(plan, member_source, error.reason, error.message, kept)
 
-    def _problem(self, path: Path) -> tuple[Reason, str] | None:
+    def _problem(self, found: _Found) -> tuple[Reason, str] | None:
         """Says why a file is not a DICOM file to be taken; None when it is one."""
-        size = path.stat().st_size
-        if size > self._settings.max_file_bytes:
+        if found.size > self._settings.max_file_bytes:
             return Reason.TOO_LARGE, MEANINGS[Reason.TOO_LARGE]
-        with path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
-            kind = kind_of(head)
-            if kind is Kind.DICOM:
-                return None
-            if kind is Kind.DICOMDIR:
-                return Reason.DICOMDIR, MEANINGS[Reason.DICOMDIR]
-            if kind is not Kind.BARE:
-                return Reason.NOT_DICOM, f"not a DICOM file: {what_it_looks_like(head)}"
-            stream.seek(0)
+        if found.kind is Kind.DICOM:
+            return None
+        if found.kind is Kind.DICOMDIR:
+            return Reason.DICOMDIR, MEANINGS[Reason.DICOMDIR]
+        with found.path.open("rb") as stream:
+            if found.kind is not Kind.BARE:
+                looks = what_it_looks_like(stream.read(HEAD_BYTES))
+                return Reason.NOT_DICOM, f"not a DICOM file: {looks}"
             try:
                 read_header(stream)
             except HeaderError as error:
@@ -256,16 +283,16 @@ class _Turn:
         plan: Plan,
         path: Path,
         source: _Source,
+        name: str,
         reason: Reason,
         message: str | None = None,
     ) -> None:
-        kept = self._keep(plan, path, source)
+        kept = self._keep(plan, path, source, name)
         self._record(plan, source, reason, message or MEANINGS[reason], kept)
 
-    def _keep(self, plan: Plan, path: Path, source: _Source) -> Path:
+    def _keep(self, plan: Plan, path: Path, source: _Source, name: str) -> Path:
         """Plans a file's move to Failed and returns where it will lie."""
-        folder = self._layout.failed_folder(source.system, self._day)
-        target = self._place(folder, source)
+        target = self._process_and_failed(source.system)[1] / name
         plan.moves.append((path, target))
         return target
 
@@ -286,26 +313,25 @@ class _Turn:
             }
         )
 
-    def _place(self, folder: Path, source: _Source, *, extension: str = "") -> Path:
-        """Returns where a file will lie: where extract may move it to nothing lies either."""
-        folders = {
-            self._layout.process_folder(source.system, self._day),
-            self._layout.failed_folder(source.system, self._day),
-        }
-        return folder / self._free(folders, source.path + extension).name
+    def _name(self, source: _Source) -> str:
+        """Returns a name of its own, under which nothing lies in Process or Failed."""
+        return self._free(self._process_and_failed(source.system), source.path)
 
-    def _free(self, folders: set[Path], original: str) -> Path:
+    def _process_and_failed(self, system: str) -> tuple[Path, Path]:
+        if system not in self._folders:
+            layout, day = self._layout, self._day
+            folders = layout.process_folder(system, day), layout.failed_folder(system, day)
+            self._folders[system] = folders
+        return self._folders[system]
+
+    def _free(self, folders: Collection[Path], original: str) -> str:
         """Returns a name under which nothing lies, nor will when the file is compressed."""
         for prefix in self._prefixes:
             name = organised_name(prefix, original)
-            names = (name, zip_name(name))
-            if not any(os.path.lexists(each / n) for each in folders for n in names):
-                return min(folders) / name
+            names = {name, dicom_name(name), zip_name(name)}
+            if not any(os.path.lexists(f"{each}/{n}") for each in folders for n in names):
+                return name
         raise AssertionError("count() does not end")
-
-    def _kind(self, path: Path) -> Kind:
-        with path.open("rb") as stream:
-            return kind_of(stream.read(HEAD_BYTES))
 
     def _source_of(self, entry: Dropped) -> _Source:
         inside = entry.path.relative_to(self._layout.drop_folder)
@@ -313,3 +339,8 @@ class _Turn:
         named = len(inside.parts) > 1 and self._settings.is_namespace(first)
         system = first if named else DEFAULT_SOURCE_SYSTEM
         return _Source(printable(inside.as_posix()), system, entry.modified_ns)
+
+
+def _look(path: Path, size: int) -> _Found:
+    with path.open("rb", buffering=0) as stream:
+        return _Found(path, size, kind_of(stream.read(HEAD_BYTES)))

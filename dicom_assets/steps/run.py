@@ -41,7 +41,7 @@ class Run:
     @classmethod
     def of(cls, settings: Settings, partition_key: str, run_id: str = "") -> "Run":
         """Returns the run for a partition key, yyyy-mm-dd, on the lakehouse of the settings."""
-        engine = LocalEngine(Layout(settings.lakehouse), settings.workers)
+        engine = LocalEngine(Layout(settings.lakehouse))
         return cls(engine, settings, date.fromisoformat(partition_key), run_id)
 
     @cached_property

@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 
 from dicom_assets.defs.checks import RULES
-from dicom_assets.dicom.archives import write_zip
+from dicom_assets.dicom.own_zip import write_zip
 from dicom_assets.lakehouse.layout import zip_name
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog, to_omop

@@ -1,12 +1,6 @@
-import os
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -24,7 +18,7 @@ FIRST, SECOND = date(2026, 1, 1), date(2026, 1, 2)
 
 @pytest.fixture
 def engine(tmp_path) -> LocalEngine:
-    return LocalEngine(Layout(tmp_path), workers=2)
+    return LocalEngine(Layout(tmp_path))
 
 
 def rows(day: date, *names: str) -> pa.Table:
@@ -222,54 +216,3 @@ def test_column_descriptions_and_compression_are_in_the_table(engine):
     assert fields["filePath"]["comment"] == "Where the organised file lies"
     assert delta.metadata().partition_columns == ["ingestDate"]
     assert "zstd" in delta.file_uris()[0]
-
-
-def double(number: int) -> int:
-    return 2 * number
-
-
-def test_workers_end_when_their_parent_is_killed(tmp_path):
-    code = (
-        "import os, sys, time\n"
-        "from pathlib import Path\n"
-        "from dicom_assets.lakehouse.engine import LocalEngine\n"
-        "from dicom_assets.lakehouse.layout import Layout\n"
-        "from dicom_assets_tests.lakehouse.test_engine import write_down_and_sleep\n"
-        "if __name__ == '__main__':\n"
-        "    list(LocalEngine(Layout(Path('.')), 2).map(\n"
-        "        write_down_and_sleep, [sys.argv[1]] * 9, count=9))\n"
-    )
-    (tmp_path / "main.py").write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)], env=environment
-    )
-    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
-    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    process.kill()
-    process.wait()
-    wait_until(lambda: not any(is_running(worker) for worker in workers))
-
-
-def write_down_and_sleep(folder: str) -> None:
-    Path(folder, f"{os.getpid()}.pid").touch()
-    time.sleep(60)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("count", [1, 40])
-def test_map_keeps_the_order_in_one_process_and_in_many(engine, count):
-    assert list(engine.map(double, range(count), count=count)) == [2 * n for n in range(count)]

@@ -1,14 +1,18 @@
 import hashlib
 import json
+import os
 import zipfile
 
+import pyarrow as pa
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000, ExplicitVRLittleEndian
 
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS
 from dicom_assets.steps import catalog
-from dicom_assets.steps.extract import extract
+from dicom_assets.steps.extract import _chunks, extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.promote import fill
 from dicom_assets.steps.reconcile import Day
@@ -63,6 +67,58 @@ def test_each_file_gets_a_zip_of_its_own_with_the_same_bytes(house, write_dicom)
     assert {row["filePath"] for row in house.metastore()} == {
         path.relative_to(house.settings.lakehouse).as_posix() for path in zips
     }
+
+
+def test_a_carried_over_member_is_read_where_it_lies(house, write_dicom, tmp_path):
+    write_dicom(tmp_path / "x.dcm", SOPInstanceUID="1.2.3.9")
+    write_dicom(tmp_path / "bad.dcm", StudyInstanceUID=None)
+    with zipfile.ZipFile(house.drop / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "x.dcm", "x.dcm")
+        archive.write(tmp_path / "bad.dcm", "bad.dcm")
+    organise(house.run)
+    before = {file.name: file.read_bytes() for file in house.files(PROCESS)}
+    extract(house.run)
+    (row,) = house.metastore()
+    content = (tmp_path / "x.dcm").read_bytes()
+    assert row["contentHash"] == hashlib.sha256(content).hexdigest()
+    assert (row["fileSize"], row["sopInstanceUid"]) == (len(content), "1.2.3.9")
+    (file,) = house.files(PROCESS)
+    assert file.read_bytes() == before[file.name]
+    assert house.failures() == {"x.zip!/bad.dcm": "no_study_uid"}
+    (failed,) = house.files(FAILED)
+    assert failed.read_bytes() == before[failed.name]
+
+
+def test_compressed_pixels_are_stored_and_not_deflated_in_vain(house, write_dicom):
+    noise = os.urandom(100_000)
+    for name, syntax in (("native", ExplicitVRLittleEndian), ("jpeg", JPEG2000)):
+        dataset = write_dicom(house.drop / name)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = noise if name == "native" else encapsulate([noise])
+        dataset["PixelData"].VR = "OB"
+        dataset["PixelData"].is_undefined_length = name == "jpeg"
+        dataset.save_as(house.drop / name, enforce_file_format=True)
+    organise(house.run)
+    extract(house.run)
+    methods = {}
+    for file in house.files(PROCESS):
+        with zipfile.ZipFile(file) as own:
+            methods[file.name.split("_")[1]] = own.infolist()[0].compress_type
+    assert methods == {
+        "native.dcm.zip": zipfile.ZIP_DEFLATED,
+        "jpeg.dcm.zip": zipfile.ZIP_STORED,
+    }
+
+
+def test_large_files_are_tasks_of_their_own_and_come_first():
+    sizes = [1 << 10] * 20 + [8 << 20, 1 << 30] + [1 << 10] * 20
+    rows = [{"filePath": f"{n:03}", "fileSize": size} for n, size in enumerate(sizes)]
+    schema = pa.schema([("filePath", pa.string()), ("fileSize", pa.int64())])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    chunks = [batch["filePath"].to_pylist() for batch in _chunks(table)]
+    assert chunks[:2] == [["021"], ["020"]]
+    assert sorted(name for chunk in chunks for name in chunk) == [row["filePath"] for row in rows]
+    assert max(map(len, chunks)) == 16
 
 
 def test_compression_can_be_turned_off(make_house, write_dicom):

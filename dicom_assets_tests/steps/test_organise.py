@@ -1,3 +1,4 @@
+import hashlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from dicom_assets.lakehouse.journal import Journal
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog
+from dicom_assets.steps.extract import extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.reconcile import Day
 
@@ -31,6 +33,12 @@ def zipped(path: Path, members: dict[str, bytes]) -> bytes:
         for name, content in members.items():
             archive.writestr(name, content)
     return path.read_bytes()
+
+
+def unzipped(file: Path) -> bytes:
+    with zipfile.ZipFile(file) as archive:
+        (name,) = archive.namelist()
+        return archive.read(name)
 
 
 @pytest.fixture
@@ -82,8 +90,45 @@ def test_members_of_zips_in_zips_become_files_and_the_archive_is_gone(house, con
         "outer.zip!/y/a.dcm",
         "outer.zip!/z/in.zip!/deep/er/IM1",
     ]
-    assert [file.read_bytes() for file in house.files(PROCESS)] == [content] * 3
+    assert [unzipped(file) for file in house.files(PROCESS)] == [content] * 3
     assert house.files(INGEST) == house.files(FAILED) == []
+
+
+def test_a_deflated_member_keeps_its_deflate_stream_in_a_zip_of_its_own(house, content):
+    zipped(house.drop / "x.zip", {"a.dcm": content})
+    with zipfile.ZipFile(house.drop / "x.zip") as archive:
+        packed = archive.infolist()[0].compress_size
+    organise(house.run)
+    (row,) = house.rows(catalog.PROCESS_FILES)
+    (file,) = house.files(PROCESS)
+    assert row["filePath"].endswith(".dcm.zip")
+    assert row["fileSize"] == len(content)
+    assert row["contentHash"] == hashlib.sha256(content).hexdigest()
+    with zipfile.ZipFile(file) as own:
+        (member,) = own.infolist()
+        assert member.compress_size == packed
+        assert f"{member.filename}.zip" == file.name
+        assert own.read(member) == content
+
+
+def test_without_compression_members_are_written_as_they_are(make_house, content):
+    house = make_house(compress=False)
+    zipped(house.drop / "x.zip", {"a.dcm": content})
+    organise(house.run)
+    assert [file.read_bytes() for file in house.files(PROCESS)] == [content]
+    assert house.rows(catalog.PROCESS_FILES)[0]["contentHash"] is None
+
+
+def test_a_member_called_zip_that_is_dicom_is_one_file(house, content):
+    zipped(house.drop / "x.zip", {"weird.zip": content})
+    with zipfile.ZipFile(house.drop / "stored.zip", "w") as archive:
+        archive.writestr("weird.zip", content)
+    organise(house.run)
+    assert len(house.rows(catalog.PROCESS_FILES)) == 2
+    assert house.failures() == {}
+    extract(house.run)
+    assert len(house.metastore()) == 2
+    assert [unzipped(file) for file in house.files(PROCESS)] == [content] * 2
 
 
 def test_only_named_folders_are_namespaces(make_house, write_dicom):

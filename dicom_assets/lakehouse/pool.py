@@ -1,0 +1,116 @@
+"""Work side by side: over threads or over processes, a bounded number of tasks ahead.
+
+Decided here: how workers are started and ended, and how many tasks wait. Threads suit work that is
+reading, inflating, hashing and writing, which Python does beside each other; what is Python itself
+goes to processes. Not decided here: how work is cut into tasks.
+"""
+
+import multiprocessing
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.thread import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MIN_TASKS = 4
+_FORKSERVER = "forkserver"
+
+
+def over_threads(
+    work: Callable[[T], R], tasks: Iterable[T], *, workers: int, count: int
+) -> Iterator[R]:
+    """Applies `work` to each task and yields the results in the order of the tasks.
+
+    Args:
+        work: What is done; most of it outside of Python's lock.
+        tasks: What it is applied to.
+        workers: Threads; 1 works in this one.
+        count: How many tasks there are; a few are not worth starting threads for.
+    """
+    if workers == 1 or count < _MIN_TASKS:
+        yield from map(work, tasks)
+        return
+    waiting = iter(tasks)
+    with ThreadPoolExecutor(workers) as pool, _ahead(pool, work, waiting, 2 * workers) as ahead:
+        while ahead:
+            yield ahead.pop(0).result()
+            ahead += [pool.submit(work, task) for task in islice(waiting, 1)]
+
+
+def over_processes(
+    work: Callable[[T], R], tasks: Iterable[T], *, workers: int, count: int
+) -> Iterator[R]:
+    """Applies `work` to each task and yields the results as they come.
+
+    A task that takes long holds up no other; a worker ends when this process does.
+
+    Args:
+        work: A function of a module, since it travels to other processes.
+        tasks: What it is applied to; the largest ones first, or they end last and alone.
+        workers: Processes; 1 works in this one.
+        count: How many tasks there are; a few are not worth starting processes for.
+    """
+    if workers == 1 or count < _MIN_TASKS:
+        yield from map(work, tasks)
+        return
+    waiting = iter(tasks)
+    with (
+        ProcessPoolExecutor(
+            workers, mp_context=_context(work), initializer=_end_with, initargs=(os.getpid(),)
+        ) as pool,
+        _ahead(pool, work, waiting, 2 * workers) as ahead,
+    ):
+        while ahead:
+            done, rest = wait(ahead, return_when=FIRST_COMPLETED)
+            ahead[:] = rest
+            # before the results are looked at: that takes time, in which workers must have work
+            ahead += [pool.submit(work, task) for task in islice(waiting, len(done))]
+            yield from (future.result() for future in done)
+
+
+def warm_up(work: Callable[[Any], Any]) -> None:
+    """Starts, beside what goes on here, what `over_processes` will start its workers from."""
+    from multiprocessing import forkserver
+
+    _context(work)
+    threading.Thread(target=forkserver.ensure_running, daemon=True).start()
+
+
+def _context(work: Callable[[Any], Any]) -> Any:
+    """Returns a server that forks workers which have the work's module imported."""
+    context = multiprocessing.get_context(_FORKSERVER)
+    context.set_forkserver_preload([work.__module__])
+    return context
+
+
+@contextmanager
+def _ahead(
+    pool: Executor, work: Callable[[T], R], waiting: Iterator[T], count: int
+) -> Iterator[list[Future[R]]]:
+    """Submits the first tasks; at the end cancels those of the list that have not begun."""
+    ahead = [pool.submit(work, task) for task in islice(waiting, count)]
+    try:
+        yield ahead
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def _end_with(main_process: int) -> None:
+    """Ends this worker when the main process is killed; it would wait for work for ever."""
+    if sys.platform == "linux":
+        ended = os.pidfd_open(main_process)
+        threading.Thread(target=_exit_when, args=(ended,), daemon=True).start()
+
+
+def _exit_when(ended: int) -> None:
+    select.select([ended], [], [])
+    os._exit(1)

@@ -1,0 +1,146 @@
+"""What one worker does with organised files: read, compress, make rows.
+
+Decided here: what happens to a file on disk when it is read (ZIP of its own beside it, original
+gone; or Failed), and that each byte is read once. It imports little, since every worker process
+does. Not decided here: which files are read, and when their rows are committed (`extract`).
+"""
+
+from dataclasses import dataclass
+from datetime import date
+from io import BytesIO
+from pathlib import Path
+from zipfile import BadZipFile
+
+import pyarrow as pa
+
+from dicom_assets.dicom import Header, HeaderError, read_header
+from dicom_assets.dicom.columns import metadata_column, metadata_string
+from dicom_assets.dicom.own_zip import CHUNK, Digest, digest, open_organised, write_zip
+from dicom_assets.dicom.part10 import NATIVE
+from dicom_assets.lakehouse import schemas
+from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.layout import Layout, dicom_name, one_name
+from dicom_assets.lakehouse.move import transfer
+from dicom_assets.lakehouse.promoted import PromotedTag
+from dicom_assets.lakehouse.reasons import MEANINGS, Reason
+
+STEP = "extract"
+_DAMAGED = "the ZIP that the file lies in is damaged"
+_MISSING = "the file lies neither in Process nor in Failed any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Files that one worker reads in one go.
+
+    Attributes:
+        root: Lakehouse root.
+        ingest_date: The partition.
+        files: `process_files` rows.
+        tags: Promoted tags.
+        level: Deflate level of the files' own ZIPs; 0 leaves files as they are.
+    """
+
+    root: Path
+    ingest_date: date
+    files: pa.RecordBatch
+    tags: tuple[PromotedTag, ...]
+    level: int
+
+
+def read_files(task: Task) -> tuple[pa.RecordBatch, list[Failure]]:
+    """Reads headers, compresses, moves what is bad to Failed: the work of one worker."""
+    good: list[tuple[dict, Header, Digest, Path]] = []
+    failures: list[Failure] = []
+    layout = Layout(task.root)
+    for row in task.files.to_pylist():
+        try:
+            good.append((row, *_read(row, layout, task)))
+        except HeaderError as error:
+            failures.append(_fail(row, layout, task.ingest_date, error.reason, error.message))
+        except BadZipFile:
+            failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _DAMAGED))
+        except FileNotFoundError:
+            failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _MISSING))
+    return _rows(good, layout, task), failures
+
+
+def _read(row: dict, layout: Layout, task: Task) -> tuple[Header, Digest, Path]:
+    """Returns header, digest and where the file lies now."""
+    path = layout.absolute(row["filePath"])
+    zipped = path.with_name(one_name(path.name))
+    failed = _failed_path(row, layout, task.ingest_date)
+    lies = next((each for each in (path, zipped, failed) if each.exists()), path)
+    is_zipped = lies.suffix == ".zip"
+    with open_organised(lies) as file:
+        # read once: for header, hash, checksum and ZIP
+        is_small = not is_zipped and row["fileSize"] <= CHUNK
+        source = BytesIO(file.read()) if is_small else file
+        header = read_header(source, tags=task.tags)
+        if is_zipped and row["contentHash"]:  # it came out of an archive so
+            return header, Digest(row["fileSize"], row["contentHash"]), lies
+        source.seek(0)
+        if is_zipped or not task.level:
+            return header, digest(source), lies
+        content = write_zip(
+            source,
+            zipped,
+            member=dicom_name(path.name),
+            level=task.level,
+            is_compressed=header.transfer_syntax_uid not in NATIVE,
+        )
+    path.unlink()
+    return header, content, zipped
+
+
+def _failed_path(row: dict, layout: Layout, ingest_date: date) -> Path:
+    return layout.failed_folder(row["sourceSystem"], ingest_date) / Path(row["filePath"]).name
+
+
+def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message: str) -> Failure:
+    """Moves a bad file to Failed, unless an earlier try already did."""
+    path = layout.absolute(row["filePath"])
+    failed = _failed_path(row, layout, ingest_date)
+    if path.exists() and not failed.exists():
+        transfer(path, failed)
+        path.unlink(missing_ok=True)
+    return Failure(
+        STEP,
+        reason,
+        message or MEANINGS[reason],
+        row["sourceSystem"],
+        row["sourcePath"],
+        layout.relative(failed) if failed.exists() else None,
+    )
+
+
+def _rows(
+    good: list[tuple[dict, Header, Digest, Path]], layout: Layout, task: Task
+) -> pa.RecordBatch:
+    """Makes metastore rows of what was read."""
+    schema = schemas.dicomimagingmetastore(task.tags)
+    headers = [header for _, header, _, _ in good]
+    columns: dict[str, object] = {
+        tag.column: [header.promoted[tag.column] for header in headers] for tag in task.tags
+    }
+    columns |= {
+        name: [row[name] for row, _, _, _ in good]
+        for name in ("ingestDate", "sourceSystem", "sourcePath", "sourceModifiedAt")
+    }
+    columns |= {
+        "metadata": metadata_column(headers),
+        "metadata_string": [metadata_string(header) for header in headers],
+        "filePath": [layout.relative(path) for _, _, _, path in good],
+        "fileSize": [content.size for _, _, content, _ in good],
+        "contentHash": [content.sha256 for _, _, content, _ in good],
+        "version": [None] * len(good),
+        "transferSyntaxUid": [header.transfer_syntax_uid for header in headers],
+        "decodeNotes": [list(header.decode_notes) or None for header in headers],
+        # the instant it was taken in, so that a run that is killed and run again makes the same row
+        "ingestedAt": [row["organisedAt"] for row, _, _, _ in good],
+    }
+    arrays = [
+        values if isinstance(values := columns[f.name], pa.Array) else pa.array(values, f.type)
+        for f in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,0 +1,100 @@
+"""Work is shared out over threads and processes, a bounded number of tasks ahead."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_assets.lakehouse.pool import over_processes, over_threads
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def sleep_and_name(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def write_down_and_sleep(folder: str) -> None:
+    Path(folder, f"{os.getpid()}.pid").touch()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_threads_give_results_in_the_order_of_the_tasks(count):
+    results = over_threads(double, range(count), workers=2, count=count)
+    assert list(results) == [2 * n for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_processes_give_every_result_once(count):
+    results = over_processes(double, range(count), workers=2, count=count)
+    assert sorted(results) == [2 * n for n in range(count)]
+
+
+def test_a_task_that_takes_long_holds_up_no_other():
+    seconds = [1.0, *([0.01] * 20)]
+    results = list(over_processes(sleep_and_name, seconds, workers=2, count=len(seconds)))
+    assert results[-1] == 1.0
+
+
+@pytest.mark.parametrize("pool", [over_threads, over_processes])
+def test_tasks_are_made_as_they_are_needed_and_not_all_at_once(pool):
+    made = 0
+
+    def tasks() -> Iterator[int]:
+        nonlocal made
+        for number in range(1000):
+            made += 1
+            yield number
+
+    results = pool(double, tasks(), workers=2, count=1000)
+    next(results)
+    results.close()
+    assert made < 20
+
+
+def test_an_exception_of_a_worker_reaches_the_caller():
+    with pytest.raises(ValueError, match="sleep"):
+        list(over_processes(sleep_and_name, [-1.0] * 9, workers=2, count=9))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    code = (
+        "import sys\n"
+        "from dicom_assets.lakehouse.pool import over_processes\n"
+        "from dicom_assets_tests.lakehouse.test_pool import write_down_and_sleep\n"
+        "if __name__ == '__main__':\n"
+        "    tasks = [sys.argv[1]] * 9\n"
+        "    list(over_processes(write_down_and_sleep, tasks, workers=2, count=9))\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)], env=environment
+    )
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
