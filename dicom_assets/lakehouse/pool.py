@@ -15,13 +15,14 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MIN_TASKS = 4
-_FORKSERVER = "forkserver"
+FEW_TASKS = 4
+"""Fewer than that are not worth starting threads or processes for."""
 
 
 def over_threads(
@@ -35,7 +36,7 @@ def over_threads(
         workers: Threads; 1 works in this one.
         count: How many tasks there are; a few are not worth starting threads for.
     """
-    if workers == 1 or count < _MIN_TASKS:
+    if workers == 1 or count < FEW_TASKS:
         yield from map(work, tasks)
         return
     waiting = iter(tasks)
@@ -58,7 +59,7 @@ def over_processes(
         workers: Processes; 1 works in this one.
         count: How many tasks there are; a few are not worth starting processes for.
     """
-    if workers == 1 or count < _MIN_TASKS:
+    if workers == 1 or count < FEW_TASKS:
         yield from map(work, tasks)
         return
     waiting = iter(tasks)
@@ -77,16 +78,14 @@ def over_processes(
 
 
 def warm_up(work: Callable[[Any], Any]) -> None:
-    """Starts, beside what goes on here, what `over_processes` will start its workers from."""
-    from multiprocessing import forkserver
-
+    """Starts, beside what goes on here, the process from which `over_processes` forks workers."""
     _context(work)
-    threading.Thread(target=forkserver.ensure_running, daemon=True).start()
+    forkserver.ensure_running()
 
 
 def _context(work: Callable[[Any], Any]) -> Any:
     """Returns a server that forks workers which have the work's module imported."""
-    context = multiprocessing.get_context(_FORKSERVER)
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
     return context
 
