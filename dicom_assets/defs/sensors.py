@@ -54,10 +54,10 @@ def arrival(
         nothing can be said of their age.
     """
     seen = {"folders": {}, "reported_ns": 0} | json.loads(cursor or "{}")
-    changes: dict[Path, list[int]] = {}
+    changes: dict[str, list[int]] = {}
     for entry in entries:
         if is_settled(entry, now_ns=now_ns, settle_seconds=settle_seconds):
-            changes.setdefault(entry.path.parent, []).append(entry.changed_ns)
+            changes.setdefault(entry.folder, []).append(entry.changed_ns)
     newest = {_anonymous(folder): max(times) for folder, times in changes.items()}
     known = {folder: seen["folders"].get(folder, 0) for folder in newest}
     is_late = not 0 <= now_ns - seen["reported_ns"] < AGAIN_SECONDS * 10**9
@@ -67,7 +67,7 @@ def arrival(
     return 0, json.dumps(seen | {"folders": known})
 
 
-def _anonymous(folder: Path) -> str:
+def _anonymous(folder: str) -> str:
     """Stands for a folder in Dagster's database, where its name, maybe a person's, must not be."""
     return hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
 

@@ -21,7 +21,7 @@ class Dropped:
     """One entry of the drop folder, as it was when looked at.
 
     Attributes:
-        path: Where it lies.
+        address: Where it lies; a text, since there may be very many of them.
         size: Bytes.
         modified_ns: Modification time, nanoseconds since 1970.
         changed_ns: Time of the last change that the file system itself recorded (POSIX ctime).
@@ -30,12 +30,22 @@ class Dropped:
         regular: Whether it is a regular file; links, pipes, sockets and devices are not.
     """
 
-    path: Path
+    address: str
     size: int
     modified_ns: int
     changed_ns: int
     inode: int
     regular: bool
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.address)
+
+    @property
+    def folder(self) -> str:
+        """The folder it lies in."""
+        return os.path.dirname(self.address)
 
 
 def dropped(folder: Path) -> Iterator[Dropped]:
@@ -48,7 +58,7 @@ def dropped(folder: Path) -> Iterator[Dropped]:
         entry = waiting.pop()
         if entry.is_dir(follow_symlinks=False):
             waiting += _listed(entry.path)
-        elif found := look(Path(entry.path)):
+        elif found := look(entry.path):
             yield found
 
 
@@ -64,17 +74,17 @@ def _listed(folder: Path | str) -> list[os.DirEntry[str]]:
         return []
 
 
-def look(path: Path) -> Dropped | None:
+def look(address: str) -> Dropped | None:
     """Looks at one entry; None when it is gone, or may not be looked at."""
     try:
-        status = path.lstat()
+        status = os.lstat(address)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         _LOG.warning("a dropped file cannot be looked at: %s", error.strerror)
         return None
     return Dropped(
-        path,
+        address,
         status.st_size,
         status.st_mtime_ns,
         status.st_ctime_ns,
@@ -88,7 +98,7 @@ def is_same(entry: Dropped) -> bool:
 
     Its ctime is not compared: that changes with a link count, when another name of it goes.
     """
-    now = look(entry.path)
+    now = look(entry.address)
     return now is not None and (
         (now.inode, now.size, now.modified_ns) == (entry.inode, entry.size, entry.modified_ns)
     )
@@ -112,8 +122,8 @@ def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
     if not young:
         return entries, 0
     time.sleep(settle_seconds)
-    changing = {entry.path for entry in young if look(entry.path) != entry}
-    return [entry for entry in entries if entry.path not in changing], len(changing)
+    changing = {entry.address for entry in young if look(entry.address) != entry}
+    return [entry for entry in entries if entry.address not in changing], len(changing)
 
 
 def remove_empty_folders(

@@ -159,7 +159,7 @@ class _Note:
         plain = json.loads(path.read_text())
         plans = [
             Plan(
-                Dropped(**{**plan["entry"], "path": Path(plan["entry"]["path"])}),
+                Dropped(**plan["entry"]),
                 [(Path(source), Path(target)) for source, target in plan["moves"]],
                 plan["files"],
                 plan["failures"],
@@ -175,14 +175,15 @@ def _take(plan: Plan) -> bool:
 
     The entry goes first: where it may not be taken, nothing else must have happened.
     """
-    own = next((target for source, target in plan.moves if source == plan.entry.path), None)
+    entry = plan.entry.path
+    own = next((target for source, target in plan.moves if source == entry), None)
     try:
         if own:
             taken = _take_over(plan.entry, own)
         else:
             taken = True
             if is_same(plan.entry):
-                plan.entry.path.unlink()
+                entry.unlink()
     except shutil.SpecialFileError:
         return False
     except OSError as error:

@@ -14,12 +14,19 @@ def transfer(source: Path, target: Path) -> None:
     On one file system it is moved. On another it is copied, and the source stays: the caller
     removes it, once nothing can go wrong any more.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        source.rename(target)
+        _rename(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         copy = target.with_name(f".{target.name}.tmp")
         shutil.copy2(source, copy, follow_symlinks=False)
         copy.replace(target)
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except FileNotFoundError:  # seldom: not asked beforehand for each of many files
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)

@@ -69,7 +69,7 @@ def organise(run: Run) -> Report:
         kept = {layout.drop_folder / name for name in _namespace_folders(run)}
         remove_empty_folders(
             layout.drop_folder,
-            emptied={entry.path.parent for entry in entries},
+            emptied={Path(folder) for folder in {entry.folder for entry in entries}},
             kept=kept,
             settle_seconds=settings.settle_seconds,
         )
@@ -129,7 +129,7 @@ class _Turn:
         self._folders: dict[str, tuple[Path, Path]] = {}
         self._plans: list[Plan] = []
         self._planned = 0
-        self._archives: set[Path] = set()
+        self._archives: set[str] = set()
 
     def is_full(self) -> bool:
         """Says whether it is time to finish what has been decided."""
@@ -141,7 +141,7 @@ class _Turn:
         for plan in done:
             report.rows += len(plan.files)
             report.size += sum(row["fileSize"] for row in plan.files)
-            archives = int(plan.entry.path in self._archives)
+            archives = int(plan.entry.address in self._archives)
             report.count({"failures": len(plan.failures), "archives": archives})
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
@@ -205,7 +205,7 @@ class _Turn:
 
     def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
-        self._archives.add(entry.path)
+        self._archives.add(entry.address)
         plan, name = Plan(entry), self._name(source)
         budget = Budget(entry.size, self._limits)
         try:

@@ -26,7 +26,7 @@ NOW = 1_800_000_000 * SECOND
 def entry(name: str, *, age: float) -> Dropped:
     """A regular file that last changed so many seconds before NOW."""
     changed = NOW - int(age * SECOND)
-    return Dropped(Path("/drop") / name, 1, changed, changed, 1, True)
+    return Dropped(f"/drop/{name}", 1, changed, changed, 1, True)
 
 
 def decide(*entries: Dropped, cursor: str | None = None, after: float = 0) -> tuple[int, str]:
