@@ -16,8 +16,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from dicom_assets.fhir.compiled import surely_valid
 from dicom_assets.fhir.dates import instant_of
-from dicom_assets.fhir.flatten import Sourced, flatten, resource_of, silver_id
+from dicom_assets.fhir.flatten import Sourced, flatten_known, resource_of, silver_id
 from dicom_assets.fhir.merge import merge_studies
 from dicom_assets.fhir.model import known_elements, problem
 from dicom_assets.lakehouse.failures import Failure
@@ -72,9 +73,9 @@ def upserts(
             created = row["createdAt"] if row else now
             changed.append(Sourced(after, system, path, created, now))
         if len(changed) >= _RESOURCES_AT_A_TIME:
-            tables.append(flatten(resource_type, changed))
+            tables.append(flatten_known(resource_type, changed))
             changed = []
-    tables.append(flatten(resource_type, changed))
+    tables.append(flatten_known(resource_type, changed))
     return pa.concat_tables(tables), failures
 
 
@@ -102,13 +103,16 @@ def _statement(resource_type: str, row: Json) -> Json | Failure:
     if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
         message = f"the resourceType is not {resource_type}"
         return _failure(row, Reason.WRONG_RESOURCE_TYPE, message)
-    wrong = problem(resource, known_only=True)
-    if wrong:
+    if resource_type == "ImagingStudy" and surely_valid(row["resource"]):
+        known = resource
+    elif wrong := problem(resource, known_only=True):
         return _failure(row, Reason.INVALID_RESOURCE, f"invalid {resource_type}: {wrong}")
+    else:
+        known = known_elements(resource)
     if not resource.get("id") or resource["id"] != row["id"]:
         message = f"the {resource_type} has no id, so that nothing could ever update it"
         return _failure(row, Reason.INVALID_RESOURCE, message)
-    return known_elements(resource)
+    return known
 
 
 def _settle(
