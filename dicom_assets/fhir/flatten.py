@@ -119,7 +119,15 @@ def flatten_known(resource_type: str, resources: Iterable[Sourced]) -> pa.Table:
     """Returns silver rows of resources as `model.known_elements` returns them."""
     columns = _columns_of(resource_type)
     rows = [_row(resource_type, columns, sourced) for sourced in resources]
-    return pa.Table.from_pylist(rows, schema=silver_schema(resource_type))
+    schema = silver_schema(resource_type)
+    return pa.Table.from_arrays([_array(rows, column) for column in schema], schema=schema)
+
+
+def _array(rows: list[dict[str, Any]], column: pa.Field) -> pa.Array:
+    values = [row.get(column.name) for row in rows]
+    # most columns are empty, and a builder of deeply nested ones costs as much as many rows
+    empty = values.count(None) == len(values)
+    return pa.nulls(len(values), column.type) if empty else pa.array(values, column.type)
 
 
 def resource_of(resource_type: str, row: dict[str, Any]) -> dict[str, Any]:
