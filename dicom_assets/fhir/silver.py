@@ -130,7 +130,7 @@ def _settle(
     held, source = (before, source_before) if before is not None else rest.pop(0)
     for statement, path in rest:
         if not _is_older(statement, than=held):
-            merged = resource_type in MERGED_TYPES
+            merged = resource_type in MERGED_TYPES and statement != held
             held, source = merge_studies(held, statement) if merged else statement, path
         elif resource_type in MERGED_TYPES:
             held = merge_studies(statement, held)
