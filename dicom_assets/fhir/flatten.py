@@ -117,8 +117,7 @@ def flatten(resource_type: str, resources: Iterable[Sourced]) -> pa.Table:
 
 def flatten_known(resource_type: str, resources: Iterable[Sourced]) -> pa.Table:
     """Returns silver rows of resources as `model.known_elements` returns them."""
-    columns = _columns_of(resource_type)
-    rows = [_row(resource_type, columns, sourced) for sourced in resources]
+    rows = [_row(resource_type, sourced) for sourced in resources]
     schema = silver_schema(resource_type)
     return pa.Table.from_arrays([_array(rows, column) for column in schema], schema=schema)
 
@@ -177,30 +176,30 @@ def _is_own_id(element: Element, child: Element) -> bool:
 
 
 @cache
-def _columns_of(resource_type: str) -> list[tuple[Element, "_Write"]]:
+def _columns_of(resource_type: str) -> dict[str, tuple[Element, "_Write"]]:
     """Returns the elements but for the id, and what writes each into its column."""
-    return [(each, _writer(each)) for each in elements(resource_type) if each.name != "id"]
+    found = elements(resource_type)
+    return {each.name: (each, _writer(each)) for each in found if each.name != "id"}
 
 
-def _row(
-    resource_type: str, columns: list[tuple[Element, "_Write"]], sourced: Sourced
-) -> dict[str, Any]:
+def _row(resource_type: str, sourced: Sourced) -> dict[str, Any]:
     resource, system = sourced.resource, sourced.source_system
+    columns = _columns_of(resource_type)
     row: dict[str, Any] = {
         "id": silver_id(system, resource_type, resource["id"]),
         "idOrig": resource["id"],
         "sourceSystem": system,
-        "meta_lastUpdated": instant_of((resource.get("meta") or {}).get("lastUpdated")),
-        "primitiveExtension": _primitive_extensions(resource),
         "createdAt": sourced.created_at,
         "modifiedAt": sourced.modified_at,
         "sourceFilePath": sourced.source_file_path,
     }
-    for element, write in columns:
-        name = element.name
-        value = resource.get(name)
-        if value is None:
+    extensions = {}
+    for name, value in resource.items():
+        if name not in columns:
+            if name.startswith("_"):
+                extensions[name] = value
             continue
+        element, write = columns[name]
         row[name] = write(value, system)
         if element.fields:
             row[f"{name}_string"] = _json(value)
@@ -208,6 +207,10 @@ def _row(
             row[f"{name}_timestamp"] = instant_of(row[name])
         if element.fhir_type in _WITH_DATE:
             row[f"{name}_date"] = date_of(row[name])
+    if "meta" in row:
+        row["meta_lastUpdated"] = instant_of(row["meta"].get("lastUpdated"))
+    if extensions:
+        row["primitiveExtension"] = _json(extensions)
     return row
 
 
@@ -283,11 +286,6 @@ def _target(
     else:
         return {"id": None, "idOrig": None}
     return {"id": silver_id(source_system, kind, bare) if kind else None, "idOrig": bare}
-
-
-def _primitive_extensions(resource: dict[str, Any]) -> str | None:
-    found = {name: value for name, value in resource.items() if name.startswith("_")}
-    return _json(found) if found else None
 
 
 def _json(value: Any) -> str:
