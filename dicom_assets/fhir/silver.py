@@ -90,7 +90,7 @@ def _by_id(existing: pa.Table) -> dict[str, Json]:
 
 def _in_order(bronze: pa.Table) -> Iterator[Json]:
     """Yields rows resource by resource, each resource's statements from oldest to newest."""
-    said = pc.coalesce(bronze["lastUpdated"], bronze["ingestedAt"])
+    said = pc.call_function("coalesce", [bronze["lastUpdated"], bronze["ingestedAt"]])
     keys = (*_KEY, "said", *_ARRIVAL)
     table = bronze.select([*_KEY, *_ARRIVAL, "resource"]).append_column("said", said)
     table = table.sort_by([(name, "ascending") for name in keys]).select(list(_READ))

@@ -99,13 +99,18 @@ def studies(silver: pa.Table) -> Iterator[Study]:
     table = silver.select(list(STUDY_COLUMNS)).sort_by(order)
     for batch in table.to_batches(max_chunksize=_STUDIES_AT_A_TIME):
         patients = zip(
-            pc.struct_field(batch["subject"], ["identifier", "value"]).to_pylist(),
-            pc.struct_field(batch["subject"], "idOrig").to_pylist(),
+            _part(batch["subject"], "identifier", "value"),
+            _part(batch["subject"], "idOrig"),
             strict=True,
         )
         columns = [_values(batch[name]) for name in _ROW]
         for values, patient in zip(zip(*columns, strict=True), patients, strict=True):
             yield _study(dict(zip(_ROW, values, strict=True)), patient[0] or patient[1])
+
+
+def _part(column: pa.Array, *path: str) -> list[Any]:
+    options = pc.StructFieldOptions(list(path))
+    return pc.call_function("struct_field", [column], options).to_pylist()
 
 
 def _values(column: pa.Array) -> list[Any]:
