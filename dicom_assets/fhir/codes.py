@@ -57,7 +57,7 @@ _OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+", re.ASCII)
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]+")
 
 
-text = lru_cache(maxsize=16_384)(keys.stated)
+text = lru_cache(maxsize=2048)(keys.stated)
 """What a text states, by `lakehouse.keys`."""
 
 
@@ -92,7 +92,7 @@ def codings(codes: str | None) -> list[dict[str, Any]]:
     return found
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def concepts(codes: str | None) -> list[dict[str, Any]]:
     """Returns CodeableConcepts; an item without code is text only."""
     return [
@@ -101,7 +101,7 @@ def concepts(codes: str | None) -> list[dict[str, Any]]:
     ]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def modality(value: str | None) -> dict[str, Any]:
     """Returns the Coding of Modality (0008,0060).
 
@@ -123,7 +123,7 @@ def acquisition(codings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"system": DCM, "code": code} for code in sorted(found)]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def body_site(anatomic_region: str | None, examined: str | None) -> dict[str, Any] | None:
     """Returns the Coding of a body part.
 
@@ -148,14 +148,14 @@ def body_site(anatomic_region: str | None, examined: str | None) -> dict[str, An
     }
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def laterality(value: str | None) -> dict[str, Any] | None:
     """Returns the SNOMED Coding of R, L, B or U; None for anything else."""
     found = _LATERALITIES.get((value or "").strip().upper())
     return {"system": SCT, "code": found[0], "display": found[1]} if found else None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def issuer(stated: str | None, *, configured: str | None) -> dict[str, Any]:
     """Returns `system` and `assigner` of an identifier, as far as they are known.
 

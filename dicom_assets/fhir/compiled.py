@@ -11,7 +11,7 @@ least as strict as the model about them:
   single ones inside; URIs have none; counts and numbers are 0 to 2^31-1; status is one of FHIR's;
 * dates exist, a time has seconds and an offset, an instant is whole;
 * an extension has one value, or extensions of one level;
-* a contained resource is valid by the model, asked once for each text.
+* a contained resource is short, and valid by the model, asked once for each text.
 
 What it accepts the model accepts. What it does not accept may be valid all the same: then the model
 decides, and says what is wrong (`model.problem`).
@@ -156,6 +156,7 @@ class _ImagingStudy(_Element):
 
 
 _DECODER = msgspec.json.Decoder(_ImagingStudy)
+_LONGEST_CONTAINED = 4096
 
 
 def surely_valid(text: bytes | str) -> bool:
@@ -164,10 +165,16 @@ def surely_valid(text: bytes | str) -> bool:
         study = _DECODER.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
-    return study.contained is UNSET or all(_is_valid(bytes(each)) for each in study.contained)
+    if study.contained is UNSET:
+        return True
+    texts = [bytes(each) for each in study.contained]
+    return all(len(each) <= _LONGEST_CONTAINED and _is_valid(each) for each in texts)
 
 
 @lru_cache(maxsize=256)
 def _is_valid(contained: bytes) -> bool:
-    resource = orjson.loads(contained)
+    try:
+        resource = orjson.loads(contained)
+    except orjson.JSONDecodeError:
+        return False
     return isinstance(resource, dict) and problem(resource) is None

@@ -98,6 +98,7 @@ _Wanted = msgspec.defstruct(
 )
 _SCANNER = msgspec.json.Decoder(_Wanted)
 _WRITER = msgspec.json.Encoder()
+_LONGEST_KEPT = 8192
 
 Elements = dict[str, Any]
 
@@ -111,7 +112,7 @@ def project(batch: pa.RecordBatch) -> pa.RecordBatch:
         batch: Metastore rows with at least COLUMNS.
     """
     metadata = _typed(batch["metadata_string"], pa.string())
-    nested = [_nested(_wanted(each.as_buffer())) if each.is_valid else {} for each in metadata]
+    nested = [_nested(each.as_buffer()) if each.is_valid else {} for each in metadata]
     found: dict[str, list[Any]] = {
         name: [row.get(name) for row in nested] for name in INSTANCES.names if name not in _COPIED
     }
@@ -135,17 +136,21 @@ def _typed(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return column if column.type == kind else column.cast(kind)
 
 
-def _wanted(text: pa.Buffer) -> bytes:
-    """Returns a header with the wanted elements only; one that is no strict JSON as it is."""
+def _nested(text: pa.Buffer) -> Mapping[str, Any]:
+    """Returns the nested elements that are stated, by column of INSTANCES."""
     try:
-        return _WRITER.encode(_SCANNER.decode(text))
-    except msgspec.MsgspecError:
-        return text.to_pybytes()
+        wanted = _WRITER.encode(_SCANNER.decode(text))
+    except msgspec.MsgspecError:  # no strict JSON
+        return _read(text.to_pybytes())
+    return _read_once(wanted) if len(wanted) <= _LONGEST_KEPT else _read(wanted)
 
 
 @lru_cache(maxsize=1024)
-def _nested(text: bytes) -> Mapping[str, Any]:
-    """Returns the nested elements that are stated, by column of INSTANCES."""
+def _read_once(text: bytes) -> Mapping[str, Any]:
+    return _read(text)
+
+
+def _read(text: bytes) -> Mapping[str, Any]:
     elements = _parse(text)
     row: dict[str, Any] = {}
     if "00100021" in elements or "00100024" in elements:
