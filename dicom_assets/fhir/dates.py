@@ -71,7 +71,7 @@ def date_of(text: str | None) -> date | None:
 
 def instant(moment: datetime) -> str:
     """Returns an aware datetime as FHIR instant in UTC, with microseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _date(da: str | None) -> date | None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -176,23 +177,23 @@ def _resource(system: str, uid: str, rows: list[Row], options: ConversionOptions
     series = series_of(rows, site_timezone=options.site_timezone)
     endpoint = _endpoint(options.dicomweb_base_address)
     referrer = newest(rows, lambda row: person_name(row.referringPhysicianName))
-    return {
-        "resourceType": "ImagingStudy",
-        "id": resource_id(uid),
-        "meta": {
-            "lastUpdated": instant(rows[0].ingestedAt.replace(tzinfo=UTC)),
-            "source": f"urn:dicom-assets:source:{quote(system, safe='')}",
-        },
-        **stated(contained=[endpoint] if endpoint else None),
-        "identifier": [
-            {"system": STUDY_UID_SYSTEM, "value": f"urn:oid:{uid}"},
-            *_accession(rows, options.accession_number_system),
-        ],
-        "status": "available",
-        **stated(modality=codes.acquisition([each["modality"] for each in series]) or None),
-        "subject": _subject(rows, options.patient_id_system),
-        **stated(
-            started=newest(
+    return stated(
+        {
+            "resourceType": "ImagingStudy",
+            "id": resource_id(uid),
+            "meta": {
+                "lastUpdated": instant(rows[0].ingestedAt.replace(tzinfo=UTC)),
+                "source": _source(system),
+            },
+            "contained": [endpoint] if endpoint else None,
+            "identifier": [
+                {"system": STUDY_UID_SYSTEM, "value": f"urn:oid:{uid}"},
+                *_accession(rows, options.accession_number_system),
+            ],
+            "status": "available",
+            "modality": codes.acquisition([each["modality"] for each in series]) or None,
+            "subject": _subject(rows, options.patient_id_system),
+            "started": newest(
                 rows,
                 lambda row: fhir_datetime(
                     row.studyDate,
@@ -201,18 +202,21 @@ def _resource(system: str, uid: str, rows: list[Row], options: ConversionOptions
                     site_timezone=options.site_timezone,
                 ),
             ),
-            referrer={"display": referrer} if referrer else None,
-            endpoint=[{"reference": f"#{_ENDPOINT_ID}"}] if endpoint else None,
-        ),
-        "numberOfSeries": len(series),
-        "numberOfInstances": sum(each["numberOfInstances"] for each in series),
-        **stated(
-            procedureCode=newest(rows, lambda row: codes.concepts(row.procedureCodes) or None),
-            reasonCode=_reasons(rows),
-            description=newest_text(rows, "studyDescription"),
-        ),
-        "series": series,
-    }
+            "referrer": {"display": referrer} if referrer else None,
+            "endpoint": [{"reference": f"#{_ENDPOINT_ID}"}] if endpoint else None,
+            "numberOfSeries": len(series),
+            "numberOfInstances": sum(each["numberOfInstances"] for each in series),
+            "procedureCode": newest(rows, lambda row: codes.concepts(row.procedureCodes) or None),
+            "reasonCode": _reasons(rows),
+            "description": newest_text(rows, "studyDescription"),
+            "series": series,
+        }
+    )
+
+
+@lru_cache(maxsize=256)
+def _source(system: str) -> str:
+    return f"urn:dicom-assets:source:{quote(system, safe='')}"
 
 
 def _accession(rows: Iterable[Row], configured: str | None) -> list[dict[str, Any]]:
@@ -233,8 +237,9 @@ def _subject(rows: Iterable[Row], configured: str | None) -> dict[str, Any]:
 
 def _identifier(value: str, issuer: dict[str, Any]) -> dict[str, Any]:
     """Returns system, value and assigner, in FHIR's order."""
-    system, assigner = issuer.get("system"), issuer.get("assigner")
-    return {**stated(system=system), "value": value, **stated(assigner=assigner)}
+    return stated(
+        {"system": issuer.get("system"), "value": value, "assigner": issuer.get("assigner")}
+    )
 
 
 def _reasons(rows: list[Row]) -> list[dict[str, Any]] | None:
@@ -247,6 +252,7 @@ def _reasons(rows: list[Row]) -> list[dict[str, Any]] | None:
     return newest(rows, read)
 
 
+@lru_cache(maxsize=16)
 def _endpoint(base_address: str | None) -> dict[str, Any] | None:
     if not base_address:
         return None

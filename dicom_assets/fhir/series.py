@@ -96,7 +96,7 @@ def by_number(element: dict[str, Any]) -> tuple[bool, int, str]:
     return not known, number if known else 0, element.get("uid") or ""
 
 
-def stated(**elements: Any) -> dict[str, Any]:
+def stated(elements: dict[str, Any]) -> dict[str, Any]:
     """Returns the elements that are stated."""
     return {name: value for name, value in elements.items() if value is not None}
 
@@ -130,21 +130,20 @@ def _series(
     uid: str, rows: list[Row], instances: list[list[Row]], site_timezone: str | None
 ) -> dict[str, Any]:
     folder = next(sent[0].folder for sent in instances)  # of the newest row that counts
-    performers = newest(rows, lambda row: _performers(row.performers))
-    return {
-        **stated(extension=[{"url": FOLDER_URL, "valueString": folder}] if folder else None),
-        "uid": uid,
-        **stated(number=newest(rows, lambda row: unsigned(row.seriesNumber))),
-        "modality": codes.modality(newest_text(rows, "modality")),
-        **stated(description=newest_text(rows, "seriesDescription")),
-        "numberOfInstances": len(instances),
-        **stated(
-            bodySite=newest(
+    return stated(
+        {
+            "extension": [{"url": FOLDER_URL, "valueString": folder}] if folder else None,
+            "uid": uid,
+            "number": newest(rows, lambda row: unsigned(row.seriesNumber)),
+            "modality": codes.modality(newest_text(rows, "modality")),
+            "description": newest_text(rows, "seriesDescription"),
+            "numberOfInstances": len(instances),
+            "bodySite": newest(
                 rows, lambda row: codes.body_site(row.anatomicRegion, row.bodyPartExamined)
             ),
-            laterality=newest(rows, lambda row: codes.laterality(row.laterality))
+            "laterality": newest(rows, lambda row: codes.laterality(row.laterality))
             or _image_laterality([sent[0] for sent in instances]),
-            started=newest(
+            "started": newest(
                 rows,
                 lambda row: fhir_datetime(
                     row.seriesDate,
@@ -153,10 +152,10 @@ def _series(
                     site_timezone=site_timezone,
                 ),
             ),
-            performer=performers,
-        ),
-        "instance": sorted((_instance(sent) for sent in instances), key=by_number),
-    }
+            "performer": newest(rows, lambda row: _performers(row.performers)),
+            "instance": sorted((_instance(sent) for sent in instances), key=by_number),
+        }
+    )
 
 
 def _performers(names: list[str] | None) -> list[dict[str, Any]] | None:
@@ -172,16 +171,14 @@ def _image_laterality(rows: list[Row]) -> dict[str, Any] | None:
 
 def _instance(rows: list[Row]) -> dict[str, Any]:
     """Returns one instance from its rows, of which re-sending makes several."""
-    number = newest(rows, lambda row: unsigned(row.instanceNumber))
-    instance = {
-        "uid": rows[0].sopInstanceUid,
-        "sopClass": _sop_class(newest_text(rows, "sopClassUid")),
-    }
-    if number is not None:
-        instance["number"] = number
-    if title := newest_text(rows, "title"):
-        instance["title"] = title
-    return instance
+    return stated(
+        {
+            "uid": rows[0].sopInstanceUid,
+            "sopClass": _sop_class(newest_text(rows, "sopClassUid")),
+            "number": newest(rows, lambda row: unsigned(row.instanceNumber)),
+            "title": newest_text(rows, "title"),
+        }
+    )
 
 
 @lru_cache(maxsize=1024)
