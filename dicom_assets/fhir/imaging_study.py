@@ -2,8 +2,10 @@
 
 Decided here: how rows become studies, and the elements of a study. Series and instances are decided
 in `series`, codes in `codes`, dates in `dates`. What the DICOM file does not say is not said here
-either: no invented system, zone or number. Re-sent rows: the newest wins, by ingestedAt, then
-sourceModifiedAt, contentHash and path, so that the same rows in any order give the same bytes.
+either: no invented system, zone or number. Every line is checked before it is given out: by
+`compiled`, and where that is not sure, by the R4B model. Re-sent rows: the newest wins, by
+ingestedAt, then sourceModifiedAt, contentHash and path, so that the same rows in any order give the
+same bytes.
 """
 
 import hashlib
