@@ -3,18 +3,19 @@
 Decided here: the URIs of code systems and identifier systems, which modalities acquire images, and
 the SNOMED codes of laterality. Body parts come from `dicom_assets.terminology`. Codes of SNOMED RT,
 which DICOM has retired, become those of SNOMED CT by the standard's own list (PS3.16 Annex O), as
-pydicom has it. Not decided here: which element of a resource a code goes to.
+pydicom has it. What is returned may be cached, since codes repeat: it is not to be changed. Not
+decided here: which element of a resource a code goes to.
 """
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 
-from dicom_assets.lakehouse.keys import stated as text
+from dicom_assets.lakehouse import keys
 from dicom_assets.lakehouse.uris import SCT, SOURCE_VALUE_URL
 from dicom_assets.terminology import body_parts
 
@@ -56,6 +57,10 @@ _OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+", re.ASCII)
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s]+")
 
 
+text = lru_cache(maxsize=2048)(keys.stated)
+"""What a text states, by `lakehouse.keys`."""
+
+
 def scheme_uri(designator: str | None, code: str) -> str | None:
     """Returns the URI of a Coding Scheme Designator (0008,0102); the bare designator is none."""
     if not designator:
@@ -87,6 +92,7 @@ def codings(codes: str | None) -> list[dict[str, Any]]:
     return found
 
 
+@lru_cache(maxsize=1024)
 def concepts(codes: str | None) -> list[dict[str, Any]]:
     """Returns CodeableConcepts; an item without code is text only."""
     return [
@@ -95,6 +101,7 @@ def concepts(codes: str | None) -> list[dict[str, Any]]:
     ]
 
 
+@lru_cache(maxsize=1024)
 def modality(value: str | None) -> dict[str, Any]:
     """Returns the Coding of Modality (0008,0060).
 
@@ -116,6 +123,7 @@ def acquisition(codings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"system": DCM, "code": code} for code in sorted(found)]
 
 
+@lru_cache(maxsize=1024)
 def body_site(anatomic_region: str | None, examined: str | None) -> dict[str, Any] | None:
     """Returns the Coding of a body part.
 
@@ -140,12 +148,14 @@ def body_site(anatomic_region: str | None, examined: str | None) -> dict[str, An
     }
 
 
+@lru_cache(maxsize=1024)
 def laterality(value: str | None) -> dict[str, Any] | None:
     """Returns the SNOMED Coding of R, L, B or U; None for anything else."""
     found = _LATERALITIES.get((value or "").strip().upper())
     return {"system": SCT, "code": found[0], "display": found[1]} if found else None
 
 
+@lru_cache(maxsize=1024)
 def issuer(stated: str | None, *, configured: str | None) -> dict[str, Any]:
     """Returns `system` and `assigner` of an identifier, as far as they are known.
 

@@ -45,6 +45,7 @@ def fhir_datetime(
     return f"{day.isoformat()}T{hour}:{minute}:{second}{fraction}{zone}"
 
 
+@lru_cache(maxsize=16_384)
 def instant_of(text: str | None) -> datetime | None:
     """Returns a FHIR dateTime or instant as UTC; None when it has no time, or is none."""
     match = _INSTANT.fullmatch(text) if text else None
@@ -58,6 +59,7 @@ def instant_of(text: str | None) -> datetime | None:
         return None
 
 
+@lru_cache(maxsize=16_384)
 def date_of(text: str | None) -> date | None:
     """Returns the calendar date a FHIR date or dateTime states; None for a partial date."""
     match = _DAY.match(text) if text else None
@@ -69,7 +71,7 @@ def date_of(text: str | None) -> date | None:
 
 def instant(moment: datetime) -> str:
     """Returns an aware datetime as FHIR instant in UTC, with microseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _date(da: str | None) -> date | None:

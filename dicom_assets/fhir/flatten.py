@@ -16,8 +16,8 @@ here: which rows are written (`silver`).
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -111,8 +111,22 @@ def flatten(resource_type: str, resources: Iterable[Sourced]) -> pa.Table:
 
     Elements that R4B does not know have no column; the bronze row keeps them.
     """
+    known = (replace(each, resource=known_elements(each.resource)) for each in resources)
+    return flatten_known(resource_type, known)
+
+
+def flatten_known(resource_type: str, resources: Iterable[Sourced]) -> pa.Table:
+    """Returns silver rows of resources as `model.known_elements` returns them."""
     rows = [_row(resource_type, sourced) for sourced in resources]
-    return pa.Table.from_pylist(rows, schema=silver_schema(resource_type))
+    schema = silver_schema(resource_type)
+    return pa.Table.from_arrays([_array(rows, column) for column in schema], schema=schema)
+
+
+def _array(rows: list[dict[str, Any]], column: pa.Field) -> pa.Array:
+    values = [row.get(column.name) for row in rows]
+    # most columns are empty, and a builder of deeply nested ones costs as much as many rows
+    empty = values.count(None) == len(values)
+    return pa.nulls(len(values), column.type) if empty else pa.array(values, column.type)
 
 
 def resource_of(resource_type: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -161,66 +175,98 @@ def _is_own_id(element: Element, child: Element) -> bool:
     return element.fhir_type == "Reference" and child.name == "id"
 
 
+@cache
+def _columns_of(resource_type: str) -> dict[str, tuple[Element, "_Write"]]:
+    """Returns the elements but for the id, and what writes each into its column."""
+    found = elements(resource_type)
+    return {each.name: (each, _writer(each)) for each in found if each.name != "id"}
+
+
 def _row(resource_type: str, sourced: Sourced) -> dict[str, Any]:
-    resource = known_elements(sourced.resource)
-    meta = resource.get("meta") or {}
+    resource, system = sourced.resource, sourced.source_system
+    columns = _columns_of(resource_type)
     row: dict[str, Any] = {
-        "id": silver_id(sourced.source_system, resource_type, resource["id"]),
+        "id": silver_id(system, resource_type, resource["id"]),
         "idOrig": resource["id"],
-        "sourceSystem": sourced.source_system,
-        "meta_lastUpdated": instant_of(meta.get("lastUpdated")),
-        "primitiveExtension": _primitive_extensions(resource),
+        "sourceSystem": system,
         "createdAt": sourced.created_at,
         "modifiedAt": sourced.modified_at,
         "sourceFilePath": sourced.source_file_path,
     }
-    for element in elements(resource_type):
-        value = resource.get(element.name)
-        if element.name == "id" or value is None:
+    extensions = {}
+    for name, value in resource.items():
+        if name not in columns:
+            if name.startswith("_"):
+                extensions[name] = value
             continue
-        row[element.name] = _value(value, element, sourced.source_system)
+        element, write = columns[name]
+        row[name] = write(value, system)
         if element.fields:
-            row[f"{element.name}_string"] = _json(value)
+            row[f"{name}_string"] = _json(value)
         if element.fhir_type in _WITH_TIMESTAMP:
-            row[f"{element.name}_timestamp"] = instant_of(row[element.name])
+            row[f"{name}_timestamp"] = instant_of(row[name])
         if element.fhir_type in _WITH_DATE:
-            row[f"{element.name}_date"] = date_of(row[element.name])
+            row[f"{name}_date"] = date_of(row[name])
+    if "meta" in row:
+        row["meta_lastUpdated"] = instant_of(row["meta"].get("lastUpdated"))
+    if extensions:
+        row["primitiveExtension"] = _json(extensions)
     return row
 
 
-def _value(value: Any, element: Element, source_system: str) -> Any:
+_Write = Callable[[Any, str], Any]
+"""Writes a value, of a resource of a source system, as its column holds it."""
+
+
+def _writer(element: Element) -> _Write:
     if element.as_text:
-        return _json(value)
-    if element.many:
-        return [_one(each, element, source_system) for each in value]
-    return _one(value, element, source_system)
+        return lambda value, system: _json(value)
+    write = _struct(element) if element.fields else _PRIMITIVES.get(element.fhir_type, _text)
+    if not element.many:
+        return write
+    return lambda values, system: [
+        None if value is None else write(value, system) for value in values
+    ]
 
 
-def _one(value: Any, element: Element, source_system: str) -> Any:
-    if value is None:
-        return None
-    if not element.fields:
-        return _primitive(value, element.fhir_type)
-    struct = {
-        each.name: _value(value[each.name], each, source_system)
-        for each in element.fields
-        if value.get(each.name) is not None
-    }
-    if element.fhir_type == "Reference":
-        struct.update(_target(value, element.targets, source_system))
-    return struct
+def _struct(element: Element) -> _Write:
+    """Returns what writes a complex element; Arrow makes nulls of the parts that are not there."""
+    parts = {each.name: _writer(each) for each in element.fields}
+
+    def write(value: dict[str, Any], system: str) -> dict[str, Any]:
+        return {name: parts[name](part, system) for name, part in value.items() if name in parts}
+
+    if element.fhir_type != "Reference":
+        return write
+    return lambda value, system: write(value, system) | _target(value, element.targets, system)
 
 
-def _primitive(value: Any, fhir_type: str) -> Any:
-    """Returns a primitive as its column's type; the validator takes "3" for 3, so this does too."""
-    kind = _ARROW.get(fhir_type)
-    if kind is None:
-        return value if isinstance(value, str) else _json(value)
-    if fhir_type == "boolean":
-        return (
-            value if isinstance(value, bool) else str(value).lower() in ("true", "1", "yes", "on")
-        )
-    return float(value) if fhir_type == "decimal" else int(float(value))
+def _text(value: Any, _: str) -> str:
+    return value if isinstance(value, str) else _json(value)
+
+
+# the validator takes "3" for 3, so these do too
+
+
+def _boolean(value: Any, _: str) -> bool:
+    return value if isinstance(value, bool) else str(value).lower() in ("true", "1", "yes", "on")
+
+
+def _integer(value: Any, _: str) -> int:
+    return value if type(value) is int else int(float(value))
+
+
+def _decimal(value: Any, _: str) -> float:
+    return float(value)
+
+
+_PRIMITIVES: dict[str, _Write] = {
+    "boolean": _boolean,
+    "integer": _integer,
+    "positiveInt": _integer,
+    "unsignedInt": _integer,
+    "decimal": _decimal,
+}
 
 
 def _target(
@@ -240,11 +286,6 @@ def _target(
     else:
         return {"id": None, "idOrig": None}
     return {"id": silver_id(source_system, kind, bare) if kind else None, "idOrig": bare}
-
-
-def _primitive_extensions(resource: dict[str, Any]) -> str | None:
-    found = {name: value for name, value in resource.items() if name.startswith("_")}
-    return _json(found) if found else None
 
 
 def _json(value: Any) -> str:

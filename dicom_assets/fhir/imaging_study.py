@@ -2,14 +2,18 @@
 
 Decided here: how rows become studies, and the elements of a study. Series and instances are decided
 in `series`, codes in `codes`, dates in `dates`. What the DICOM file does not say is not said here
-either: no invented system, zone or number. Re-sent rows: the newest wins, by ingestedAt, then
-sourceModifiedAt, contentHash and path, so that the same rows in any order give the same bytes.
+either: no invented system, zone or number. Every line is checked before it is given out: by
+`compiled`, and where that is not sure, by the R4B model. Re-sent rows: the newest wins, by
+ingestedAt, then sourceModifiedAt, contentHash and path, so that the same rows in any order give the
+same bytes.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -19,6 +23,7 @@ import orjson
 import pyarrow as pa
 
 from dicom_assets.fhir import codes
+from dicom_assets.fhir.compiled import surely_valid
 from dicom_assets.fhir.dates import fhir_datetime, instant
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.model import problem
@@ -40,7 +45,7 @@ _ACCESSION_TYPE = {
 _ENDPOINT_ID = "dicomweb"
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _ROWS_AT_A_TIME = 16_384
-_STUDY = ("sourceSystem", "studyInstanceUid")
+_STUDY = Row._fields[:2]
 _NEWEST_FIRST = ("ingestedAt", "sourceModifiedAt", "contentHash", "folder", "fileName")
 _UIDS = (("seriesInstanceUid", "0020000E"), ("sopInstanceUid", "00080018"))
 
@@ -95,18 +100,16 @@ def convert_studies(
         instances: Rows with the schema `instances.INSTANCES`, in any order.
         options: What the site chose.
     """
-    by_study = itemgetter(*_STUDY)
-    for (system, uid), group in groupby(_in_order(instances), key=by_study):
+    is_id = _FHIR_ID.fullmatch
+    for (system, uid), group in groupby(_in_order(instances), key=itemgetter(0, 1)):
         rows = []
         for row in group:
-            bad = next(((c, t) for c, t in _UIDS if not _FHIR_ID.fullmatch(row[c])), None)
-            if bad is None:
+            if is_id(row.sopInstanceUid) and is_id(row.seriesInstanceUid):
                 rows.append(row)
-            else:
-                message = (
-                    f"{bad[0]} is no FHIR id: more than 64 characters or others than A-Za-z0-9.-"
-                )
-                yield _failure(row, message, tags=(bad[1],))
+                continue
+            column, tag = next((c, t) for c, t in _UIDS if not is_id(getattr(row, c)))
+            message = f"{column} is no FHIR id: more than 64 characters or others than A-Za-z0-9.-"
+            yield _failure(row, message, tags=(tag,))
         if rows:
             yield from _convert(system, uid, rows, options)
 
@@ -118,36 +121,45 @@ def _in_order(instances: pa.Table) -> Iterator[Row]:
     places = pa.array(range(table.num_rows), pa.int64())
     ranked = table.select([name for name, _ in keys]).append_column("place", places)
     order = ranked.sort_by(keys)["place"].combine_chunks()  # nulls last: they are oldest
-    table = table.drop_columns(list(_NEWEST_FIRST[1:3]))
+    table = table.select(Row._fields)
     for start in range(0, len(order), _ROWS_AT_A_TIME):
-        yield from table.take(order.slice(start, _ROWS_AT_A_TIME)).to_pylist()
+        columns = table.take(order.slice(start, _ROWS_AT_A_TIME)).columns
+        yield from map(Row._make, zip(*map(_values, columns), strict=True))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Returns the values; by numpy, which makes naive datetimes ten times faster."""
+    if pa.types.is_list(column.type):
+        return column.to_pylist()
+    return column.to_numpy().tolist()
 
 
 def _convert(
     system: str, uid: str, rows: list[Row], options: ConversionOptions
 ) -> Iterator[Study | Failure]:
     resource = _resource(system, uid, rows, options)
-    if wrong := problem(resource):
+    line = orjson.dumps(resource)
+    if not surely_valid(line) and (wrong := problem(resource)):
         message = f"the study makes no valid ImagingStudy: {wrong}"
         yield from (_failure(row, message) for row in rows)
         return
     yield Study(
         source_system=system,
         id=resource["id"],
-        line=orjson.dumps(resource),
+        line=line,
         series=resource["numberOfSeries"],
         instances=resource["numberOfInstances"],
     )
 
 
 def _failure(row: Row, message: str, *, tags: tuple[str, ...] = ()) -> Failure:
-    path = "/".join(part for part in (row["folder"], row["fileName"]) if part)
+    path = "/".join(part for part in (row.folder, row.fileName) if part)
     return Failure(
         "convert",
         Reason.INVALID_RESOURCE,
         message,
-        row["sourceSystem"],
-        source_path=row["sourcePath"],
+        row.sourceSystem,
+        source_path=row.sourcePath,
         failed_path=path or None,
         tags=tags,
     )
@@ -166,72 +178,83 @@ def silver_study_id(source_system: str, uid: str) -> str:
 def _resource(system: str, uid: str, rows: list[Row], options: ConversionOptions) -> dict[str, Any]:
     series = series_of(rows, site_timezone=options.site_timezone)
     endpoint = _endpoint(options.dicomweb_base_address)
-    referrer = newest(rows, lambda row: person_name(row["referringPhysicianName"]))
-    return {
-        "resourceType": "ImagingStudy",
-        "id": resource_id(uid),
-        "meta": {
-            "lastUpdated": instant(rows[0]["ingestedAt"]),
-            "source": f"urn:dicom-assets:source:{quote(system, safe='')}",
-        },
-        **stated(contained=[endpoint] if endpoint else None),
-        "identifier": [
-            {"system": STUDY_UID_SYSTEM, "value": f"urn:oid:{uid}"},
-            *_accession(rows, options.accession_number_system),
-        ],
-        "status": "available",
-        **stated(modality=codes.acquisition([each["modality"] for each in series]) or None),
-        "subject": _subject(rows, options.patient_id_system),
-        **stated(
-            started=newest(
+    referrer = newest(rows, lambda row: person_name(row.referringPhysicianName))
+    return stated(
+        {
+            "resourceType": "ImagingStudy",
+            "id": resource_id(uid),
+            "meta": {
+                "lastUpdated": instant(rows[0].ingestedAt.replace(tzinfo=UTC)),
+                "source": _source(system),
+            },
+            "contained": [endpoint] if endpoint else None,
+            "identifier": [
+                {"system": STUDY_UID_SYSTEM, "value": f"urn:oid:{uid}"},
+                *_accession(rows, options.accession_number_system),
+            ],
+            "status": "available",
+            "modality": codes.acquisition([each["modality"] for each in series]) or None,
+            "subject": _subject(rows, options.patient_id_system),
+            "started": newest(
                 rows,
                 lambda row: fhir_datetime(
-                    row["studyDate"],
-                    row["studyTime"],
-                    offset=row["timezoneOffsetFromUtc"],
+                    row.studyDate,
+                    row.studyTime,
+                    offset=row.timezoneOffsetFromUtc,
                     site_timezone=options.site_timezone,
                 ),
             ),
-            referrer={"display": referrer} if referrer else None,
-            endpoint=[{"reference": f"#{_ENDPOINT_ID}"}] if endpoint else None,
-        ),
-        "numberOfSeries": len(series),
-        "numberOfInstances": sum(each["numberOfInstances"] for each in series),
-        **stated(
-            procedureCode=newest(rows, lambda row: codes.concepts(row["procedureCodes"]) or None),
-            reasonCode=_reasons(rows),
-            description=newest_text(rows, "studyDescription"),
-        ),
-        "series": series,
-    }
+            "referrer": {"display": referrer} if referrer else None,
+            "endpoint": [{"reference": f"#{_ENDPOINT_ID}"}] if endpoint else None,
+            "numberOfSeries": len(series),
+            "numberOfInstances": sum(each["numberOfInstances"] for each in series),
+            "procedureCode": newest(rows, lambda row: codes.concepts(row.procedureCodes) or None),
+            "reasonCode": _reasons(rows),
+            "description": newest_text(rows, "studyDescription"),
+            "series": series,
+        }
+    )
+
+
+@lru_cache(maxsize=256)
+def _source(system: str) -> str:
+    return f"urn:dicom-assets:source:{quote(system, safe='')}"
 
 
 def _accession(rows: Iterable[Row], configured: str | None) -> list[dict[str, Any]]:
     for row in rows:
-        if number := codes.text(row["accessionNumber"]):
-            issuer = codes.issuer(row["accessionIssuer"], configured=configured)
-            return [{"type": _ACCESSION_TYPE, "value": number, **issuer}]
+        if number := codes.text(row.accessionNumber):
+            issuer = codes.issuer(row.accessionIssuer, configured=configured)
+            return [{"type": _ACCESSION_TYPE, **_identifier(number, issuer)}]
     return []
 
 
 def _subject(rows: Iterable[Row], configured: str | None) -> dict[str, Any]:
     for row in rows:
-        if patient_id := codes.text(row["patientId"]):
-            issuer = codes.issuer(row["patientIdIssuer"], configured=configured)
-            return {"type": "Patient", "identifier": {"value": patient_id, **issuer}}
+        if patient_id := codes.text(row.patientId):
+            issuer = codes.issuer(row.patientIdIssuer, configured=configured)
+            return {"type": "Patient", "identifier": _identifier(patient_id, issuer)}
     return {"extension": [codes.UNKNOWN], "type": "Patient"}
+
+
+def _identifier(value: str, issuer: dict[str, Any]) -> dict[str, Any]:
+    """Returns system, value and assigner, in FHIR's order."""
+    return stated(
+        {"system": issuer.get("system"), "value": value, "assigner": issuer.get("assigner")}
+    )
 
 
 def _reasons(rows: list[Row]) -> list[dict[str, Any]] | None:
     """Returns the coded reasons, then the reason in words: of the newest row that gives one."""
 
     def read(row: Row) -> list[dict[str, Any]] | None:
-        reason = codes.text(row["reasonText"])
-        return codes.concepts(row["reasonCodes"]) + ([{"text": reason}] if reason else []) or None
+        reason = codes.text(row.reasonText)
+        return codes.concepts(row.reasonCodes) + ([{"text": reason}] if reason else []) or None
 
     return newest(rows, read)
 
 
+@lru_cache(maxsize=16)
 def _endpoint(base_address: str | None) -> dict[str, Any] | None:
     if not base_address:
         return None

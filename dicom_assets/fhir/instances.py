@@ -1,13 +1,17 @@
 """What the conversion to ImagingStudy needs of a metastore row, kept small.
 
 Decided here: which columns are read, and which nested elements are taken out of `metadata_string`
-(DICOM JSON Model, PS3.18 F), as JSON text or lists. Not decided here: what they mean in FHIR
-(`imaging_study`, `series`, `codes`).
+(DICOM JSON Model, PS3.18 F), as JSON text or lists. A header is scanned, not parsed: only the
+wanted elements become Python values, and the same elements, as a series repeats them, once. Not
+decided here: what they mean in FHIR (`imaging_study`, `series`, `codes`).
 """
 
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 import orjson
 import pyarrow as pa
 
@@ -82,6 +86,20 @@ INSTANCES = pa.schema(
 
 _COPIED = {*_KEPT, "sourcePath", "contentHash", "ingestedAt", "sourceModifiedAt"}
 
+_WANTED = """
+00080051 00081032 00081050 00081070 00082218 00100021 00100024 00200062 0040A043 0040100A 00400275
+00401002 00700080
+"""
+_Wanted = msgspec.defstruct(
+    "_Wanted",
+    [(f"_{tag}", msgspec.Raw, msgspec.Raw()) for tag in _WANTED.split()],
+    rename=lambda name: name[1:],
+    omit_defaults=True,
+)
+_SCANNER = msgspec.json.Decoder(_Wanted)
+_WRITER = msgspec.json.Encoder()
+_LONGEST_KEPT = 8192
+
 Elements = dict[str, Any]
 
 
@@ -93,7 +111,8 @@ def project(batch: pa.RecordBatch) -> pa.RecordBatch:
     Args:
         batch: Metastore rows with at least COLUMNS.
     """
-    nested = [_nested(text) for text in batch["metadata_string"].to_pylist()]
+    metadata = _typed(batch["metadata_string"], pa.string())
+    nested = [_nested(each.as_buffer()) if each.is_valid else {} for each in metadata]
     found: dict[str, list[Any]] = {
         name: [row.get(name) for row in nested] for name in INSTANCES.names if name not in _COPIED
     }
@@ -117,10 +136,21 @@ def _typed(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return column if column.type == kind else column.cast(kind)
 
 
-def _nested(text: str | None) -> dict[str, Any]:
+def _nested(text: pa.Buffer) -> Mapping[str, Any]:
     """Returns the nested elements that are stated, by column of INSTANCES."""
-    if not text:
-        return {}
+    try:
+        wanted = _WRITER.encode(_SCANNER.decode(text))
+    except msgspec.MsgspecError:  # no strict JSON
+        return _read(text.to_pybytes())
+    return _read_once(wanted) if len(wanted) <= _LONGEST_KEPT else _read(wanted)
+
+
+@lru_cache(maxsize=1024)
+def _read_once(text: bytes) -> Mapping[str, Any]:
+    return _read(text)
+
+
+def _read(text: bytes) -> Mapping[str, Any]:
     elements = _parse(text)
     row: dict[str, Any] = {}
     if "00100021" in elements or "00100024" in elements:
@@ -145,7 +175,7 @@ def _nested(text: str | None) -> dict[str, Any]:
     return row
 
 
-def _parse(text: str) -> Elements:
+def _parse(text: bytes) -> Elements:
     try:
         elements = orjson.loads(text)
     except orjson.JSONDecodeError:

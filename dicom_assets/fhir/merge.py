@@ -41,17 +41,14 @@ def merge_studies(older: Json, newer: Json) -> Json:
 
 def _overlay(older: Json, newer: Json) -> Json:
     """Returns newer, and from older what newer does not state."""
-    kept = {name: value for name, value in older.items() if _states(value)}
-    told = {
-        name: value
-        for name, value in newer.items()
-        if _states(value) and not (name in kept and _only_says_unknown(value))
-    }
-    return kept | told
+    kept, told = _stated(older), _stated(newer)
+    unknown = [name for name in kept if _only_says_unknown(told.get(name))]
+    return kept | {name: value for name, value in told.items() if name not in unknown}
 
 
-def _states(value: Any) -> bool:
-    return value is not None and value not in ([], {}, "")
+def _stated(element: Json) -> Json:
+    """Returns an element without what states nothing: null, and empty texts, arrays, objects."""
+    return {name: value for name, value in element.items() if value or value == 0}
 
 
 def _only_says_unknown(value: Any) -> bool:
@@ -89,7 +86,8 @@ def _series(older: list[Json], newer: list[Json]) -> list[Json]:
             key = _key(instance)
             listed.add(uid)
             place[key] = uid
-            instances[key] = _overlay(instances.get(key, {}), instance)
+            before = instances.get(key)
+            instances[key] = _overlay(before, instance) if before else _stated(instance)
     for uid in listed:
         series[uid]["instance"] = []
     for instance, uid in place.items():

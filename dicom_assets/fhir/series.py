@@ -7,17 +7,56 @@ here: the attributes of the study itself (`imaging_study`).
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from dicom_assets.fhir import codes
 from dicom_assets.fhir.dates import fhir_datetime
 from dicom_assets.lakehouse.uris import FOLDER_URL
 
 T = TypeVar("T")
-Row = dict[str, Any]
 
 _INTEGER = re.compile(r"\+?\d{1,30}", re.ASCII)
 _LARGEST = 2**31 - 1
+
+
+class Row(NamedTuple):
+    """What the conversion reads of a row of `instances.INSTANCES`; instants in UTC, naive."""
+
+    sourceSystem: str
+    studyInstanceUid: str
+    seriesInstanceUid: str
+    sopInstanceUid: str
+    patientId: str | None
+    accessionNumber: str | None
+    referringPhysicianName: str | None
+    studyDate: str | None
+    studyTime: str | None
+    timezoneOffsetFromUtc: str | None
+    studyDescription: str | None
+    modality: str | None
+    seriesNumber: str | None
+    seriesDescription: str | None
+    seriesDate: str | None
+    seriesTime: str | None
+    bodyPartExamined: str | None
+    laterality: str | None
+    sopClassUid: str | None
+    instanceNumber: str | None
+    patientIdIssuer: str | None
+    accessionIssuer: str | None
+    procedureCodes: str | None
+    reasonCodes: str | None
+    reasonText: str | None
+    anatomicRegion: str | None
+    imageLaterality: str | None
+    performers: list[str] | None
+    title: str | None
+    folder: str | None
+    fileName: str | None
+    sourcePath: str | None
+    ingestedAt: datetime
 
 
 def newest(rows: Sequence[Row], read: Callable[[Row], T | None]) -> T | None:
@@ -31,9 +70,13 @@ def newest(rows: Sequence[Row], read: Callable[[Row], T | None]) -> T | None:
 
 def newest_text(rows: Sequence[Row], column: str) -> str | None:
     """Returns the text of the newest row that has one in that column."""
-    return newest(rows, lambda row: codes.text(row[column]) if row[column] else None)
+    for row in rows:
+        if (value := getattr(row, column)) and (text := codes.text(value)):
+            return text
+    return None
 
 
+@lru_cache(maxsize=4096)
 def unsigned(value: str | None) -> int | None:
     """Returns a FHIR unsignedInt; None for a negative, non-numeric or too large IS."""
     match = _INTEGER.fullmatch(value.strip()) if value else None
@@ -53,7 +96,7 @@ def by_number(element: dict[str, Any]) -> tuple[bool, int, str]:
     return not known, number if known else 0, element.get("uid") or ""
 
 
-def stated(**elements: Any) -> dict[str, Any]:
+def stated(elements: dict[str, Any]) -> dict[str, Any]:
     """Returns the elements that are stated."""
     return {name: value for name, value in elements.items() if value is not None}
 
@@ -69,7 +112,7 @@ def series_of(rows: Sequence[Row], *, site_timezone: str | None) -> list[dict[st
     by_series: dict[str, list[Row]] = {}
     members: dict[str, list[str]] = {}
     for row in rows:
-        instance, series = row["sopInstanceUid"], row["seriesInstanceUid"]
+        instance, series = row.sopInstanceUid, row.seriesInstanceUid
         by_series.setdefault(series, []).append(row)
         if instance in by_instance:
             by_instance[instance].append(row)
@@ -86,34 +129,33 @@ def series_of(rows: Sequence[Row], *, site_timezone: str | None) -> list[dict[st
 def _series(
     uid: str, rows: list[Row], instances: list[list[Row]], site_timezone: str | None
 ) -> dict[str, Any]:
-    folder = next(sent[0]["folder"] for sent in instances)  # of the newest row that counts
-    performers = newest(rows, lambda row: _performers(row["performers"]))
-    return {
-        **stated(extension=[{"url": FOLDER_URL, "valueString": folder}] if folder else None),
-        "uid": uid,
-        **stated(number=newest(rows, lambda row: unsigned(row["seriesNumber"]))),
-        "modality": codes.modality(newest_text(rows, "modality")),
-        **stated(description=newest_text(rows, "seriesDescription")),
-        "numberOfInstances": len(instances),
-        **stated(
-            bodySite=newest(
-                rows, lambda row: codes.body_site(row["anatomicRegion"], row["bodyPartExamined"])
+    folder = next(sent[0].folder for sent in instances)  # of the newest row that counts
+    return stated(
+        {
+            "extension": [{"url": FOLDER_URL, "valueString": folder}] if folder else None,
+            "uid": uid,
+            "number": newest(rows, lambda row: unsigned(row.seriesNumber)),
+            "modality": codes.modality(newest_text(rows, "modality")),
+            "description": newest_text(rows, "seriesDescription"),
+            "numberOfInstances": len(instances),
+            "bodySite": newest(
+                rows, lambda row: codes.body_site(row.anatomicRegion, row.bodyPartExamined)
             ),
-            laterality=newest(rows, lambda row: codes.laterality(row["laterality"]))
+            "laterality": newest(rows, lambda row: codes.laterality(row.laterality))
             or _image_laterality([sent[0] for sent in instances]),
-            started=newest(
+            "started": newest(
                 rows,
                 lambda row: fhir_datetime(
-                    row["seriesDate"],
-                    row["seriesTime"],
-                    offset=row["timezoneOffsetFromUtc"],
+                    row.seriesDate,
+                    row.seriesTime,
+                    offset=row.timezoneOffsetFromUtc,
                     site_timezone=site_timezone,
                 ),
             ),
-            performer=performers,
-        ),
-        "instance": sorted((_instance(sent) for sent in instances), key=by_number),
-    }
+            "performer": newest(rows, lambda row: _performers(row.performers)),
+            "instance": sorted((_instance(sent) for sent in instances), key=by_number),
+        }
+    )
 
 
 def _performers(names: list[str] | None) -> list[dict[str, Any]] | None:
@@ -123,24 +165,26 @@ def _performers(names: list[str] | None) -> list[dict[str, Any]] | None:
 
 def _image_laterality(rows: list[Row]) -> dict[str, Any] | None:
     """Returns what all images agree on: one mammography series may hold both sides."""
-    values = {(row["imageLaterality"] or "").strip().upper() for row in rows} - {""}
+    values = {(row.imageLaterality or "").strip().upper() for row in rows} - {""}
     return codes.laterality(values.pop()) if len(values) == 1 else None
 
 
 def _instance(rows: list[Row]) -> dict[str, Any]:
     """Returns one instance from its rows, of which re-sending makes several."""
-    sop_class = newest_text(rows, "sopClassUid")
-    # sopClass is required; a file without (0008,0016) says nothing about its class
-    sop_class_coding = (
-        {"system": codes.URI, "code": f"urn:oid:{sop_class}"}
-        if sop_class
-        else {"extension": [codes.UNKNOWN]}
+    return stated(
+        {
+            "uid": rows[0].sopInstanceUid,
+            "sopClass": _sop_class(newest_text(rows, "sopClassUid")),
+            "number": newest(rows, lambda row: unsigned(row.instanceNumber)),
+            "title": newest_text(rows, "title"),
+        }
     )
-    return {
-        "uid": rows[0]["sopInstanceUid"],
-        "sopClass": sop_class_coding,
-        **stated(
-            number=newest(rows, lambda row: unsigned(row["instanceNumber"])),
-            title=newest_text(rows, "title"),
-        ),
-    }
+
+
+@lru_cache(maxsize=1024)
+def _sop_class(uid: str | None) -> dict[str, Any]:
+    """Returns a Coding, the same for all instances of a class."""
+    # sopClass is required; a file without (0008,0016) says nothing about its class
+    if uid is None:
+        return {"extension": [codes.UNKNOWN]}
+    return {"system": codes.URI, "code": f"urn:oid:{uid}"}

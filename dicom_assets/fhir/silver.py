@@ -9,25 +9,27 @@ read and written.
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from dicom_assets.fhir.compiled import surely_valid
 from dicom_assets.fhir.dates import instant_of
-from dicom_assets.fhir.flatten import Sourced, flatten, resource_of, silver_id
+from dicom_assets.fhir.flatten import Sourced, flatten_known, resource_of, silver_id
 from dicom_assets.fhir.merge import merge_studies
 from dicom_assets.fhir.model import known_elements, problem
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
-from dicom_assets.lakehouse.schemas import TIMESTAMP
 
 MERGED_TYPES = frozenset({"ImagingStudy"})
 _RESOURCES_AT_A_TIME = 512
 _KEY = ("sourceSystem", "id")
 _ARRIVAL = ("ingestedAt", "filePath", "lineNumber")
+_READ = (*_KEY, "resource", "filePath", "lineNumber")
 
 Json = dict[str, Any]
 
@@ -50,16 +52,25 @@ def upserts(
         existing: Silver rows of `silver_ids`, with at least `flatten.resource_columns`.
         now: The instant that goes into modifiedAt, and into createdAt of new rows.
     """
-    known = _by_id(existing)
     failures: list[Failure] = []
+    changes = _changes(resource_type, bronze, existing, now, failures)
     tables: list[pa.Table] = []
-    changed: list[Sourced] = []
+    while not tables or tables[-1].num_rows:
+        tables.append(flatten_known(resource_type, islice(changes, _RESOURCES_AT_A_TIME)))
+    return pa.concat_tables(tables), failures
+
+
+def _changes(
+    resource_type: str, bronze: pa.Table, existing: pa.Table, now: datetime, bad: list[Failure]
+) -> Iterator[Sourced]:
+    """Yields what holds of each resource, where that changes something; adds to `bad`."""
+    known = _by_id(existing)
     for (system, original_id), group in groupby(_in_order(bronze), key=itemgetter(*_KEY)):
         statements = []
         for row in group:
             statement = _statement(resource_type, row)
             if isinstance(statement, Failure):
-                failures.append(statement)
+                bad.append(statement)
             else:
                 statements.append((statement, row["filePath"]))
         if not statements:
@@ -70,12 +81,7 @@ def upserts(
         after, path = _settle(resource_type, before, path, statements)
         if after != before:
             created = row["createdAt"] if row else now
-            changed.append(Sourced(after, system, path, created, now))
-        if len(changed) >= _RESOURCES_AT_A_TIME:
-            tables.append(flatten(resource_type, changed))
-            changed = []
-    tables.append(flatten(resource_type, changed))
-    return pa.concat_tables(tables), failures
+            yield Sourced(after, system, path, created, now)
 
 
 def _by_id(existing: pa.Table) -> dict[str, Json]:
@@ -84,11 +90,10 @@ def _by_id(existing: pa.Table) -> dict[str, Json]:
 
 def _in_order(bronze: pa.Table) -> Iterator[Json]:
     """Yields rows resource by resource, each resource's statements from oldest to newest."""
-    times = zip(bronze["lastUpdated"].to_pylist(), bronze["ingestedAt"].to_pylist(), strict=True)
-    said = pa.array((updated or arrived for updated, arrived in times), TIMESTAMP)
+    said = pc.call_function("coalesce", [bronze["lastUpdated"], bronze["ingestedAt"]])
     keys = (*_KEY, "said", *_ARRIVAL)
     table = bronze.select([*_KEY, *_ARRIVAL, "resource"]).append_column("said", said)
-    table = table.sort_by([(name, "ascending") for name in keys])
+    table = table.sort_by([(name, "ascending") for name in keys]).select(list(_READ))
     for batch in table.to_batches(max_chunksize=_RESOURCES_AT_A_TIME):
         yield from batch.to_pylist()
 
@@ -102,13 +107,16 @@ def _statement(resource_type: str, row: Json) -> Json | Failure:
     if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
         message = f"the resourceType is not {resource_type}"
         return _failure(row, Reason.WRONG_RESOURCE_TYPE, message)
-    wrong = problem(resource, known_only=True)
-    if wrong:
+    if resource_type == "ImagingStudy" and surely_valid(row["resource"]):
+        known = resource
+    elif wrong := problem(resource, known_only=True):
         return _failure(row, Reason.INVALID_RESOURCE, f"invalid {resource_type}: {wrong}")
+    else:
+        known = known_elements(resource)
     if not resource.get("id") or resource["id"] != row["id"]:
         message = f"the {resource_type} has no id, so that nothing could ever update it"
         return _failure(row, Reason.INVALID_RESOURCE, message)
-    return known_elements(resource)
+    return known
 
 
 def _settle(
@@ -122,7 +130,7 @@ def _settle(
     held, source = (before, source_before) if before is not None else rest.pop(0)
     for statement, path in rest:
         if not _is_older(statement, than=held):
-            merged = resource_type in MERGED_TYPES
+            merged = resource_type in MERGED_TYPES and statement != held
             held, source = merge_studies(held, statement) if merged else statement, path
         elif resource_type in MERGED_TYPES:
             held = merge_studies(statement, held)

@@ -19,10 +19,11 @@ from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import (
     Json,
+    Series,
     Study,
     day,
-    loads,
     procedure_occurrence_id,
+    series_of,
     studies,
 )
 from dicom_assets.omop.vocabulary import Vocabulary
@@ -56,7 +57,7 @@ def image_occurrences(
     rows: dict[int, Json] = {}
     for study in studies(silver):
         shared = _of_study(study, crosswalks, base, now)
-        for series in loads(study.row["series_string"]):
+        for series in series_of(study):
             row = shared | _of_series(series, study, vocabulary)
             rows[row["image_occurrence_id"]] = row
     return pa.Table.from_pylist(list(rows.values()), schema=IMAGE_OCCURRENCE)
@@ -91,21 +92,21 @@ def _of_study(
     }
 
 
-def _of_series(series: Json, study: Study, vocabulary: Vocabulary) -> dict[str, Any]:
-    uid = series.get("uid") or ""
-    modality = _modality(series.get("modality") or {})
+def _of_series(series: Series, study: Study, vocabulary: Vocabulary) -> dict[str, Any]:
+    uid = series.uid or ""
+    modality = _modality(series.modality or {})
     concept = vocabulary.modality(modality and modality.upper())
-    site = series.get("bodySite") or {}
+    site = series.bodySite or {}
     return {
         "image_occurrence_id": int_key(study.source_system, study.uid, uid),
         "anatomic_site_concept_id": _site_concept(site, vocabulary),
-        "local_path": _extension(series, FOLDER_URL),
-        "image_occurrence_date": day(series.get("started")) or study.date,
+        "local_path": _extension(series.extension, FOLDER_URL),
+        "image_occurrence_date": day(series.started) or study.date,
         "image_series_uid": uid,
         "modality_concept_id": concept,
         "modality_source_value": modality,
         "modality_source_concept_id": concept,
-        "anatomic_site_source_value": _extension(site, SOURCE_VALUE_URL)
+        "anatomic_site_source_value": _extension(site.get("extension"), SOURCE_VALUE_URL)
         or site.get("code")
         or site.get("display"),
     }
@@ -114,7 +115,7 @@ def _of_series(series: Json, study: Study, vocabulary: Vocabulary) -> dict[str, 
 def _modality(coding: Json) -> str | None:
     """Returns the modality as it stands in the file; a source value without text is none."""
     if any(e.get("url") == SOURCE_VALUE_URL for e in coding.get("extension") or ()):
-        return _extension(coding, SOURCE_VALUE_URL)
+        return _extension(coding["extension"], SOURCE_VALUE_URL)
     return coding.get("code")
 
 
@@ -123,6 +124,6 @@ def _site_concept(site: Json, vocabulary: Vocabulary) -> int:
     return vocabulary.snomed_concept(site.get("code")) if site.get("system") == SCT else 0
 
 
-def _extension(element: Json, url: str) -> str | None:
-    values = (e.get("valueString") for e in element.get("extension") or () if e.get("url") == url)
+def _extension(extensions: list[Json] | None, url: str) -> str | None:
+    values = (each.get("valueString") for each in extensions or () if each.get("url") == url)
     return next(values, None)

@@ -135,3 +135,20 @@ def test_an_issuer_is_kept_with_its_universal_id(projected):
     assert json.loads(found["accessionIssuer"]) == [None, "1.2.3", "ISO"]
     assert json.loads(found["patientIdIssuer"]) == ["HOSPITAL", None, None]
     assert projected({"00100021": {"vr": "LO"}})["patientIdIssuer"] is None
+
+
+def test_an_element_inside_a_sequence_is_not_the_one_at_the_top(projected):
+    inside = {"00081032": {"vr": "SQ", "Value": [_code("1", "LN", "inside")]}}
+    found = projected(
+        {"00081140": {"vr": "SQ", "Value": [inside]}, "00400275": {"Value": [inside]}}
+    )
+    assert found["procedureCodes"] is None
+
+
+def test_rows_with_the_same_elements_say_the_same_and_others_their_own(table, row):
+    rows = [
+        row({"00401002": {"Value": [reason]}, "00181310": {"Value": [n]}})
+        for n, reason in enumerate(["cough", "cough", "fall", "cough"])
+    ]
+    (batch,) = table(rows).to_batches()
+    assert project(batch)["reasonText"].to_pylist() == ["cough", "cough", "fall", "cough"]

@@ -202,3 +202,19 @@ def test_more_rows_than_are_held_at_a_time(bronze, now):
     changed, failures = upserts("DiagnosticReport", rows, empty, now=now)
     assert (changed.num_rows, failures) == (1100, [])
     assert len(silver_ids("DiagnosticReport", rows)) == 1100
+
+
+def test_a_study_sent_again_is_left_as_it_is_even_if_its_counts_are_its_own(
+    settle, row, resource, now
+):
+    study = resource(row()) | {"numberOfInstances": 40}
+    (held,), _ = settle([study], [study, study], kind="ImagingStudy")
+    assert (held["numberOfInstances"], held["modifiedAt"]) == (40, now)
+
+
+def test_a_study_of_elements_that_we_do_not_write_is_taken_by_the_model(settle, row, resource):
+    study = resource(row()) | {"note": [{"text": "said"}], "odd": 1, "interpreter": None}
+    (held,), failures = settle([study], kind="ImagingStudy")
+    assert failures == []
+    assert held["note"][0]["text"] == "said"
+    assert resource_of("ImagingStudy", held) == resource(row()) | {"note": [{"text": "said"}]}

@@ -43,6 +43,33 @@ def test_real_files_give_one_row_per_series(real_rows, silver, gold):
         assert row["modality_concept_id"] or not row["modality_source_value"]
 
 
+def test_thousands_of_instances_say_nothing_more_about_their_series(row, silver, gold):
+    one = row(bodyPartExamined="CHEST", seriesDate="20240130")
+    large = [one | {"sopInstanceUid": f"1.9.{n}"} for n in range(2000)]
+    (found,) = gold(silver(*large)).to_pylist()
+    assert [found] == gold(silver(one)).to_pylist()
+
+
+def test_a_series_of_other_elements_than_gold_reads_is_read(silver_of, gold):
+    series = {
+        "uid": "1.2.3",
+        "modality": {"system": DCM, "code": "CT"},
+        "endpoint": [{"reference": "#e"}],
+        "instance": [{"uid": "1.2.3.4", "sopClass": {"code": "x"}, "odd": [{"uid": "1"}]}],
+    }
+    study = {
+        "resourceType": "ImagingStudy",
+        "id": "a",
+        "status": "available",
+        "subject": {"reference": "Patient/7"},
+        "series": [{"_uid": {"extension": []}, "modality": {"code": "MR"}}, series],
+    }
+    rows = gold(silver_of([study])).to_pylist()
+    assert [row["image_series_uid"] for row in rows] == ["", "1.2.3"]
+    assert [row["modality_source_value"] for row in rows] == ["MR", "CT"]
+    assert {row["person_id"] for row in rows} == {int_key("default", "7")}
+
+
 def test_a_row_says_what_its_series_says(row, silver, gold, now):
     table = silver(
         row(
