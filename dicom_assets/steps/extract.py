@@ -98,12 +98,13 @@ def _read_all(
 def _commits(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.RecordBatch], bool]]:
     """Gathers batches to commits that fit into memory, and says which is the last one."""
     waiting: list[pa.RecordBatch] = []
+    rows = size = 0
     for batch in batches:
-        rows, size = sum(each.num_rows for each in waiting), sum(each.nbytes for each in waiting)
         if rows >= _ROWS_PER_COMMIT or size >= _BYTES_PER_COMMIT:
             yield waiting, False
-            waiting = []
+            waiting, rows, size = [], 0, 0
         waiting.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
     if waiting:
         yield waiting, True
 
