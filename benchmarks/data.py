@@ -45,7 +45,7 @@ class Series:
         self._vrs = {int(element.tag): element.VR for element in header}
         self._elements = {int(element.tag): self._encoded(element) for element in header}
 
-    def _encoded(self, element) -> bytes:  # noqa: ANN001  # a DataElement, raw or not
+    def _encoded(self, element) -> bytes:  # a DataElement, raw or not
         buffer = DicomBytesIO()
         buffer.is_little_endian, buffer.is_implicit_VR = True, False
         write_data_element(buffer, element, self._encodings)

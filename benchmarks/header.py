@@ -26,13 +26,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.readers import READERS, differences
+from benchmarks import real_files
+from benchmarks.readers import READERS, Reader, differences
 from benchmarks.results import OURS, Results, Row
 
 PART = "header"
 UNIT = "µs/file"
 COLD = "ours, cold"
 CHECKED = "results equal to pydicom's"
+OTHERS, SLOW = "files of others", "slow path"
 _COLD_FILES = 40
 _DCM2JSON_FILES = 20
 _NODE = Path(__file__).parent / "node"
@@ -55,7 +57,25 @@ def measure(folder: Path, *, quick: bool) -> list[Row]:
             note = "open, read 16 KiB, close"
             rows.append(Row(PART, kind, "floor", _python("floor", files / _WHOLE), UNIT, note))
         rows.append(_equal(kind, files / _WHOLE))
-    return rows
+    return rows + _others(folder)
+
+
+def _others(folder: Path) -> list[Row]:
+    """Runs ours, pydicom and the floor on the files of others."""
+    if not real_files.FOLDER.is_dir():
+        return [Row(PART, OTHERS, OURS, None, UNIT, "these files are not at hand")]
+    paths = folder / PART / "others.txt"
+    command = [sys.executable, "-m", "benchmarks.real_files", str(paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    headers, slow, files = map(int, done.stdout.splitlines()[-1].split())
+    note = f"{len(paths.read_text().splitlines())} files that ours and pydicom can read"
+    with _one_core():
+        rows = [
+            Row(PART, OTHERS, name, _python(name, paths), UNIT, note)
+            for name in (OURS, "pydicom", "floor")
+        ]
+    note = f"slow path {slow} of {headers}; of {files} files"
+    return [*rows, Row(PART, OTHERS, SLOW, slow / headers * 100, "% of files", note)]
 
 
 def _made(folder: Path, *, quick: bool) -> dict[str, Path]:
@@ -94,10 +114,12 @@ def _python(name: str, files: Path) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def _inside(name: str, folder: Path) -> float:
-    files = sorted(str(path) for path in folder.iterdir())
+def _inside(name: str, place: Path) -> float:
+    """Times a reader on a folder's files, or on those that a text file lists."""
+    listed = place.read_text().splitlines() if place.is_file() else place.iterdir()
+    files = sorted(map(str, listed))
     read = READERS[OURS if name == COLD else name]()
-    read(str(_few_elements(folder)))
+    read(str(_few_elements(place)))
     if name == COLD:
         return statistics.median(_forked(read, path) for path in files[:_COLD_FILES])
     begin = time.perf_counter()
@@ -106,7 +128,7 @@ def _inside(name: str, folder: Path) -> float:
     return (time.perf_counter() - begin) / len(files) * 1e6
 
 
-def _forked(read, path: str) -> float:  # noqa: ANN001  # a Reader
+def _forked(read: Reader, path: str) -> float:
     """Returns the µs of reading one file in a fork of this process."""
     source, sink = os.pipe()
     if not os.fork():
@@ -137,9 +159,9 @@ def _dcmtk(kind: str, folder: Path) -> list[Row]:
     ]
 
 
-def _few_elements(folder: Path) -> Path:
-    """Returns a file beside the folder with one element of each kind that loads something."""
-    path = folder.parent / "few_elements.dcm"
+def _few_elements(place: Path) -> Path:
+    """Returns a file beside the place with one element of each kind that loads something."""
+    path = place.parent / "few_elements.dcm"
     if not path.exists():
         from pydicom.dataset import Dataset
 

@@ -135,7 +135,7 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 
 def _short(value: float | None) -> str:
     if value is None:
-        return "–"
+        return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

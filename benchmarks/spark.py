@@ -21,7 +21,7 @@ import pandas as pd
 from benchmarks import straightforward
 
 JARS = Path(__file__).parent / ".cache/jars"
-_TASKS = 8
+_TASKS = 4
 _METASTORE = ", ".join(
     [f"{tag.column} string" for tag in straightforward.PROMOTED_TAGS]
     + ["metadata_string string", "transferSyntaxUid string", "fileSize long", "contentHash string"]
@@ -109,6 +109,7 @@ def _session(lakehouse: Path) -> Any:
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
         .config("spark.sql.catalog.spark_catalog", catalog)
         .config("spark.sql.shuffle.partitions", "4")
+        .config("spark.databricks.delta.snapshotPartitions", "2")
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", "500")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.warehouse.dir", str(lakehouse / "warehouse"))
@@ -166,6 +167,6 @@ def _upsert(spark: Any, table: Path, rows: Any, key: str) -> None:
         spark.createDataFrame([], rows.schema).write.format("delta").save(str(table))
     rows.createOrReplaceTempView("arriving")
     spark.sql(
-        f"MERGE INTO delta.`{table}` t USING arriving s ON t.{key} = s.{key} "  # noqa: S608
+        f"MERGE INTO delta.`{table}` t USING arriving s ON t.{key} = s.{key} "
         "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
     )

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pydicom
 from deltalake import DeltaTable, write_deltalake
 from fhir.resources.R4B.imagingstudy import ImagingStudy
+from pydicom.multival import MultiValue
 
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS
 
@@ -130,7 +131,7 @@ def _pooled(files: list[Path], processes: int) -> Iterable[dict[str, Any]]:
 def read_and_pack(path: Path) -> dict[str, Any]:
     """Returns the metastore's row of a file, and puts the file into a ZIP of its own."""
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    row = {tag.column: _text(dataset.get(tag.keyword)) for tag in PROMOTED_TAGS}
+    row: dict[str, Any] = {tag.column: _text(dataset.get(tag.keyword)) for tag in PROMOTED_TAGS}
     row["metadata_string"] = json.dumps(dataset.to_json_dict())
     row["transferSyntaxUid"] = str(dataset.file_meta.TransferSyntaxUID)
     row["fileSize"] = path.stat().st_size
@@ -150,7 +151,7 @@ def read_and_pack(path: Path) -> dict[str, Any]:
 def _text(value: Any) -> str | None:
     if value is None or value == "":
         return None
-    return "\\".join(map(str, value)) if isinstance(value, pydicom.multival.MultiValue) else f"{value}"
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else f"{value}"
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
@@ -274,7 +275,7 @@ def _key(*parts: str) -> int:
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Returns rows as a frame; instants in microseconds, for not every reader of Delta has finer."""
+    """Returns rows as a frame, instants in microseconds: not every reader of Delta has finer."""
     frame = pd.DataFrame(rows)
     for name in frame.select_dtypes("datetimetz"):
         frame[name] = frame[name].dt.as_unit("us")
