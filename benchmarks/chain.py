@@ -6,7 +6,8 @@ imports, or Spark's session, which the notes tell. The dropped files are links t
 cache; nobody syncs unless the contestant does. `ours` is `steps.chain.STEPS`, as the others are:
 steps without an orchestrator; `ours, under Dagster` is what `dicom-assets run` does, with its
 events, checks and their queries. Half of the studies have headers of some 90 elements, half of
-some 260. After the clock has stopped, rows, studies and series are counted: all must agree.
+some 260. After the clock has stopped, rows, studies and series are counted: all must agree; and
+ours runs once more, to find nothing to do.
 
     python -m benchmarks.chain [--quick] [--files N] [--only NAME …]
 """
@@ -28,7 +29,7 @@ PART = "chain"
 UNIT = "s"
 DAY = "2026-03-14"
 DROP = "bronze/Files/Ingest/Imaging/DICOM"
-LOOSE, ZIPS = "loose files", "ZIPs of 100 files"
+LOOSE, ZIPS, IDLE = "loose files", "ZIPs of 100 files", "a run that finds nothing to do"
 UNDER_DAGSTER = f"{OURS}, under Dagster"
 STRAIGHTFORWARD, POOLED = "straightforward", "straightforward, 2 processes"
 SPARK = "PySpark, local[2]"
@@ -47,7 +48,8 @@ def measure(
         # Spark's start alone would make a quick run slow: there it runs on ZIPs only
         left_out = SPARK if quick and case == LOOSE else None
         chosen = only or [name for name in CONTESTANTS if name != left_out]
-        rows += [_run(name, case, dropped, count) for name in chosen]
+        for name in chosen:
+            rows += _run(name, case, dropped, count)
     return rows
 
 
@@ -63,13 +65,13 @@ def _made(folder: Path, count: int) -> dict[str, Path]:
     return cases
 
 
-def _run(name: str, case: str, dropped: Path, count: int) -> Row:
+def _run(name: str, case: str, dropped: Path, count: int) -> list[Row]:
     """Drops the files and runs a contestant on them, in a process of its own."""
     if name == SPARK:
         from benchmarks import spark
 
         if why := spark.missing():
-            return Row(PART, case, name, None, UNIT, why)
+            return [Row(PART, case, name, None, UNIT, why)]
     with tempfile.TemporaryDirectory(dir=dropped.parent) as folder:
         drop(dropped, Path(folder) / DROP)
         begin = time.perf_counter()
@@ -83,7 +85,12 @@ def _run(name: str, case: str, dropped: Path, count: int) -> Row:
     session = stages.pop("session", 0.0)
     notes = [f"{stage} {seconds:.2f}" for stage, seconds in stages.items()]
     notes.append(f"whole process {whole:.1f}")
-    return Row(PART, case, name, told["seconds"] - session, UNIT, ", ".join(notes))
+    rows = [Row(PART, case, name, told["seconds"] - session, UNIT, ", ".join(notes))]
+    if case == LOOSE and "idle" in told:
+        rows.append(
+            Row(PART, IDLE, name, told["idle"], UNIT, f"with the tables of {count:,} files")
+        )
+    return rows
 
 
 def _expected(count: int) -> dict[str, int]:
@@ -178,14 +185,20 @@ CONTESTANTS: dict[str, Callable[[Path], Callable[[], dict[str, float]]]] = {
 
 
 def _inside(name: str, lakehouse: Path) -> dict:
+    """Runs a contestant in this process; says what it took and what it wrote."""
     run = CONTESTANTS[name](lakehouse)
     begin = time.perf_counter()
     stages = run()
-    seconds = time.perf_counter() - begin
-    counted = {"rows": len(list((lakehouse / "floor").glob("*.zip"))), "studies": 0, "series": 0}
-    return {"seconds": seconds, "stages": stages} | (
-        counted if name in _FLOORS else _counted(lakehouse)
-    )
+    told = {"seconds": time.perf_counter() - begin, "stages": stages}
+    if name in _FLOORS:
+        packed = len(list((lakehouse / "floor").glob("*.zip")))
+        return told | {"rows": packed, "studies": 0, "series": 0}
+    told |= _counted(lakehouse)
+    if name in (OURS, UNDER_DAGSTER):
+        begin = time.perf_counter()
+        run()
+        told["idle"] = time.perf_counter() - begin
+    return told
 
 
 def _counted(lakehouse: Path) -> dict[str, int]:

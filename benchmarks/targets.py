@@ -110,6 +110,13 @@ TARGETS = (
         "x",
         _chain(chain.ZIPS, chain.STRAIGHTFORWARD, _DAGSTER),
     ),
+    Target(
+        "a run under Dagster that finds nothing to do",
+        2,
+        " s",
+        lambda results: results.median(chain.PART, chain.IDLE, _DAGSTER),
+        less=True,
+    ),
     Target("a day at 10 million rows : at 0", 1.3, "x", _growth, less=True),
     Target("peak memory, 50,000 files : 1,000 files", 1.2, "x", _memory, less=True),
     Target(
