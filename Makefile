@@ -3,8 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 TEST_PACKAGES := chromium dicom3tools
+# what is there already, from Debian or not, is taken; what cannot be had is left out, and told so
+BENCH_PACKAGES := chromium dcmtk $(if $(shell command -v npm),,nodejs npm) \
+	$(if $(shell command -v java),,default-jre-headless) $(if $(shell command -v mvn),,maven)
+BENCH_READY := .venv/.bench-ready
 
-.PHONY: demo test dev screenshots lint fmt clean
+.PHONY: demo test bench profile dev screenshots lint fmt clean
 
 demo: $(READY)
 	@$(BIN)/dicom-assets demo
@@ -12,6 +16,13 @@ demo: $(READY)
 test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
 	$(BIN)/pytest -n 2
+
+# some 10 GB of disk for a while; BENCH=--quick tries it all in a few minutes and writes nothing
+bench: $(BENCH_READY)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+profile: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.flame_graph --output docs/profile
 
 dev: $(READY)
 	@home=$$($(BIN)/python -c 'from dicom_assets.runner import dagster_home; print(dagster_home())'); \
@@ -31,10 +42,20 @@ fmt: $(READY)
 
 clean:
 	rm -rf .venv .dagster data/demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf benchmarks/.cache benchmarks/node/node_modules
 
 $(READY): pyproject.toml constraints.txt
 	@.ci/install-packages --venv $(PYTHON)
 	@echo "making the environment in .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(BENCH_READY): $(READY) benchmarks/node/package.json benchmarks/spark_jars/pom.xml
+	@.ci/install-packages $(BENCH_PACKAGES)
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	-@cd benchmarks/node && npm install --silent --no-package-lock --no-audit --no-fund
+	-@rm -rf benchmarks/.cache/jars && mvn --quiet --batch-mode -f benchmarks/spark_jars/pom.xml \
+		dependency:copy-dependencies -DincludeScope=runtime -DexcludeArtifactIds=scala-library \
+		-DoutputDirectory=$(CURDIR)/benchmarks/.cache/jars
 	@touch $@

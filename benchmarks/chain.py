@@ -1,125 +1,240 @@
-"""Measures the whole chain, drop folder to gold, as `dicom-assets run` does it.
+"""The whole chain, drop folder to gold, on 2 cores: 2,000 loose CT files, and the same in 20 ZIPs.
 
-Makes CT-like files of 0.5 MB (512 x 512 x 16 bit, noise in the low bits), drops them, runs the
-chain in a process of its own, and prints for each number of files: seconds, files per second, the
-seconds of a second run that finds nothing to do (an upper bound of Dagster's own overhead, in
-process, imports aside), and the peak memory of the process and of its largest worker. Compare
-ratios within one run, not numbers between machines.
+Each contestant works in a fresh process on a fresh folder. What is timed: from the dropped files to
+gold, the start of worker processes with it; not the making of data, the start of the interpreter,
+imports, or Spark's session, which the notes tell. The dropped files are links to files in the page
+cache; nobody syncs unless the contestant does. `ours` is `steps.chain.STEPS`, as the others are:
+steps without an orchestrator; `ours, under Dagster` is what `dicom-assets run` does, with its
+events, checks and their queries. Half of the studies have headers of some 90 elements, half of
+some 260. After the clock has stopped, rows, studies and series are counted: all must agree; and
+ours runs once more, to find nothing to do.
 
-    .venv/bin/python benchmarks/chain.py 1000 2000
+    python -m benchmarks.chain [--quick] [--files N] [--only NAME …]
 """
 
 import argparse
 import json
 import os
-import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-SLICES_PER_SERIES = 100
+from benchmarks.results import OURS, Results, Row
+
+PART = "chain"
+UNIT = "s"
 DAY = "2026-03-14"
+DROP = "bronze/Files/Ingest/Imaging/DICOM"
+LOOSE, ZIPS, IDLE = "loose files", "ZIPs of 100 files", "a run that finds nothing to do"
+UNDER_DAGSTER = f"{OURS}, under Dagster"
+STRAIGHTFORWARD, POOLED = "straightforward", "straightforward, 2 processes"
+SPARK = "PySpark, local[2]"
+FLOOR, HASHED_FLOOR = "floor, 2 processes", "floor, and SHA-256"
+FILES, MEMBERS = 2000, 100
+_FLOORS = (FLOOR, HASHED_FLOOR)
 
 
-def write_files(folder: Path, count: int) -> None:
-    """Writes CT-like instances: a hundred a series, four series a study."""
-    import numpy as np
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    folder.mkdir(parents=True)
-    noise = np.random.default_rng(7)
-    rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
-    body = np.where(rows**2 + (columns * 1.2) ** 2 < 0.8, 1000, 0)
-    for number in range(count):
-        series, study = number // SLICES_PER_SERIES, number // (4 * SLICES_PER_SERIES)
-        dataset = Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-        dataset.SOPInstanceUID = f"1.2.3.{study}.{series}.{number}"
-        dataset.StudyInstanceUID = f"1.2.3.{study}"
-        dataset.SeriesInstanceUID = f"1.2.3.{study}.{series}"
-        dataset.PatientID, dataset.PatientName = f"P{study}", f"Doe^{study}"
-        dataset.StudyDate, dataset.StudyTime, dataset.Modality = "20260314", "0930", "CT"
-        dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        dataset.BodyPartExamined, dataset.InstanceNumber = "CHEST", number % SLICES_PER_SERIES
-        dataset.SeriesNumber, dataset.StudyDescription = series, "CT chest"
-        dataset.Rows = dataset.Columns = 512
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-        dataset.PixelRepresentation = 0
-        group = dataset.private_block(0x0029, "ACME CT", create=True)
-        for element in range(60):
-            group.add_new(element, "DS", [f"{element}.{number}", "1.5", "2.5"])
-        pixels = body + noise.integers(0, 48, (512, 512))
-        dataset.PixelData = pixels.astype("<u2").tobytes()
-        dataset.save_as(folder / f"IM{number:06}.dcm", enforce_file_format=True)
+def measure(
+    folder: Path, *, quick: bool, files: int | None = None, only: Sequence[str] = ()
+) -> list[Row]:
+    """Runs each contestant once on loose files and once on ZIPs."""
+    count = files or (40 if quick else FILES)
+    rows = []
+    for case, dropped in _made(folder / f"{PART}-{count}", count).items():
+        # Spark's start alone would make a quick run slow: there it runs on ZIPs only
+        left_out = SPARK if quick and case == LOOSE else None
+        chosen = only or [name for name in CONTESTANTS if name != left_out]
+        for name in chosen:
+            rows += _run(name, case, dropped, count)
+    return rows
 
 
-def run_once(lakehouse: Path) -> dict[str, float]:
-    """Runs the chain in this process and says what it took."""
+def _made(folder: Path, count: int) -> dict[str, Path]:
+    from benchmarks import data
+
+    cases = {LOOSE: folder / "loose", ZIPS: folder / "zips"}
+    if data.once(folder):
+        for instance in data.ct_files(count):
+            instance.write(cases[LOOSE])
+        data.write_zips(cases[ZIPS], data.ct_files(count), MEMBERS)
+        data.done(folder)
+    return cases
+
+
+def _run(name: str, case: str, dropped: Path, count: int) -> list[Row]:
+    """Drops the files and runs a contestant on them, in a process of its own."""
+    if name == SPARK:
+        from benchmarks import spark
+
+        if why := spark.missing():
+            return [Row(PART, case, name, None, UNIT, why)]
+    with tempfile.TemporaryDirectory(dir=dropped.parent) as folder:
+        drop(dropped, Path(folder) / DROP)
+        begin = time.perf_counter()
+        told = in_fresh_process("benchmarks.chain", name, Path(folder))
+        whole = time.perf_counter() - begin
+    counted = {key: told[key] for key in ("rows", "studies", "series")}
+    expected = {"rows": count} if name in _FLOORS else _expected(count)
+    if {key: counted[key] for key in expected} != expected:
+        raise SystemExit(f"{name} wrote {counted} instead of {expected}")
+    stages = told["stages"]
+    session = stages.pop("session", 0.0)
+    notes = [f"{stage} {seconds:.2f}" for stage, seconds in stages.items()]
+    notes.append(f"whole process {whole:.1f}")
+    rows = [Row(PART, case, name, told["seconds"] - session, UNIT, ", ".join(notes))]
+    if case == LOOSE and "idle" in told:
+        rows.append(
+            Row(PART, IDLE, name, told["idle"], UNIT, f"with the tables of {count:,} files")
+        )
+    return rows
+
+
+def _expected(count: int) -> dict[str, int]:
+    return {"rows": count, "studies": -(-count // 400), "series": -(-count // 100)}
+
+
+def drop(source: Path, target: Path) -> None:
+    """Links files into a drop folder, brings them into the page cache, and settles the disk."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, place)
+            path.read_bytes()
+    os.sync()
+
+
+def in_fresh_process(module: str, *arguments: object) -> dict:
+    """Runs `python -m module --inside …` and returns the JSON of its last line."""
+    lakehouse = Path(str(arguments[-1]))
+    environment = os.environ | {
+        "DAGSTER_HOME": str(lakehouse / "dagster"),
+        "DICOM_ASSETS_SETTLE_SECONDS": "0",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", module, "--inside", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-4000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ours(lakehouse: Path) -> Callable[[], dict[str, float]]:
+    """Returns the product's steps, ready to run."""
+    from dicom_assets.settings import load_settings
+    from dicom_assets.steps.chain import STEPS
+    from dicom_assets.steps.run import Run
+
+    run = Run.of(load_settings(lakehouse=lakehouse), DAY)
+
+    def steps() -> dict[str, float]:
+        return {name: step(run).seconds for name, step in STEPS.items()}
+
+    return steps
+
+
+def under_dagster(lakehouse: Path) -> Callable[[], dict[str, float]]:
+    """Returns the product's chain as users run it."""
     from dicom_assets.runner import run_chain
 
+    def chain() -> dict[str, float]:
+        outcome = run_chain(lakehouse=lakehouse, partition_key=DAY)
+        if not outcome.succeeded:
+            raise SystemExit(f"the run failed: {outcome.error}")
+        return {step.asset: step.seconds for step in outcome.steps}
+
+    return chain
+
+
+def _straightforward(lakehouse: Path, processes: int) -> Callable[[], dict[str, float]]:
+    from benchmarks import straightforward
+
+    return lambda: straightforward.run(lakehouse / DROP, lakehouse, processes=processes)
+
+
+def _spark(lakehouse: Path) -> Callable[[], dict[str, float]]:
+    from benchmarks import spark
+
+    return lambda: spark.run(lakehouse / DROP, lakehouse)
+
+
+def _floor(lakehouse: Path, hashed: bool) -> Callable[[], dict[str, float]]:
+    from benchmarks import floor
+
+    return lambda: floor.run(lakehouse / DROP, lakehouse / "floor", hashed=hashed)
+
+
+CONTESTANTS: dict[str, Callable[[Path], Callable[[], dict[str, float]]]] = {
+    OURS: ours,
+    UNDER_DAGSTER: under_dagster,
+    STRAIGHTFORWARD: lambda lakehouse: _straightforward(lakehouse, 1),
+    POOLED: lambda lakehouse: _straightforward(lakehouse, 2),
+    SPARK: _spark,
+    FLOOR: lambda lakehouse: _floor(lakehouse, False),
+    HASHED_FLOOR: lambda lakehouse: _floor(lakehouse, True),
+}
+
+
+def _inside(name: str, lakehouse: Path) -> dict:
+    """Runs a contestant in this process; says what it took and what it wrote."""
+    run = CONTESTANTS[name](lakehouse)
     begin = time.perf_counter()
-    outcome = run_chain(lakehouse=lakehouse, partition_key=DAY)
-    seconds = time.perf_counter() - begin
-    if not outcome.succeeded:
-        raise SystemExit(f"the run failed: {outcome.error}")
-    begin = time.perf_counter()
-    run_chain(lakehouse=lakehouse, partition_key=DAY)
-    idle = time.perf_counter() - begin
-    own, workers = (
-        resource.getrusage(who).ru_maxrss / 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    stages = run()
+    told = {"seconds": time.perf_counter() - begin, "stages": stages}
+    if name in _FLOORS:
+        packed = len(list((lakehouse / "floor").glob("*.zip")))
+        return told | {"rows": packed, "studies": 0, "series": 0}
+    told |= _counted(lakehouse)
+    if name in (OURS, UNDER_DAGSTER):
+        begin = time.perf_counter()
+        run()
+        told["idle"] = time.perf_counter() - begin
+    return told
+
+
+def _counted(lakehouse: Path) -> dict[str, int]:
+    """Returns how many rows, studies and series the tables hold."""
+    from deltalake import DeltaTable
+
+    tables = {"rows": "bronze/Tables/dicomimagingmetastore"} | {
+        "studies": "silver/Tables/ImagingStudy",
+        "series": "gold/Tables/Image_Occurrence",
+    }
     return {
-        "seconds": seconds,
-        "idle": idle,
-        "own_mib": own,
-        "worker_mib": workers,
+        what: DeltaTable(lakehouse / table).to_pyarrow_dataset().count_rows()
+        for what, table in tables.items()
     }
 
 
-def measure(count: int) -> dict[str, float]:
-    """Makes so many files in a fresh lakehouse and runs the chain on them."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_files(root / "lakehouse/bronze/Files/Ingest/Imaging/DICOM", count)
-        environment = os.environ | {"DAGSTER_HOME": str(root / "dagster")}
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, __file__, "--inside", str(root / "lakehouse")],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
-    """Measures each number of files in turn."""
+    """Runs one round and prints it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("files", nargs="*", type=int, default=[1000, 2000])
-    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="few files")
+    parser.add_argument("--files", type=int, help="how many files")
+    parser.add_argument("--only", nargs="*", choices=list(CONTESTANTS), default=[])
+    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
-        print(json.dumps(run_once(arguments.inside)))
+        print(json.dumps(_inside(arguments.inside[0], Path(arguments.inside[1]))))
         return
-    print(
-        f"{'files':>7} {'seconds':>8} {'files/s':>8} {'idle run s':>10} "
-        f"{'peak MiB':>9} {'worker MiB':>11}"
-    )
-    for count in arguments.files:
-        took = measure(count)
-        print(
-            f"{count:>7} {took['seconds']:>8.1f} {count / took['seconds']:>8.0f} "
-            f"{took['idle']:>10.2f} {took['own_mib']:>9.0f} {took['worker_mib']:>11.0f}"
+    results = Results()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        results.add(
+            measure(place, quick=arguments.quick, files=arguments.files, only=arguments.only)
         )
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+    print(results.table(PART))
 
 
 if __name__ == "__main__":
