@@ -19,11 +19,16 @@ from dicom_assets.dicom import vr as vrs
 from dicom_assets.dicom.elements import BULK_BYTES, Dataset, Element
 
 Encodings = tuple[str, ...]
-_CHARACTER_SET = 0x00080005
-_PIXEL_REPRESENTATION = 0x00280103
+CHARACTER_SET = 0x00080005
+PIXEL_REPRESENTATION = 0x00280103
 _WAVEFORM_BITS_ALLOCATED = 0x54001004
 _LUT_DESCRIPTOR = 0x00283002
 _LUT_DATA = 0x00283006
+DECIDING = frozenset(
+    (CHARACTER_SET, PIXEL_REPRESENTATION, _WAVEFORM_BITS_ALLOCATED, _LUT_DESCRIPTOR)
+)
+"""Elements that decide how others are read; private creators do too."""
+
 _DESCRIPTORS = (0x00281101, 0x00281102, 0x00281103, _LUT_DESCRIPTOR)
 _FORMATS = {
     "FD": "d",
@@ -70,23 +75,28 @@ class Converter:
         encodings = self.encodings(dataset, inherited)
         elements = dataset.elements
         return {
-            f"{tag:08X}": self._attribute(elements[tag], dataset, encodings)
+            f"{tag:08X}": self.attribute(elements[tag], dataset, encodings)
             for tag in sorted(elements)
         }
 
     def encodings(self, dataset: Dataset, inherited: Encodings = charset.DEFAULT) -> Encodings:
         """Returns the codecs of a dataset's Specific Character Set."""
-        element = dataset.elements.get(_CHARACTER_SET)
+        element = dataset.elements.get(CHARACTER_SET)
         if element is None or not isinstance(element.value, bytes):
             return inherited
         encodings, reason = charset.encodings_of(element.value)
         if reason:
-            self._note(_CHARACTER_SET, reason)
+            self._note(CHARACTER_SET, reason)
         return encodings
 
-    def _attribute(
-        self, element: Element, dataset: Dataset, encodings: Encodings
-    ) -> dict[str, Any]:
+    def attribute(self, element: Element, dataset: Dataset, encodings: Encodings) -> dict[str, Any]:
+        """Returns one element in the DICOM JSON Model.
+
+        Args:
+            element: The element.
+            dataset: Where it stands; elements there decide about ambiguous VRs.
+            encodings: Codecs of the dataset's character set.
+        """
         value = element.value
         if isinstance(value, list):
             self._path.append(element.tag)
@@ -95,7 +105,7 @@ class Converter:
             return {"vr": "SQ", "Value": items}
         vr = element.vr
         if vr in vrs.AMBIGUOUS:
-            vr = self._decided_vr(element, dataset)
+            vr = self.decided_vr(element, dataset)
         if not value:
             return {"vr": vr}
         if vr in vrs.BINARY:
@@ -155,7 +165,7 @@ class Converter:
                 values.append(bare)
         return values
 
-    def _decided_vr(self, element: Element, dataset: Dataset) -> str:
+    def decided_vr(self, element: Element, dataset: Dataset) -> str:
         """Returns the VR where the dictionary names several (PS3.5 Annex A)."""
         if element.vr == "US or SS":
             return "SS" if self._signed(dataset) else "US"
@@ -171,7 +181,7 @@ class Converter:
         """Whether Pixel Representation (0028,0103), the closest one, says signed."""
         here: Dataset | None = dataset
         while here is not None:
-            stated = self._integers_of(here, _PIXEL_REPRESENTATION)
+            stated = self._integers_of(here, PIXEL_REPRESENTATION)
             if stated:
                 return stated[0] != 0
             here = here.parent
