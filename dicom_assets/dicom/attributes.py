@@ -32,7 +32,7 @@ class Attribute:
 
 
 @dataclass(slots=True, eq=False)
-class Header:
+class Header:  # noqa: PLW1641 -- nobody needs its hash
     """What is known of a DICOM file without its pixels.
 
     Two are equal if they say the same, however they were read.

@@ -1,7 +1,7 @@
 """The fast reader: plain DICOM files, at a small part of what the careful reader costs.
 
 Decided here: what stands around a dataset in a plain file, and how what lies behind its pixel data
-is read. Not decided here: the dataset (`remember`), and whatever is not plain (`careful`): damage,
+is read. Not decided here: the dataset (`plain`), and whatever is not plain (`careful`): damage,
 anything worth a note, tags out of order, deflated data, command sets.
 """
 
@@ -14,6 +14,8 @@ from dicom_assets.dicom import vr as vrs
 from dicom_assets.dicom.attributes import Header, attribute_of
 from dicom_assets.dicom.careful import careful_header
 from dicom_assets.dicom.elements import PIXEL_DATA, UNDEFINED, Dataset, NestedTooDeep, Walker
+from dicom_assets.dicom.heads import NotPlain
+from dicom_assets.dicom.memory import Plain
 from dicom_assets.dicom.part10 import (
     DEFLATED,
     EXPLICIT_BIG_ENDIAN,
@@ -21,7 +23,7 @@ from dicom_assets.dicom.part10 import (
     joined,
     read_file,
 )
-from dicom_assets.dicom.remember import NotPlain, Plain, PlainReader
+from dicom_assets.dicom.plain import PlainReader
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
 from dicom_assets.dicom.source import CHUNK, Source
 from dicom_assets.dicom.values import Converter
