@@ -11,6 +11,11 @@ from typing import Any
 
 import orjson
 
+from dicom_assets.dicom.vr import names
+
+_NO_TEXTS = names("DS FD FL IS PN SL SQ SS SV UL US UV")
+"""VRs whose values are no strings in the DICOM JSON Model, or not all of them."""
+
 
 @dataclass(slots=True, eq=False)
 class Attribute:
@@ -72,9 +77,14 @@ class Header:  # noqa: PLW1641 -- nobody needs its hash
 
 def attribute_of(key: str, attribute: dict[str, Any]) -> Attribute:
     """Returns the attribute that is so in the DICOM JSON Model."""
-    return Attribute(
-        key, attribute["vr"], orjson.dumps({key: attribute})[1:-1], tuple(_texts(attribute))
-    )
+    json = orjson.dumps({key: attribute})[1:-1]
+    vr = attribute["vr"]
+    values = attribute.get("Value", ())
+    if vr in _NO_TEXTS:
+        values = [_text(value) for value in values]
+    elif "InlineBinary" in attribute:
+        values = (attribute["InlineBinary"],)
+    return Attribute(key, vr, json, tuple(values))
 
 
 def sequence_of(key: str, items: list[bytes]) -> Attribute:
@@ -86,13 +96,6 @@ def sequence_of(key: str, items: list[bytes]) -> Attribute:
 def object_of(attributes: Sequence[Attribute]) -> bytes:
     """Returns a dataset or sequence item as a JSON object."""
     return b"{%b}" % b",".join([attribute.json for attribute in attributes])
-
-
-def _texts(attribute: dict[str, Any]) -> list[str | None]:
-    values = attribute.get("Value")
-    if values is None:
-        return [attribute["InlineBinary"]] if "InlineBinary" in attribute else []
-    return [_text(value) for value in values]
 
 
 def _text(value: Any) -> str | None:

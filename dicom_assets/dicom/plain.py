@@ -384,7 +384,7 @@ class PlainReader:
         while (size := len(self._buffer)) < end:
             if size >= MOST_BYTES:
                 raise NotPlain
-            self._buffer = self._source.peek(max(4 * CHUNK, 2 * size))
+            self._buffer = self._source.peek(max(end + CHUNK // 2, size + size // 2))
             if len(self._buffer) == size:
                 return False
         return True

@@ -89,7 +89,9 @@ class Converter:
             self._note(CHARACTER_SET, reason)
         return encodings
 
-    def attribute(self, element: Element, dataset: Dataset, encodings: Encodings) -> dict[str, Any]:
+    def attribute(  # noqa: PLR0911 -- one for each kind of value
+        self, element: Element, dataset: Dataset, encodings: Encodings
+    ) -> dict[str, Any]:
         """Returns one element in the DICOM JSON Model.
 
         Args:
@@ -98,6 +100,8 @@ class Converter:
             encodings: Codecs of the dataset's character set.
         """
         value = element.value
+        if element.vr in _SHORTCUT and value:
+            return _of_texts(element.vr, _SPLIT[element.vr](str(value, "latin-1")))  # type: ignore[arg-type]
         if isinstance(value, list):
             self._path.append(element.tag)
             items = [self.json(item, encodings) for item in value]
@@ -110,26 +114,25 @@ class Converter:
             return {"vr": vr}
         if vr in vrs.BINARY:
             return _inline(vr, value)
+        if vr in _SPLIT:
+            text, decoded = _decoded(value, vr, encodings)
+            if not decoded:
+                self._note(element.tag, "text not of the specific character set")
+            return _of_texts(vr, _SPLIT[vr](text))
         try:
-            values = self._values(element, vr, value, encodings)
+            values = self._values(element, vr, value)
         except Undecodable as reason:
             self._note(element.tag, str(reason))
             return _inline("UN", value)
         return {"vr": vr, "Value": values} if values else {"vr": vr}
 
-    def _values(self, element: Element, vr: str, raw: bytes, encodings: Encodings) -> list[Any]:
-        """Returns the values of a non-empty element; none if it holds only padding."""
+    def _values(self, element: Element, vr: str, raw: bytes) -> list[Any]:
+        """Returns the numbers or tags of a non-empty element; none if it holds only padding."""
         if vr in _FORMATS:
             return self._numbers(element, vr, raw)
         if vr == "AT":
             return self._tags(raw)
-        text, decoded = _decoded(raw, vr, encodings)
-        if not decoded:
-            self._note(element.tag, "text not of the specific character set")
-        if vr in ("DS", "IS"):
-            return self._decimals(element.tag, vr, text)
-        values = _split(vr, text)
-        return values if len(values) > 1 or values[0] else []
+        return self._decimals(element.tag, vr, raw.decode("latin-1"))
 
     def _numbers(self, element: Element, vr: str, raw: bytes) -> list[Any]:
         form = _FORMATS[vr]
@@ -246,20 +249,9 @@ def _decoded(raw: bytes, vr: str, encodings: Encodings) -> tuple[str, bool]:
     return charset.decode(raw, encodings)
 
 
-def _split(vr: str, text: str) -> list[Any]:
-    """Returns the values of a text VR, trimmed as PS3.5 section 6.2 allows."""
-    if vr in _ONE_TEXT:
-        return [text.rstrip() if vr == "UR" else text.rstrip(_PAD)]
-    if vr in ("LO", "SH", "UC"):
-        return [value.rstrip(_PAD) for value in text.split("\\")]
-    if vr == "AE":
-        return [value.strip() for value in text.split("\\")]
-    values: list[Any] = text.rstrip(_PAD).split("\\")
-    if vr == "UI":
-        values = [value.strip() for value in values]
-    elif vr == "PN":
-        values = [_name(value) for value in values]
-    return values
+def _of_texts(vr: str, values: list[Any]) -> dict[str, Any]:
+    """Returns the attribute of a text VR: without a value if only padding stood there."""
+    return {"vr": vr, "Value": values} if len(values) > 1 or values[0] else {"vr": vr}
 
 
 def _name(value: str) -> dict[str, str] | None:
@@ -268,6 +260,21 @@ def _name(value: str) -> dict[str, str] | None:
     if groups == [""]:
         return None
     return dict(zip(("Alphabetic", "Ideographic", "Phonetic"), groups, strict=False))
+
+
+# The values of text VRs, trimmed as PS3.5 section 6.2 allows.
+_SPLIT: dict[str, Callable[[str], list[Any]]] = {
+    **dict.fromkeys(("LT", "ST", "UT"), lambda text: [text.rstrip(_PAD)]),
+    "UR": lambda text: [text.rstrip()],
+    **dict.fromkeys(
+        ("LO", "SH", "UC"), lambda text: [value.rstrip(_PAD) for value in text.split("\\")]
+    ),
+    "AE": lambda text: [value.strip() for value in text.split("\\")],
+    "UI": lambda text: [value.strip() for value in text.rstrip(_PAD).split("\\")],
+    "PN": lambda text: [_name(value) for value in text.rstrip(_PAD).split("\\")],
+    **dict.fromkeys(("AS", "CS", "DA", "DT", "TM"), lambda text: text.rstrip(_PAD).split("\\")),
+}
+_SHORTCUT = _SPLIT.keys() & _LATIN
 
 
 def _float_json(number: float) -> float | str:
