@@ -411,5 +411,5 @@ def test_what_is_remembered_is_bounded(monkeypatch):
         return size
 
     monkeypatch.setattr(memory, "MOST_REMEMBERED", 1 << 20)
-    assert remembered(200) > 1 << 18
+    assert remembered(200) > 1 << 16
     assert remembered(2000) < 1.25 * (1 << 20)

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 from test_header_fast import as_read, by_care
 from test_header_pydicom import differences, pydicom_json
 
@@ -46,14 +47,13 @@ TAGS = {
     0x00281050: ("DS", st.lists(NUMBERS["DS"], max_size=3)),
     0x00200013: ("IS", NUMBERS["IS"]),
     0x00189073: ("FD", NUMBERS["FD"]),
-    0x00189809: ("FD", st.lists(NUMBERS["FD"], max_size=3)),
+    0x00189089: ("FD", st.lists(NUMBERS["FD"], max_size=3)),
     0x00186020: ("SL", NUMBERS["SL"]),
     0x00189219: ("SS", NUMBERS["SS"]),
-    0x00720072: ("UL", NUMBERS["UL"]),
+    0x00186016: ("UL", NUMBERS["UL"]),
     0x00720074: ("FD", NUMBERS["FD"]),
     0x00420011: ("OB", st.binary(max_size=3000)),
     0x00660016: ("OF", st.binary(max_size=5).map(lambda data: data * 4)),
-    0x00281103: ("US", st.none()),
 }
 TEXTS = {0x00081030: "LO", 0x00080050: "SH", 0x00104000: "LT", 0x00081048: "PN", 0x0040A160: "UT"}
 SIGNED = (0x00280106, 0x00280107, 0x00280120)
@@ -80,8 +80,8 @@ def datasets(draw, letters: str, depth: int = 2) -> Dataset:
     for group, creator in enumerate(draw(st.lists(st.sampled_from(CREATORS), max_size=2))):
         block = dataset.private_block(0x0019 + 2 * group, creator, create=True)
         for number in draw(st.lists(st.integers(0, 0x30), unique=True, max_size=3)):
-            vr = draw(st.sampled_from(["UN", "OB", "LO", "DS"]))
-            block.add_new(number, vr, draw(st.binary(max_size=9)) if vr in "UNOB" else "1.5")
+            # a value that is one in most VRs: implicit VR takes that of the private dictionary
+            block.add_new(number, draw(st.sampled_from(["UN", "OB"])), b"12345678")
     for tag in draw(st.lists(st.sampled_from([0x00081115, 0x00081140, 0x52009230]), max_size=2)):
         if depth:
             items = draw(st.lists(datasets(letters, depth - 1), max_size=3))
@@ -93,19 +93,21 @@ def datasets(draw, letters: str, depth: int = 2) -> Dataset:
 
 
 def written(dataset: Dataset, character_set: str, syntax: str) -> bytes:
-    dataset.SpecificCharacterSet = character_set.split("\\")
+    dataset.SpecificCharacterSet = character_set
     dataset.SOPInstanceUID, dataset.StudyInstanceUID = "1.2.3", "1.2.4"
     dataset.SeriesInstanceUID = "1.2.5"
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.UID("1.2"), "1.2.3"
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.MediaStorageSOPClassUID = meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     dataset.file_meta = meta
     stream = io.BytesIO()
     pydicom.dcmwrite(stream, dataset, enforce_file_format=True)
     return stream.getvalue()
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=120, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(
     st.data(), st.sampled_from(sorted(LETTERS)), st.sampled_from([EXPLICIT, IMPLICIT, BIG_ENDIAN])
 )
