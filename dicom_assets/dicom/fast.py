@@ -73,8 +73,8 @@ def fast_header(source: Source, tags: Sequence[PromotedTag]) -> Header:
     uids = [plain.texts.get(tag) or "" for tag in _THREE_UIDS]
     if not all(uids) or (bare and not all(map(_UID.fullmatch, uids))):
         raise NotPlain
-    texts = plain.texts
-    promoted = {tag.column: texts.get(int(tag.tag, 16)) for tag in tags}
+    text = plain.texts.get
+    promoted = {column: text(tag) for column, tag in reader.columns}
     header = Header(plain.attributes, promoted, syntax, [])
     if plain.pixels is not None and not (plain.pixels and source.ends_at(plain.end + plain.pixels)):
         return _with_what_lies_behind(source, plain, header, reader, tags, little=little)

@@ -7,6 +7,7 @@ decoded there), what is remembered (`memory`), what stands around a dataset (`fa
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
@@ -59,6 +60,7 @@ class PlainReader:
 
     Attributes:
         vrs: Promoted tags, and the three UIDs that make a file a row → VR by the data dictionary.
+        columns: The columns of the promoted tags, and those tags.
     """
 
     def __init__(self, tags: Sequence[PromotedTag]) -> None:
@@ -68,6 +70,7 @@ class PlainReader:
             tags: The attributes to promote.
         """
         self.vrs = {int(tag.tag, 16): tag.vr for tag in tags} | _UIDS
+        self.columns = [(tag.column, int(tag.tag, 16)) for tag in tags]
         self._memory = Memory()
 
     def read(self, source: Source, at: int, *, implicit: bool, little_endian: bool) -> Plain:
@@ -217,9 +220,12 @@ class PlainReader:
         return not any(self._buffer[at:])
 
     def _value(self, context: Context, dataset: Dataset, head: Head, at: int) -> Attribute:
-        raw = self._upto(at + head.size)[at : at + head.size]
-        element = Element(head.tag, head.vr, raw[head.width :])
-        attribute = self._decoded(context, dataset, head, element)
+        _, tag, size, key, vr, width = head
+        raw = self._buffer[at : at + size]
+        if len(raw) < size:
+            raw = self._upto(at + size)[at : at + size]
+        json = self._decoded(context, dataset, Element(tag, vr, raw[width:]))
+        attribute = attribute_of(key, json)
         if self._memory.takes(raw, attribute):
             context.values[raw] = attribute
         return attribute
@@ -227,11 +233,12 @@ class PlainReader:
     def _promoted(
         self, context: Context, dataset: Dataset, head: Head, at: int
     ) -> tuple[Attribute, str | None]:
-        raw = self._upto(at + head.size)[at : at + head.size]
-        element = Element(head.tag, head.vr, raw[head.width :])
-        attribute = self._decoded(context, dataset, head, element)
-        json = orjson.loads(object_of((attribute,)))[head.key]
-        text = promoted_text(element, json, self.vrs[head.tag], context.encodings)
+        _, tag, size, key, vr, width = head
+        raw = self._upto(at + size)[at : at + size]
+        element = Element(tag, vr, raw[width:])
+        json = self._decoded(context, dataset, element)
+        attribute = attribute_of(key, json)
+        text = promoted_text(element, json, self.vrs[tag], context.encodings)
         if self._memory.takes(raw, attribute):
             context.promoted[raw] = attribute, text
         return attribute, text
@@ -247,15 +254,13 @@ class PlainReader:
             Element(head.tag, vr, value), json, self.vrs[head.tag], context.encodings
         )
 
-    def _decoded(
-        self, context: Context, dataset: Dataset, head: Head, element: Element
-    ) -> Attribute:
+    def _decoded(self, context: Context, dataset: Dataset, element: Element) -> dict[str, Any]:
         converter = context.converter
         json = converter.attribute(element, dataset, context.encodings)
         if converter.notes:
             converter.notes.clear()
             raise NotPlain
-        return attribute_of(head.key, json)
+        return json
 
     def _deciding(
         self, context: Context, dataset: Dataset, head: Head, at: int
@@ -275,7 +280,7 @@ class PlainReader:
             decided = context.converter.decided_vr(element, dataset)
         attribute = context.unsure.get((decided, raw))
         if attribute is None:
-            attribute = self._decoded(context, dataset, head, element)
+            attribute = attribute_of(head.key, self._decoded(context, dataset, element))
             if self._memory.takes(raw, attribute):
                 context.unsure[decided, raw] = attribute
         if head.kind == DECIDES or tag in DECIDING:
