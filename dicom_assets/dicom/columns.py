@@ -6,13 +6,11 @@ what a header holds (`header`) or what the table looks like (`lakehouse.schemas`
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
-from dicom_assets.dicom.header import Header
+from dicom_assets.dicom.attributes import Header
 from dicom_assets.lakehouse.schemas import METADATA_MAP
 
 _VALUE = METADATA_MAP.item_type.field("Value").type
@@ -20,7 +18,7 @@ _VALUE = METADATA_MAP.item_type.field("Value").type
 
 def metadata_string(header: Header) -> str:
     """Returns the header as DICOM JSON text (PS3.18 Annex F)."""
-    return orjson.dumps(header.json).decode()
+    return header.text.decode()
 
 
 def metadata_column(headers: Sequence[Header]) -> pa.MapArray:
@@ -34,43 +32,26 @@ def metadata_column(headers: Sequence[Header]) -> pa.MapArray:
     Args:
         headers: As `read_header` gives them.
     """
-    rows = [header.json for header in headers]
-    attributes = list(chain.from_iterable(map(dict.values, rows)))
-    texts: list[str | None] = []
-    ends = [0]
-    for attribute in attributes:
-        _extend(texts, attribute)
-        ends.append(len(texts))
-    offsets = np.array(ends, np.int32)
+    rows = [header.attributes for header in headers]
+    distinct = list(dict.fromkeys(chain.from_iterable(rows)))
+    numbers = dict(zip(distinct, range(len(distinct)), strict=True))
+    indices = pa.array(np.fromiter(map(numbers.__getitem__, chain.from_iterable(rows)), np.int32))
+    ends = np.cumsum([0, *(len(attribute.texts) for attribute in distinct)], dtype=np.int32)
+    texts = list(chain.from_iterable([attribute.texts for attribute in distinct]))
     items = pa.StructArray.from_arrays(
         [
-            pa.array([attribute["vr"] for attribute in attributes], pa.string()),
+            pa.array([attribute.vr for attribute in distinct], pa.string()),
             pa.ListArray.from_arrays(
-                pa.array(offsets),
+                pa.array(ends),
                 pa.array(texts, pa.string()),
                 type=_VALUE,
-                mask=pa.array(offsets[1:] == offsets[:-1]),
+                mask=pa.array(ends[1:] == ends[:-1]),
             ),
         ],
         fields=list(METADATA_MAP.item_type),
     )
-    keys = pa.array(list(chain.from_iterable(rows)), pa.string())
+    keys = pa.array([attribute.key for attribute in distinct], pa.string())
     starts = pa.array(list(accumulate(map(len, rows), initial=0)), pa.int32())
-    return pa.MapArray.from_arrays(starts, keys, items, type=METADATA_MAP)
-
-
-def _extend(texts: list[str | None], attribute: dict[str, Any]) -> None:
-    """Adds an attribute's values as texts; nothing if it has no value."""
-    values = attribute.get("Value")
-    if values is None:
-        if "InlineBinary" in attribute:
-            texts.append(attribute["InlineBinary"])
-        return
-    for value in values:
-        kind = type(value)
-        if kind is str or value is None:
-            texts.append(value)
-        elif kind is int:
-            texts.append(str(value))
-        else:
-            texts.append(orjson.dumps(value).decode())
+    return pa.MapArray.from_arrays(
+        starts, keys.take(indices), items.take(indices), type=METADATA_MAP
+    )

@@ -17,10 +17,10 @@ BULK_BYTES = 1024
 MAX_DEPTH = 64
 """Deepest nesting of sequences: each is three levels of JSON, and orjson writes 254."""
 
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_PIXEL_DATA = 0x7FE00010
-_PIXELS = (_PIXEL_DATA, 0x7FE00008, 0x7FE00009, 0x7FE00001, 0x7FE00002)  # and offset tables
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+PIXEL_DATA = 0x7FE00010
+_PIXELS = (PIXEL_DATA, 0x7FE00008, 0x7FE00009, 0x7FE00001, 0x7FE00002)  # and offset tables
 _PALETTES = (0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223)
 _ICC_PROFILE, _WAVEFORM = 0x00282000, 0x54001010
 _EXCLUDED = frozenset((*_PIXELS, *_PALETTES, _ICC_PROFILE, _WAVEFORM))
@@ -98,7 +98,7 @@ class Walker:
         self._tag = struct.Struct(f"{order}HH").unpack_from
         self._short = struct.Struct(f"{order}H").unpack_from
         self._long = struct.Struct(f"{order}L").unpack_from
-        self._end_mark = struct.pack(f"{order}HH", _SEQUENCE_END >> 16, _SEQUENCE_END & 0xFFFF)
+        self._end_mark = struct.pack(f"{order}HH", SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF)
         self._path: list[int] = []
         self._current = 0
 
@@ -166,14 +166,14 @@ class Walker:
         self._current = tag
         vr, length, width = self._vr_and_length(dataset, tag, head)
         source.take(width)
-        if bound is not None and length != _UNDEFINED and source.position + length > bound:
+        if bound is not None and length != UNDEFINED and source.position + length > bound:
             raise _Damaged
         if is_excluded(tag) and tag not in self._kept:
-            is_image = tag == _PIXEL_DATA and dataset.parent is None
+            is_image = tag == PIXEL_DATA and dataset.parent is None
             if is_image:
-                size = None if length == _UNDEFINED else length
+                size = None if length == UNDEFINED else length
                 self.pixels = Pixels(source.position, size, vr)
-            if length == _UNDEFINED:
+            if length == UNDEFINED:
                 self._fragments(bound, keep=0, is_image=is_image)
             else:
                 source.skip(length)
@@ -182,7 +182,7 @@ class Walker:
         if vr == "SQ":
             element.value = items = []
             self._sequence(dataset, element, items, length, bound)
-        elif length == _UNDEFINED:
+        elif length == UNDEFINED:
             element.value = self._fragments(bound)
         elif length > BULK_BYTES and vr in vrs.BULKY and tag not in self._kept:
             source.skip(length)
@@ -191,7 +191,7 @@ class Walker:
 
     def _ends_dataset(self, tag: int, *, top: bool) -> bool:
         """Whether a delimiter ends the dataset; that of the sequence is left to be seen there."""
-        if top or tag == _ITEM_END:
+        if top or tag == ITEM_END:
             self._source.take(8)
         if top:
             self._note(tag, "a delimiter where none belongs")
@@ -229,18 +229,16 @@ class Walker:
         self, dataset: Dataset, tag: int, stated: str | None, length: int, width: int
     ) -> str:
         """Returns the VR of an element that the file does not tell (PS3.5 section 6.2.2)."""
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             found = "SQ" if stated == "UN" else vrs.dictionary_vr(tag)
             if found:
                 return found
             ahead = self._source.peek(width + 4)[width:]
-            if len(ahead) == 4 and self._tag(ahead) == (_ITEM >> 16, _ITEM & 0xFFFF):
+            if len(ahead) == 4 and self._tag(ahead) == (ITEM >> 16, ITEM & 0xFFFF):
                 return "SQ"
         if tag & 0x10000:
-            return _private_vr(dataset, tag)
-        if stated == "UN" and length >= 0xFFFF:
-            return "UN"  # too long for the VR it should have
-        return vrs.dictionary_vr(tag) or ("UN" if tag & 0xFFFF or stated else "UL")
+            return private_vr(dataset, tag)
+        return standard_vr(tag, stated, length)
 
     def _sequence(
         self,
@@ -254,7 +252,7 @@ class Walker:
         if len(self._path) >= MAX_DEPTH:
             raise NestedTooDeep
         source = self._source
-        end = None if length == _UNDEFINED else source.position + length
+        end = None if length == UNDEFINED else source.position + length
         self._path.append(element.tag)
         depth = len(self._path)
         try:
@@ -281,13 +279,13 @@ class Walker:
                 raise Truncated
             high, low = self._tag(head)
             tag = high << 16 | low
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 source.take(8)
                 return
-            if tag == _ITEM_END:
+            if tag == ITEM_END:
                 source.take(8)
                 continue
-            if tag != _ITEM:
+            if tag != ITEM:
                 if end is not None:
                     raise _Damaged
                 # No delimiter: the sequence has ended, here the enclosing dataset goes on.
@@ -295,9 +293,9 @@ class Walker:
                 return
             source.take(8)
             length = self._long(head, 4)[0]
-            item = Dataset(parent, parent.implicit or _looks_implicit(source.peek(6)))
+            item = Dataset(parent, parent.implicit or looks_implicit(source.peek(6)))
             items.append(item)
-            until = None if length == _UNDEFINED else source.position + length
+            until = None if length == UNDEFINED else source.position + length
             self._elements(item, until=until, bound=bound)
 
     def _fragments(
@@ -320,10 +318,10 @@ class Walker:
             tag, length = high << 16 | low, self._long(head, 4)[0]
             if bound is not None and source.position + 8 + length > bound:
                 raise _Damaged
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 source.take(8)
                 return kept
-            if tag != _ITEM or length == _UNDEFINED:
+            if tag != ITEM or length == UNDEFINED:
                 if is_image:
                     self._note(self._current, "damaged fragments; nothing after them was read")
                     raise _Lost
@@ -356,12 +354,19 @@ class Walker:
         self.notes.append(f"{'.'.join(f'{part:08X}' for part in path)} {reason}")
 
 
-def _looks_implicit(head: bytes) -> bool:
+def looks_implicit(head: bytes) -> bool:
     """Whether no VR stands after the first tag of a dataset."""
     return len(head) == 6 and not (0x41 <= head[4] <= 0x5A and 0x41 <= head[5] <= 0x5A)
 
 
-def _private_vr(dataset: Dataset, tag: int) -> str:
+def standard_vr(tag: int, stated: str | None, length: int) -> str:
+    """Returns the VR of a standard element that the file does not tell, or tells as UN."""
+    if stated == "UN" and length >= 0xFFFF:
+        return "UN"  # too long for the VR it should have
+    return vrs.dictionary_vr(tag) or ("UN" if tag & 0xFFFF or stated else "UL")
+
+
+def private_vr(dataset: Dataset, tag: int) -> str:
     """Returns the VR of a private element by its private creator (PS3.5 section 7.8)."""
     number = tag & 0xFFFF
     if 0x10 <= number < 0x100:

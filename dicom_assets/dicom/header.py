@@ -1,45 +1,22 @@
 """Header of a DICOM file: the one function behind which headers are read.
 
-Decided here: what a header is to the rest of the product. Not decided here: what stands around a
-dataset in a file (`part10`), how it is cut into elements (`elements`), what values become
-(`values`). A faster reader has to give the same headers and raise the same errors.
+Decided here: that the fast reader (`fast`) has the first go, that the careful one (`careful`) reads
+what is not plain, and that nothing but a HeaderError says that a file is bad. Not decided here: how
+either reads. Both give the same headers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from dicom_assets.dicom.part10 import DicomFile, HeaderError, read_file
-from dicom_assets.dicom.values import Converter, promoted_text
+from dicom_assets.dicom.attributes import Header
+from dicom_assets.dicom.careful import careful_header
+from dicom_assets.dicom.fast import NotPlain, fast_header
+from dicom_assets.dicom.part10 import HeaderError, read_file
+from dicom_assets.dicom.source import Source
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
 from dicom_assets.lakehouse.reasons import Reason
 
-_REQUIRED = (
-    ("0020000D", Reason.NO_STUDY_UID),
-    ("0020000E", Reason.NO_SERIES_UID),
-    ("00080018", Reason.NO_SOP_UID),
-)
-
 __all__ = ["Header", "HeaderError", "read_header"]
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What is known of a DICOM file without its pixels.
-
-    Attributes:
-        json: The dataset in the DICOM JSON Model (PS3.18 Annex F): eight upper-case hex digits →
-            `vr` and `Value` or `InlineBinary`, in tag order.
-        promoted: Column → value as it stands in the file, trimmed; None where empty or absent.
-        transfer_syntax_uid: (0002,0010); None where the file does not state it.
-        decode_notes: `TAG reason` for each element that had to be kept raw or could not be
-            followed, never the value; tags of nested elements are joined with dots.
-    """
-
-    json: dict[str, dict[str, Any]]
-    promoted: dict[str, str | None]
-    transfer_syntax_uid: str | None
-    decode_notes: list[str]
 
 
 def read_header(stream: BinaryIO, *, tags: Sequence[PromotedTag] = PROMOTED_TAGS) -> Header:
@@ -67,7 +44,7 @@ def read_header(stream: BinaryIO, *, tags: Sequence[PromotedTag] = PROMOTED_TAGS
         OSError: The stream cannot be read: a broken machine, not a broken file.
     """
     try:
-        return _header(read_file(stream), tags)
+        return _header(Source(stream), tags)
     except (HeaderError, OSError, MemoryError):
         raise
     except RecursionError:
@@ -78,29 +55,8 @@ def read_header(stream: BinaryIO, *, tags: Sequence[PromotedTag] = PROMOTED_TAGS
     raise error
 
 
-def _header(file: DicomFile, tags: Sequence[PromotedTag]) -> Header:
-    converter = Converter(little_endian=file.little_endian)
-    encodings = converter.encodings(file.dataset)
-    json = converter.json(file.dataset)
-    if file.command.elements:
-        json = Converter(little_endian=True).json(file.command) | json
-
-    def text(key: str, vr: str) -> str | None:
-        element = file.dataset.elements.get(int(key, 16))
-        return promoted_text(element, json.get(key, {}), vr, encodings)
-
-    for key, reason in _REQUIRED:
-        if text(key, "UI") is None:
-            raise _missing(file, key, reason)
-    promoted = {tag.column: text(tag.tag, tag.vr) for tag in tags}
-    notes = list(dict.fromkeys(file.notes + converter.notes))
-    return Header(json, promoted, file.transfer_syntax_uid, notes)
-
-
-def _missing(file: DicomFile, key: str, reason: Reason) -> HeaderError:
-    where = f"({key[:4]},{key[4:]})"
-    if file.damaged:
-        return HeaderError(Reason.UNREADABLE, f"the data are damaged before {where} is known")
-    if not file.whole:
-        return HeaderError(Reason.TRUNCATED, f"the file ends before {where} is known")
-    return HeaderError(reason)
+def _header(source: Source, tags: Sequence[PromotedTag]) -> Header:
+    try:
+        return fast_header(source, tags)
+    except NotPlain:
+        return careful_header(read_file(source), tags)

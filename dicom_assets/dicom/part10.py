@@ -7,12 +7,12 @@ files are refused. Not decided here: how elements are cut (`elements`) or conver
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dicom_assets.dicom import vr as vrs
-from dicom_assets.dicom.elements import Dataset, NestedTooDeep, Pixels, Walker
+from dicom_assets.dicom.elements import Dataset, Element, NestedTooDeep, Pixels, Walker
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
-from dicom_assets.dicom.source import ReadableStream, Source
+from dicom_assets.dicom.source import Source
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
 _MOST_INFLATED = 8 << 30
@@ -72,17 +72,16 @@ class DicomFile:
     damaged: bool
 
 
-def read_file(stream: ReadableStream, *, kept: frozenset[int] = frozenset()) -> DicomFile:
+def read_file(source: Source, *, kept: frozenset[int] = frozenset()) -> DicomFile:
     """Reads the elements of a DICOM file or bare dataset, forward only, pixels skipped.
 
     Args:
-        stream: A binary file at its start.
+        source: A binary file at its start.
         kept: Tags that are read whole, though they are excluded or bulk.
 
     Raises:
         HeaderError: The file is not DICOM or a DICOMDIR, or sequences lie too deep.
     """
-    source = Source(stream)
     kind = _kind(source)
     if kind is Kind.DICOM:
         source.skip(132)
@@ -98,8 +97,7 @@ def read_file(stream: ReadableStream, *, kept: frozenset[int] = frozenset()) -> 
         walker.walk(dataset)
     except NestedTooDeep:
         raise HeaderError(Reason.NESTED_TOO_DEEP, "sequences lie too deep in each other") from None
-    if _DIRECTORY_RECORDS in dataset.elements:
-        raise HeaderError(Reason.DICOMDIR)
+    _refuse_directory(dataset)
     if kind is Kind.BARE and not _proves_itself(dataset):
         raise HeaderError(Reason.NOT_DICOM, "no DICOM file: it starts like one, but has no UIDs")
     return DicomFile(
@@ -112,6 +110,22 @@ def read_file(stream: ReadableStream, *, kept: frozenset[int] = frozenset()) -> 
         whole=before.whole and between.whole and walker.whole and bool(dataset.elements),
         damaged=source.damaged,
     )
+
+
+def joined(file: DicomFile, behind: dict[int, Element], walker: Walker) -> DicomFile:
+    """Returns a file that was read up to its pixel data, with what a walker found from there on.
+
+    Raises:
+        HeaderError: It is a DICOMDIR.
+    """
+    file.dataset.elements.update(behind)
+    _refuse_directory(file.dataset)
+    return replace(file, notes=file.notes + walker.notes, pixels=walker.pixels, whole=walker.whole)
+
+
+def _refuse_directory(dataset: Dataset) -> None:
+    if _DIRECTORY_RECORDS in dataset.elements:
+        raise HeaderError(Reason.DICOMDIR)
 
 
 def _kind(source: Source) -> Kind:

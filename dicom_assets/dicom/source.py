@@ -50,12 +50,13 @@ class Source:
     def peek(self, size: int) -> bytes:
         """Returns the next bytes without consuming them; fewer where the stream ends."""
         end = self._at + size
-        while end > len(self._buffer):
-            more = self._read(max(CHUNK, size))
-            if not more:
-                break
-            self._buffer = self._buffer[self._at :] + more
-            self._at, end = 0, size
+        missing = end - len(self._buffer)
+        if missing > 0:
+            pieces = [self._rest()]
+            while missing > 0 and (piece := self._read(CHUNK)):
+                pieces.append(piece)
+                missing -= len(piece)
+            self._buffer, end = b"".join(pieces), size
         return self._buffer[self._at : end]
 
     def take(self, size: int) -> bytes:
@@ -103,6 +104,16 @@ class Source:
             if not piece:
                 raise Truncated
             missing -= len(piece)
+
+    def ends_at(self, position: int) -> bool:
+        """Whether the stream surely ends just there; a stream that cannot tell does not."""
+        if self.damaged or not self._seekable:
+            return False
+        if self._seek(0, io.SEEK_END) == position and not self.damaged:
+            return True
+        self.damaged = False
+        self._seek(self.position - self._at + len(self._buffer), io.SEEK_SET)
+        return False
 
     def overran(self) -> bool:
         """Whether a skip has passed the end, or the stream is damaged. Asked at the end only."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from dicom_assets.dicom.part10 import DicomFile, HeaderError, read_file
 from dicom_assets.dicom.pixels import FrameShape, NoPreview, frame
+from dicom_assets.dicom.source import Source
 from dicom_assets.dicom.values import Converter
 from dicom_assets.terminology import modality_concepts
 
@@ -75,7 +76,7 @@ def thumbnail(
             return thumbnail(stream, size, instances=instances)
     modality = "other"
     try:
-        file = read_file(source, kept=_PALETTES)
+        file = read_file(Source(source), kept=_PALETTES)
         header = Converter(little_endian=file.little_endian).json(file.dataset)
         modality = _modality(header)
         _may_be_shown(header, file, modality)

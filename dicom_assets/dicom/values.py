@@ -19,11 +19,16 @@ from dicom_assets.dicom import vr as vrs
 from dicom_assets.dicom.elements import BULK_BYTES, Dataset, Element
 
 Encodings = tuple[str, ...]
-_CHARACTER_SET = 0x00080005
-_PIXEL_REPRESENTATION = 0x00280103
+CHARACTER_SET = 0x00080005
+PIXEL_REPRESENTATION = 0x00280103
 _WAVEFORM_BITS_ALLOCATED = 0x54001004
 _LUT_DESCRIPTOR = 0x00283002
 _LUT_DATA = 0x00283006
+DECIDING = frozenset(
+    (CHARACTER_SET, PIXEL_REPRESENTATION, _WAVEFORM_BITS_ALLOCATED, _LUT_DESCRIPTOR)
+)
+"""Elements that decide how others are read; private creators do too."""
+
 _DESCRIPTORS = (0x00281101, 0x00281102, 0x00281103, _LUT_DESCRIPTOR)
 _FORMATS = {
     "FD": "d",
@@ -70,24 +75,33 @@ class Converter:
         encodings = self.encodings(dataset, inherited)
         elements = dataset.elements
         return {
-            f"{tag:08X}": self._attribute(elements[tag], dataset, encodings)
+            f"{tag:08X}": self.attribute(elements[tag], dataset, encodings)
             for tag in sorted(elements)
         }
 
     def encodings(self, dataset: Dataset, inherited: Encodings = charset.DEFAULT) -> Encodings:
         """Returns the codecs of a dataset's Specific Character Set."""
-        element = dataset.elements.get(_CHARACTER_SET)
+        element = dataset.elements.get(CHARACTER_SET)
         if element is None or not isinstance(element.value, bytes):
             return inherited
         encodings, reason = charset.encodings_of(element.value)
         if reason:
-            self._note(_CHARACTER_SET, reason)
+            self._note(CHARACTER_SET, reason)
         return encodings
 
-    def _attribute(
+    def attribute(  # noqa: PLR0911 -- one for each kind of value
         self, element: Element, dataset: Dataset, encodings: Encodings
     ) -> dict[str, Any]:
+        """Returns one element in the DICOM JSON Model.
+
+        Args:
+            element: The element.
+            dataset: Where it stands; elements there decide about ambiguous VRs.
+            encodings: Codecs of the dataset's character set.
+        """
         value = element.value
+        if element.vr in _SHORTCUT and value:
+            return _of_texts(element.vr, _SPLIT[element.vr](str(value, "latin-1")))  # type: ignore[arg-type]
         if isinstance(value, list):
             self._path.append(element.tag)
             items = [self.json(item, encodings) for item in value]
@@ -95,31 +109,30 @@ class Converter:
             return {"vr": "SQ", "Value": items}
         vr = element.vr
         if vr in vrs.AMBIGUOUS:
-            vr = self._decided_vr(element, dataset)
+            vr = self.decided_vr(element, dataset)
         if not value:
             return {"vr": vr}
         if vr in vrs.BINARY:
             return _inline(vr, value)
+        if vr in _SPLIT:
+            text, decoded = _decoded(value, vr, encodings)
+            if not decoded:
+                self._note(element.tag, "text not of the specific character set")
+            return _of_texts(vr, _SPLIT[vr](text))
         try:
-            values = self._values(element, vr, value, encodings)
+            values = self._values(element, vr, value)
         except Undecodable as reason:
             self._note(element.tag, str(reason))
             return _inline("UN", value)
         return {"vr": vr, "Value": values} if values else {"vr": vr}
 
-    def _values(self, element: Element, vr: str, raw: bytes, encodings: Encodings) -> list[Any]:
-        """Returns the values of a non-empty element; none if it holds only padding."""
+    def _values(self, element: Element, vr: str, raw: bytes) -> list[Any]:
+        """Returns the numbers or tags of a non-empty element; none if it holds only padding."""
         if vr in _FORMATS:
             return self._numbers(element, vr, raw)
         if vr == "AT":
             return self._tags(raw)
-        text, decoded = _decoded(raw, vr, encodings)
-        if not decoded:
-            self._note(element.tag, "text not of the specific character set")
-        if vr in ("DS", "IS"):
-            return self._decimals(element.tag, vr, text)
-        values = _split(vr, text)
-        return values if len(values) > 1 or values[0] else []
+        return self._decimals(element.tag, vr, raw.decode("latin-1"))
 
     def _numbers(self, element: Element, vr: str, raw: bytes) -> list[Any]:
         form = _FORMATS[vr]
@@ -155,7 +168,7 @@ class Converter:
                 values.append(bare)
         return values
 
-    def _decided_vr(self, element: Element, dataset: Dataset) -> str:
+    def decided_vr(self, element: Element, dataset: Dataset) -> str:
         """Returns the VR where the dictionary names several (PS3.5 Annex A)."""
         if element.vr == "US or SS":
             return "SS" if self._signed(dataset) else "US"
@@ -171,7 +184,7 @@ class Converter:
         """Whether Pixel Representation (0028,0103), the closest one, says signed."""
         here: Dataset | None = dataset
         while here is not None:
-            stated = self._integers_of(here, _PIXEL_REPRESENTATION)
+            stated = self._integers_of(here, PIXEL_REPRESENTATION)
             if stated:
                 return stated[0] != 0
             here = here.parent
@@ -236,20 +249,9 @@ def _decoded(raw: bytes, vr: str, encodings: Encodings) -> tuple[str, bool]:
     return charset.decode(raw, encodings)
 
 
-def _split(vr: str, text: str) -> list[Any]:
-    """Returns the values of a text VR, trimmed as PS3.5 section 6.2 allows."""
-    if vr in _ONE_TEXT:
-        return [text.rstrip() if vr == "UR" else text.rstrip(_PAD)]
-    if vr in ("LO", "SH", "UC"):
-        return [value.rstrip(_PAD) for value in text.split("\\")]
-    if vr == "AE":
-        return [value.strip() for value in text.split("\\")]
-    values: list[Any] = text.rstrip(_PAD).split("\\")
-    if vr == "UI":
-        values = [value.strip() for value in values]
-    elif vr == "PN":
-        values = [_name(value) for value in values]
-    return values
+def _of_texts(vr: str, values: list[Any]) -> dict[str, Any]:
+    """Returns the attribute of a text VR: without a value if only padding stood there."""
+    return {"vr": vr, "Value": values} if len(values) > 1 or values[0] else {"vr": vr}
 
 
 def _name(value: str) -> dict[str, str] | None:
@@ -258,6 +260,21 @@ def _name(value: str) -> dict[str, str] | None:
     if groups == [""]:
         return None
     return dict(zip(("Alphabetic", "Ideographic", "Phonetic"), groups, strict=False))
+
+
+# The values of text VRs, trimmed as PS3.5 section 6.2 allows.
+_SPLIT: dict[str, Callable[[str], list[Any]]] = {
+    **dict.fromkeys(("LT", "ST", "UT"), lambda text: [text.rstrip(_PAD)]),
+    "UR": lambda text: [text.rstrip()],
+    **dict.fromkeys(
+        ("LO", "SH", "UC"), lambda text: [value.rstrip(_PAD) for value in text.split("\\")]
+    ),
+    "AE": lambda text: [value.strip() for value in text.split("\\")],
+    "UI": lambda text: [value.strip() for value in text.rstrip(_PAD).split("\\")],
+    "PN": lambda text: [_name(value) for value in text.rstrip(_PAD).split("\\")],
+    **dict.fromkeys(("AS", "CS", "DA", "DT", "TM"), lambda text: text.rstrip(_PAD).split("\\")),
+}
+_SHORTCUT = _SPLIT.keys() & _LATIN
 
 
 def _float_json(number: float) -> float | str:

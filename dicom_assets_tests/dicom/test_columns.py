@@ -81,7 +81,7 @@ def test_the_json_text_is_the_header():
 def test_no_headers_make_an_empty_column_and_an_empty_header_an_empty_row():
     assert metadata_column([]).to_pylist() == []
     assert metadata_column([]).type == METADATA_MAP
-    empty = Header({}, {}, None, [])
+    empty = Header([], {}, None, [])
     whole = read(file_of(uids()))
     rows = metadata_column([empty, whole, empty]).to_pylist()
     assert [len(row) for row in rows] == [0, 3, 0]

@@ -199,23 +199,25 @@ def test_a_file_without_one_of_the_three_uids_is_refused(missing, reason, instea
     assert refused(file_of(uids().replace(missing, instead))).reason == reason
 
 
-def test_what_is_unforeseen_is_unreadable_but_a_broken_machine_is_not(monkeypatch):
+@pytest.mark.parametrize("reader", ["fast_header", "read_file"])
+def test_what_is_unforeseen_is_unreadable_but_a_broken_machine_is_not(monkeypatch, reader: str):
     def fails(error):
         def broken(*_args, **_kwargs):
             raise error
 
         return broken
 
-    module = "dicom_assets.dicom.header.read_file"
+    not_plain = file_of(element(0x00080060, "QQ", b"CT") + uids())
+    module = f"dicom_assets.dicom.header.{reader}"
     for error, reason in ((ValueError("Doe"), "unreadable"), (RecursionError(), "nested_too_deep")):
         monkeypatch.setattr(module, fails(error))
-        found = refused(file_of(uids()))
+        found = refused(not_plain)
         assert found.reason == reason
         assert "Doe" not in str(found)
         assert found.__cause__ is None
     monkeypatch.setattr(module, fails(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
-        read(file_of(uids()))
+        read(not_plain)
 
 
 def test_headers_and_errors_pass_between_processes():

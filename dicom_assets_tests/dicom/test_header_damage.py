@@ -28,6 +28,7 @@ from dicom_bytes import (
 )
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from test_header_fast import as_read, by_care
 
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.elements import MAX_DEPTH
@@ -69,6 +70,7 @@ def test_no_bytes_raise_anything_but_a_header_error(data, edits, cut):
         spoilt[at : at if inserted else at + len(snippet)] = snippet
     if cut is not None:
         del spoilt[int(cut * len(spoilt)) :]
+    assert as_read(bytes(spoilt)) == by_care(bytes(spoilt))
     try:
         header = read(bytes(spoilt))
     except HeaderError as error:
