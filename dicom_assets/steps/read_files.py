@@ -48,7 +48,22 @@ class Task:
     level: int
 
 
-def read_files(task: Task) -> tuple[pa.RecordBatch, list[Failure]]:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a task.
+
+    Attributes:
+        rows: Metastore rows.
+        failures: The files that are none.
+        slow: Files that the careful header reader had to read.
+    """
+
+    rows: pa.RecordBatch
+    failures: list[Failure]
+    slow: int
+
+
+def read_files(task: Task) -> Done:
     """Reads headers, compresses, moves what is bad to Failed: the work of one worker."""
     good: list[tuple[dict, Header, Digest, Path]] = []
     failures: list[Failure] = []
@@ -62,7 +77,9 @@ def read_files(task: Task) -> tuple[pa.RecordBatch, list[Failure]]:
             failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _DAMAGED))
         except FileNotFoundError:
             failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _MISSING))
-    return _rows(good, layout, task), failures
+    # the careful reader is who says that a file is bad
+    slow = sum(header.slow for _, header, _, _ in good) + len(failures)
+    return Done(_rows(good, layout, task), failures, slow)
 
 
 def _read(row: dict, layout: Layout, task: Task) -> tuple[Header, Digest, Path]:
