@@ -8,6 +8,7 @@ anything worth a note, tags out of order, deflated data, command sets.
 import io
 import re
 import struct
+import threading
 from collections.abc import Sequence
 
 from dicom_assets.dicom import vr as vrs
@@ -38,11 +39,15 @@ _THREE_UIDS = (0x0020000D, 0x0020000E, 0x00080018)
 _UID = re.compile(r"[0-2](\.[0-9]+)+")
 
 
-class _Process:
-    """What this process remembers: one reader, for the tags that were asked for last."""
+class _Remembered(threading.local):
+    """What a thread remembers: one reader, for the tags that were asked for last."""
 
-    tags: Sequence[PromotedTag] = PROMOTED_TAGS
-    reader = PlainReader(PROMOTED_TAGS)
+    def __init__(self) -> None:
+        self.tags: Sequence[PromotedTag] = PROMOTED_TAGS
+        self.reader = PlainReader(PROMOTED_TAGS)
+
+
+_REMEMBERED = _Remembered()
 
 
 def fast_header(source: Source, tags: Sequence[PromotedTag]) -> Header:
@@ -82,11 +87,11 @@ def fast_header(source: Source, tags: Sequence[PromotedTag]) -> Header:
 
 
 def _reader(tags: Sequence[PromotedTag]) -> PlainReader:
-    if tags is not _Process.tags:
-        if tuple(tags) != tuple(_Process.tags):
-            _Process.reader = PlainReader(tags)
-        _Process.tags = tags
-    return _Process.reader
+    if tags is not _REMEMBERED.tags:
+        if tuple(tags) != tuple(_REMEMBERED.tags):
+            _REMEMBERED.reader = PlainReader(tags)
+        _REMEMBERED.tags = tags
+    return _REMEMBERED.reader
 
 
 def _syntax(head: bytes, at: int) -> tuple[str | None, int]:

@@ -19,8 +19,12 @@ from dicom_assets.dicom.values import CHARACTER_SET, PIXEL_REPRESENTATION, Conve
 MOST_REMEMBERED = 1 << 25
 """About how many bytes of memory are taken, all together; then everything is forgotten."""
 
-_LONGEST_ELEMENT = 2048
-_LONGEST_SEQUENCE = 1 << 16
+LONGEST_ELEMENT = 2048
+"""Longest element, or sequence of defined length, that is remembered by its bytes."""
+
+LONGEST_SEQUENCE = 1 << 16
+"""Longest sequence that is remembered as the last of its tag."""
+
 _LONGEST_RUN = 1 << 16
 _OVERHEAD = 500  # of a remembered element, beside its bytes and texts
 
@@ -102,7 +106,9 @@ class Memory:
     def tidy(self) -> None:
         """Forgets everything if too much is remembered. Not to be called while a file is read."""
         if self._room < 0:
-            self.__init__()
+            self._encodings.clear()
+            self._contexts.clear()
+            self._room = MOST_REMEMBERED
 
     def takes_head(self, encoding: Encoding, key: bytes, head: Head) -> None:
         """Remembers a head, if there is room."""
@@ -112,15 +118,13 @@ class Memory:
 
     def takes(self, raw: bytes, attribute: Attribute) -> bool:
         """Whether there is room for an element of these bytes; takes the room."""
-        if len(raw) > _LONGEST_ELEMENT or self._room < 0:
+        if len(raw) > LONGEST_ELEMENT or self._room < 0:
             return False
         self._room -= _OVERHEAD + len(raw) + 2 * len(attribute.json)
         return True
 
     def takes_sequence(self, context: Context, head: Head, raw: bytes, found: Attribute) -> None:
-        """Remembers a sequence, if there is room and it is not long."""
-        if len(raw) > _LONGEST_SEQUENCE:
-            return
+        """Remembers a sequence, if there is room."""
         if replaced := context.sequences.get(head.tag):
             self._room += len(replaced[0]) + 2 * len(replaced[1].json)
         else:

@@ -36,7 +36,15 @@ from dicom_assets.dicom.heads import (
     Head,
     NotPlain,
 )
-from dicom_assets.dicom.memory import Context, Memory, Plain, Run, Unchanged
+from dicom_assets.dicom.memory import (
+    LONGEST_ELEMENT,
+    LONGEST_SEQUENCE,
+    Context,
+    Memory,
+    Plain,
+    Run,
+    Unchanged,
+)
 from dicom_assets.dicom.source import CHUNK, Source
 from dicom_assets.dicom.values import (
     CHARACTER_SET,
@@ -48,6 +56,9 @@ from dicom_assets.lakehouse.promoted import PromotedTag
 
 MOST_BYTES = 1 << 26
 """Longest header that is read so."""
+
+MOST_PASSED = 1 << 20
+"""Longest value that is read only to be left out; the careful reader seeks past longer ones."""
 
 _UIDS = {0x0020000D: "UI", 0x0020000E: "UI", 0x00080018: "UI"}
 _WAVEFORMS = 0x5400
@@ -158,17 +169,19 @@ class PlainReader:
                 attribute, end = self._deciding(context, dataset, head, at)
                 size = end - at
             elif kind == BULK:
+                self._pass(at + size)
                 attribute = attribute_of(head.key, {"vr": head.vr})
             elif kind == END:
                 if top or until != _NO_END:
                     raise NotPlain
                 return at + 8
             else:
-                if kind == PIXELS and not self._passes(at, size, top=top):
+                if kind == PIXELS and not self._passes_pixels(at, size, top=top):
                     break
                 if unchanged:
                     unchanged.end(at, buffer)
                 at += size
+                self._pass(at)
                 continue
             buffer = self._buffer
             if unchanged:
@@ -190,7 +203,11 @@ class PlainReader:
             unchanged.end(at, buffer)
         return at
 
-    def _passes(self, at: int, size: int, *, top: bool) -> bool:
+    def _pass(self, end: int) -> None:
+        if end > len(self._buffer) + MOST_PASSED:
+            raise NotPlain
+
+    def _passes_pixels(self, at: int, size: int, *, top: bool) -> bool:
         """Whether pixel data are passed over in the buffer; else they end what is read here."""
         if not top and not size:
             raise NotPlain
@@ -327,22 +344,24 @@ class PlainReader:
         if len(self._path) >= MAX_DEPTH // 2:  # a remembered one may be as deep again
             raise NotPlain
         size = head.size
-        buffer = self._upto(at + max(size, head.width + 4))
-        if size and (known := context.values.get(buffer[at : at + size])):
-            return known, at + size
+        if size and size <= LONGEST_ELEMENT:
+            known = context.values.get(self._upto(at + size)[at : at + size])
+            if known:
+                return known, at + size
+        first = at + head.width
         if (
             not head.vr
             and not size
-            and not buffer.startswith(context.encoding.item, at + head.width)
+            and self._upto(first + 4)[first : first + 4] != context.encoding.item
         ):
             raise NotPlain
         climbs = self._climbs
         self._path.append(head.tag)
-        items, end = self._items(context, dataset, at + head.width, at + size if size else _NO_END)
+        items, end = self._items(context, dataset, first, at + size if size else _NO_END)
         self._path.pop()
         attribute = sequence_of(head.key, items)
-        if self._climbs == climbs:
-            self._memory.takes_sequence(context, head, self._buffer[at:end], attribute)
+        if self._climbs == climbs and end - at <= LONGEST_SEQUENCE:
+            self._memory.takes_sequence(context, head, self._upto(end)[at:end], attribute)
         return attribute, end
 
     def _items(
@@ -385,10 +404,10 @@ class PlainReader:
         return self._buffer
 
     def _grows(self, end: int) -> bool:
-        """Whether the file goes so far; never reads twice as much as it holds."""
+        """Whether the file goes so far. Holds no more than half as much again as was asked for."""
+        if end > MOST_BYTES:
+            raise NotPlain
         while (size := len(self._buffer)) < end:
-            if size >= MOST_BYTES:
-                raise NotPlain
             self._buffer = self._source.peek(max(end + CHUNK // 2, size + size // 2))
             if len(self._buffer) == size:
                 return False

@@ -4,6 +4,7 @@ import io
 import random
 import struct
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,18 @@ def test_promoted_values_are_those_of_the_tags_asked_for():
     assert is_fast(data)
 
 
+def test_a_sequence_that_ends_with_what_is_left_out_is_compared_whole():
+    def file(overlay: bytes, behind: bytes) -> bytes:
+        item = element(0x00280010, "US", b"\1\0") + element(0x7FE00010, "OW", overlay)
+        icon = element(0x00880200, "SQ", element(0xFFFEE000, None, item))
+        return file_of(ordered(icon, element(0x01000010, "CS", behind)))
+
+    files = [file(bytes(size), name) for size in (4, 20_000, 100_000) for name in (b"NO", b"IN")]
+    for data in files * 3:
+        assert as_read(data) == by_care(data)
+        assert is_fast(data)
+
+
 BEHIND = {
     "nothing": b"",
     "padding": element(0xFFFCFFFC, "OB", bytes(50)),
@@ -369,9 +382,18 @@ def test_of_pixels_nothing_is_read_and_of_a_short_header_only_the_first_bytes():
     stream = Asked(file_of(long + element(0x7FE00010, "OW", bytes(1 << 24))))
     assert not read_header(stream).slow
     assert stream.bytes_read <= 1 << 17
-    lying = Asked(file_of(start + element(0x00420011, "OB", b"x", length=0xFFFFFF00)))
-    assert read_header(lying).slow
-    assert lying.largest <= 1 << 20
+
+
+@pytest.mark.parametrize("tag", [0x00420011, 0x60003000, 0x00081115])
+def test_a_length_makes_nothing_be_read_that_is_left_out(tag: int):
+    start = ordered(element(0x00080060, "CS", b"CT"))
+    start = start if tag > 0x0020000E else uids()
+    vr = "SQ" if tag == 0x00081115 else "OB"
+    for length in (1 << 23, 0xFFFFFF00):
+        stream = Asked(file_of(start + element(tag, vr, bytes(1 << 23), length=length)))
+        assert read_header(stream).slow
+        assert stream.bytes_read < 1 << 20
+        assert stream.largest <= 1 << 20
 
 
 def test_long_headers_with_thousands_of_items_are_plain():
@@ -413,3 +435,11 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(memory, "MOST_REMEMBERED", 1 << 20)
     assert remembered(200) > 1 << 16
     assert remembered(2000) < 1.25 * (1 << 20)
+
+
+def test_threads_that_read_at_once_do_not_mix_their_files():
+    files = [slice_of(at, syntax=syntax) for at in range(30) for syntax in (EXPLICIT, IMPLICIT)]
+    wanted = [by_care(data) for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert list(pool.map(as_read, files)) == wanted
