@@ -24,10 +24,21 @@ def field(name: str, kind: pa.DataType, comment: str, *, required: bool = False)
     return pa.field(name, kind, nullable=not required, metadata={"comment": comment})
 
 
-_INGEST_DATE = field("ingestDate", pa.date32(), "Partition: the ingest date", required=True)
+INGEST_DATE = "ingestDate"
+INGEST_MONTH = "ingestMonth"
+"""Partition columns: of what is appended, and of what is upserted."""
+
+_INGEST_DATE = field(INGEST_DATE, pa.date32(), "Partition: the ingest date", required=True)
 _SOURCE_SYSTEM = field(
     "sourceSystem", pa.string(), "Namespace of the source, else `default`", required=True
 )
+
+
+def by_month(schema: pa.Schema) -> pa.Schema:
+    """Returns the schema of a table that is upserted: with the month that it is partitioned by."""
+    comment = "Partition: month of the ingest date that first brought the row, yyyy-mm"
+    return schema.append(field(INGEST_MONTH, pa.string(), comment, required=True))
+
 
 PROCESS_FILES = pa.schema(
     [

@@ -1,0 +1,42 @@
+"""How a table's files are written, and when small ones are joined.
+
+Decided here: compression, row groups, statistics and file sizes. Not decided here: when old files
+are removed (`maintenance`).
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import DeltaTable, WriterProperties
+
+from dicom_assets.lakehouse.tables import Table
+
+_SMALL_FILES = 8
+_COMPACTED_BYTES = 4 << 20  # rows are large in memory, and all of a file are read
+
+
+def writer_properties(table: Table) -> WriterProperties:
+    """Returns how a table's files are written."""
+    return WriterProperties(compression="ZSTD", max_row_group_size=table.rows_per_group)
+
+
+def compact_small(delta: DeltaTable, table: Table, partition: str) -> None:
+    """Joins small files of a partition once there are many: each costs every reader milliseconds.
+
+    Rows become neither new nor changed by it (`LocalEngine.read_new`).
+    """
+    folder = Path(delta.table_uri.removeprefix("file://")) / f"{table.partition}={partition}"
+    # removed files lie there, too, until they are vacuumed
+    if sum(1 for _ in folder.glob("*.parquet")) <= _SMALL_FILES:
+        return
+    files = pa.table(delta.get_add_actions(flatten=True))
+    values = map(str, files[f"partition.{table.partition}"].to_pylist())
+    sizes = zip(values, files["size_bytes"].to_pylist(), strict=True)
+    small = sum(value == partition and size < _COMPACTED_BYTES // 2 for value, size in sizes)
+    if small > _SMALL_FILES:
+        delta.optimize.compact(
+            partition_filters=[(table.partition, "=", partition)],
+            target_size=_COMPACTED_BYTES,
+            max_concurrent_tasks=1,
+            writer_properties=writer_properties(table),
+        )
