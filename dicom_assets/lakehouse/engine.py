@@ -28,6 +28,7 @@ from dicom_assets.lakehouse.compaction import compact_small, writer_properties
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, partition_transactions, span
 from dicom_assets.lakehouse.merge import upsert
+from dicom_assets.lakehouse.places import Places
 from dicom_assets.lakehouse.query import columns_of, conform, quoted, select
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
@@ -66,6 +67,14 @@ class LocalEngine:
     @cached_property
     def _tables(self) -> Tables:
         return Tables(self.layout)
+
+    @cached_property
+    def _places_by_table(self) -> dict[str, Places]:
+        return {}
+
+    def _places(self, table: Table) -> Places:
+        folder = self.layout.table(table.layer, table.name)
+        return self._places_by_table.setdefault(table.full_name, Places(table, folder))
 
     def open(self, table: Table) -> DeltaTable | None:
         """Opens a table, or returns None where it does not exist yet."""
@@ -152,26 +161,30 @@ class LocalEngine:
 
         Args:
             table: Where to; its key is one column.
-            rows: Rows with the table's columns but for `ingestMonth`, none of them twice by key.
+            rows: Rows with the table's columns but for its partition, none of them twice by key.
             progress: How far the source has been read; None when that is not to be said yet.
-            ingest_date: A day of the month that new rows belong to; known ones stay in theirs.
+            ingest_date: When new rows came; known ones stay in the partition they first came in.
             gone: Keys of known rows to delete.
 
         Raises:
             deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
-        if rows.num_rows or gone or progress:
-            months = upsert(
-                self._tables.create(table),
-                table,
-                rows,
-                month=f"{ingest_date:%Y-%m}",
-                gone=gone,
-                transactions=[Transaction(progress.app_id, progress.version)] if progress else [],
-                properties=writer_properties(table),
-            )
-            for month in months:
-                compact_small(self._tables.create(table), table, month)
+        if not (rows.num_rows or gone or progress):
+            return
+        delta = self._tables.create(table)
+        keys = {*rows[table.key[0]].to_pylist(), *gone}
+        partitions = upsert(
+            delta,
+            table,
+            rows,
+            places=self._places(table).of(delta, keys),
+            partition=table.partition_of(ingest_date),
+            gone=gone,
+            transactions=[Transaction(progress.app_id, progress.version)] if progress else [],
+            properties=writer_properties(table),
+        )
+        for partition in partitions:
+            compact_small(self._tables.create(table), table, partition)
 
     def update(
         self,
@@ -234,6 +247,10 @@ class LocalEngine:
         conditions: dict[str, Collection[str | int | date]] = {**(where or {})}
         if ingest_date:
             conditions[INGEST_DATE] = [ingest_date]
+        elif where and table.is_upserted and table.key[0] in where:
+            places = self._places(table).of(delta, where[table.key[0]])
+            conditions[table.key[0]] = list(places)
+            conditions[table.partition] = table.values_of(places.values())
         return select(delta, wanted, conditions)
 
     def read_new(

@@ -1,22 +1,20 @@
 """Upserts: new keys are inserted, known ones replaced, others deleted, in one commit.
 
-Decided here: how little of a table an upsert touches. Rows are partitioned by the month in which
-they first came, and stay in it. Keys are looked up first, reading their column alone; when none is
-known, the rows are appended; else they are merged with the months of the known ones, and no file of
-another month is opened. Not decided here: which rows (`dicom_assets.steps`).
+Decided here: how little of a table an upsert touches. Rows are partitioned by when they first came,
+and stay there. When no key is known, the rows are appended; else they are merged with the
+partitions of the known ones, and no other file is opened.
 
-What is looked up must still hold when it is committed: no commit is tried again after another
-writer's, since that one may have brought the same keys.
+Where keys stand must still hold when it is committed: no commit is tried again after another
+writer's, since that one may have brought the same keys. Not decided here: which rows
+(`dicom_assets.steps`), and how keys are found (`places`).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 
-from dicom_assets.lakehouse.query import columns_of, select
-from dicom_assets.lakehouse.schemas import INGEST_MONTH
+from dicom_assets.lakehouse.query import literal
 from dicom_assets.lakehouse.tables import Table
 
 _GONE = "_gone"
@@ -27,7 +25,8 @@ def upsert(
     table: Table,
     rows: pa.Table,
     *,
-    month: str,
+    places: Mapping[str | int, str],
+    partition: str,
     gone: Collection[int],
     transactions: list[Transaction],
     properties: WriterProperties,
@@ -37,46 +36,47 @@ def upsert(
     Args:
         delta: The table, opened at the newest version.
         table: What it is.
-        rows: Rows with the table's columns but for the month, none of them twice by key.
-        month: The month of rows that are new.
+        rows: Rows with the table's columns but for its partition, none of them twice by key.
+        places: Known keys, of the rows and of those that are gone → their partitions.
+        partition: The partition of rows that are new.
         gone: Keys of known rows to delete.
         transactions: What the commit says.
         properties: How files are written.
 
     Returns:
-        The months written to.
+        The partitions written to.
 
     Raises:
         deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
     """
     (key,) = table.key
-    keys = {*rows[key].to_pylist(), *gone}
-    held = select(delta, columns_of(table, [key, INGEST_MONTH]), {key: keys})
+    column = table.schema.field(table.partition)
+    standing = [places.get(each, partition) for each in rows[key].to_pylist()]
+    source = rows.append_column(column, pa.array(standing, pa.string()).cast(column.type))
     committed = CommitProperties(app_transactions=transactions, max_commit_retries=0)
-    months = set(held[INGEST_MONTH].to_pylist())
-    if not months:
-        if rows.num_rows or transactions:
-            write_deltalake(
-                delta,
-                _in_months(rows, table, key, held, month),
-                mode="append",
-                writer_properties=properties,
-                commit_properties=committed,
-            )
-        return {month}
-    source = _in_months(rows, table, key, held, month)
+    if not places:
+        write_deltalake(
+            delta,
+            source,
+            mode="append",
+            writer_properties=properties,
+            commit_properties=committed,
+        )
+        return {partition} if rows.num_rows else set()
     source = source.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
-    deleted = held.filter(pc.is_in(held[key], pa.array(sorted(gone), held[key].type)))
-    if deleted.num_rows:  # of these only the key is known
+    deleted = sorted(each for each in gone if each in places)
+    if deleted:  # of these only the key is known
         source = source.cast(pa.schema([f.with_nullable(True) for f in source.schema]))
-        deleted = deleted.append_column(_GONE, pa.array([True] * len(deleted), pa.bool_()))
-        source = pa.concat_tables([source, deleted], promote_options="default")
-    literals = ", ".join(f"'{each}'" for each in sorted(months))
+        stood = pa.array([places[each] for each in deleted], pa.string()).cast(column.type)
+        rest = pa.table({key: deleted, column.name: stood, _GONE: [True] * len(deleted)})
+        source = pa.concat_tables([source, rest], promote_options="default")
+    merged = set(places.values())
+    literals = ", ".join(map(literal, table.values_of(merged)))
     (
         delta.merge(
             source,
-            f'target."{INGEST_MONTH}" IN ({literals})'
-            f' AND target."{INGEST_MONTH}" = source."{INGEST_MONTH}"'
+            f'target."{column.name}" IN ({literals})'
+            f' AND target."{column.name}" = source."{column.name}"'
             f' AND target."{key}" = source."{key}"',
             source_alias="source",
             target_alias="target",
@@ -90,11 +90,4 @@ def upsert(
         .when_not_matched_insert_all(f"NOT source.{_GONE}", except_cols=[_GONE])
         .execute()
     )
-    return {*months, month}
-
-
-def _in_months(rows: pa.Table, table: Table, key: str, held: pa.Table, month: str) -> pa.Table:
-    """Returns rows with the month in which each stands, or will stand."""
-    known = dict(zip(held[key].to_pylist(), held[INGEST_MONTH].to_pylist(), strict=True))
-    months = pa.array([known.get(each, month) for each in rows[key].to_pylist()], pa.string())
-    return rows.append_column(table.schema.field(INGEST_MONTH), months)
+    return {*standing, *merged}

@@ -26,7 +26,7 @@ def select(delta: DeltaTable, schema: pa.Schema, where: Where) -> pa.Table:
     if not all(where.values()) and where:
         return schema.empty_table()
     present = {f.name for f in delta.schema().fields}
-    conditions = [f"{quoted(name)} IN ({_literals(values)})" for name, values in where.items()]
+    conditions = [f"{quoted(name)} IN ({_in(values)})" for name, values in where.items()]
     # delta-rs' pyarrow datasets cannot compare strings with file statistics, DataFusion can
     query = (
         f"SELECT {', '.join(quoted(n) for n in schema.names if n in present)} FROM source"  # noqa: S608
@@ -55,11 +55,12 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _literals(values: Collection[str | int | date]) -> str:
-    return ", ".join(map(_literal, values))
+def _in(values: Collection[str | int | date]) -> str:
+    return ", ".join(map(literal, values))
 
 
-def _literal(value: str | int | date) -> str:
+def literal(value: str | int | date) -> str:
+    """Returns a value as SQL."""
     if isinstance(value, int):
         return str(value)
     if isinstance(value, date):

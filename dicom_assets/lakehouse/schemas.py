@@ -26,7 +26,7 @@ def field(name: str, kind: pa.DataType, comment: str, *, required: bool = False)
 
 INGEST_DATE = "ingestDate"
 INGEST_MONTH = "ingestMonth"
-"""Partition columns: of what is appended, and of what is upserted."""
+"""Partition columns. Rows of a table that is upserted stay where they first came."""
 
 _INGEST_DATE = field(INGEST_DATE, pa.date32(), "Partition: the ingest date", required=True)
 _SOURCE_SYSTEM = field(
@@ -34,8 +34,14 @@ _SOURCE_SYSTEM = field(
 )
 
 
+def by_date(schema: pa.Schema) -> pa.Schema:
+    """Returns the schema of an upserted table with the date that it is partitioned by."""
+    comment = "Partition: the ingest date that first brought the row"
+    return schema.append(field(INGEST_DATE, pa.date32(), comment, required=True))
+
+
 def by_month(schema: pa.Schema) -> pa.Schema:
-    """Returns the schema of a table that is upserted: with the month that it is partitioned by."""
+    """Returns the schema of an upserted table with the month that it is partitioned by."""
     comment = "Partition: month of the ingest date that first brought the row, yyyy-mm"
     return schema.append(field(INGEST_MONTH, pa.string(), comment, required=True))
 

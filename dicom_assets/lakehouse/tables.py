@@ -6,13 +6,16 @@ most steps do. Not decided here: which tables there are (`dicom_assets.steps.cat
 are read and written (`engine`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
 
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.schemas import INGEST_MONTH
 
 _FIRST_COMMIT = "00000000000000000000.json"
 _PROPERTIES = {
@@ -53,6 +56,20 @@ class Table:
     def full_name(self) -> str:
         """`layer.name`, as a catalogue shows it."""
         return f"{self.layer}.{self.name}"
+
+    @property
+    def is_upserted(self) -> bool:
+        """Whether rows are replaced by key; bronze is append only."""
+        return self.layer != "bronze"
+
+    def partition_of(self, ingest_date: date) -> str:
+        """Returns the value, as text, of the partition of rows that first came on a date."""
+        return f"{ingest_date:%Y-%m}" if self.partition == INGEST_MONTH else f"{ingest_date}"
+
+    def values_of(self, partitions: Iterable[str]) -> list[str | date]:
+        """Returns partitions' values from their texts."""
+        texts = pa.array(sorted(set(partitions)), pa.string())
+        return texts.cast(self.schema.field(self.partition).type).to_pylist()
 
 
 @dataclass
