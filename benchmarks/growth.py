@@ -15,7 +15,6 @@ whole as a ratio to the first size.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from dicom_assets.defs.checks import RULES
 from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
+from dicom_assets.lakehouse.places import Places
 from dicom_assets.lakehouse.tables import Tables
 from dicom_assets.settings import load_settings
 from dicom_assets.steps import catalog
@@ -53,11 +53,10 @@ INSTANCES = 100
 SERIES = 3
 NEW_STUDIES, NEW_FILES = 100, 18
 LATE_RECENT, LATE_OLD, LATE_FILES = 20, 5, 8
-_FIRST = 10_000_000  # a part of a UID must not begin with a zero
-_TEMPLATE = 99_000_001
+_TEMPLATE = 10_098_765  # its last five digits stand for the date
 _TEMPLATE_DAY = date(2000, 1, 1)
 _NEW = 50_000_000
-_ROWS_PER_FILE = 4_000
+_ROWS_PER_FILE = 20_000
 _APART = 8
 _ASSETS = {
     "organise": "bronze/process_files",
@@ -103,15 +102,15 @@ def write_day(folder: Path, number: int, studies: int) -> None:
     for study in range(NEW_STUDIES):
         for instance in range(NEW_FILES):
             write_file(folder, _NEW + number * NEW_STUDIES + study, instance)
-    studies = max(studies, DATES)
+    per_date = max(studies // DATES, 1)
     for late in range(LATE_RECENT + LATE_OLD):
-        # of the last weeks, or from all over history
-        back = (3 * late + 7 * number) % (studies // 30)
-        study = studies - 1 - back
-        if late >= LATE_RECENT:
-            study = (late * 7919 + number * 104_729) % studies
+        # most of the last three dates, some from all over history
+        back = (
+            1 + late % 3 if late < LATE_RECENT else 10 + (late * 191 + number * 97) % (DATES - 10)
+        )
+        study = number_of(DATES - back, (late + 31 * number) % per_date)
         for instance in range(LATE_FILES):
-            write_file(folder, _FIRST + study, 1000 * (number + 1) + instance)
+            write_file(folder, study, 1000 * (number + 1) + 100 * late + instance)
 
 
 def template(root: Path) -> dict[Table, bytes]:
@@ -134,10 +133,7 @@ def template(root: Path) -> dict[Table, bytes]:
                 rows = rows.set_column(
                     place, kind, pa.repeat(pa.scalar(value, kind.type), len(rows))
                 )
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as stream:
-            stream.write_table(rows.combine_chunks())
-        found[table] = sink.getvalue().to_pybytes()
+        found[table] = as_stream(rows)
     return found
 
 
@@ -149,15 +145,37 @@ _UPSERTED = (
 )
 
 
-def copies(stream: bytes, studies: range, day: date) -> pa.Table:
-    """Returns the template's rows for other studies: all texts that differ are equally long."""
-    old_day, new_day = (f"{each:%Y/%m/%d}".encode() for each in (_TEMPLATE_DAY, day))
-    dated = stream.replace(old_day, new_day)
+def number_of(date_number: int, study: int) -> int:
+    """Returns the number that stands in a study's UID: eight digits, the first not a zero.
+
+    A date's studies are spread over all numbers, as those of several machines over all UIDs.
+    """
+    return 10_000_000 + 100_000 * study + date_number
+
+
+def multiplied(stream: bytes, studies: int) -> bytes:
+    """Returns the template's rows for several studies of its date."""
     old = b"%d" % _TEMPLATE
-    tables = [pa.ipc.open_stream(dated.replace(old, b"%d" % n)).read_all() for n in studies]
-    rows = pa.concat_tables(tables)
-    length = len(rows) // len(studies)
-    uids = [f"1.2.826.0.1.{study}" for study in studies for _ in range(length)]
+    streams = [stream.replace(old, b"%d" % (_TEMPLATE + 100_000 * n)) for n in range(studies)]
+    return as_stream(pa.concat_tables([pa.ipc.open_stream(each).read_all() for each in streams]))
+
+
+def as_stream(rows: pa.Table) -> bytes:
+    """Returns rows as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+def copies(stream: bytes, studies: int, date_number: int, day: date) -> pa.Table:
+    """Returns the template's rows for another date: all texts that differ are equally long."""
+    dated = stream.replace(f"{_TEMPLATE_DAY:%Y/%m/%d}".encode(), f"{day:%Y/%m/%d}".encode())
+    suffixes = (b"%05d" % (number % 100_000) for number in (_TEMPLATE, date_number))
+    rows = pa.ipc.open_stream(dated.replace(*suffixes)).read_all()
+    length = len(rows) // studies
+    numbers = [number_of(date_number, n) for n in range(studies) for _ in range(length)]
+    uids = [f"1.2.826.0.1.{number}" for number in numbers]
     ids = [silver_study_id("default", uid) for uid in uids]
     values: dict[str, list[Any]] = {}
     names = set(rows.schema.names)
@@ -170,8 +188,7 @@ def copies(stream: bytes, studies: range, day: date) -> pa.Table:
     if "sourceRecordId" in names and "person_source_value" not in names:
         values["sourceRecordId"] = ids
     if "person_id" in names:
-        keys = [int_key("default", f"P{study}") for study in studies for _ in range(length)]
-        values["person_id"] = keys
+        values["person_id"] = [int_key("default", f"P{number}") for number in numbers]
     if "procedure_occurrence_id" in names:
         values["procedure_occurrence_id"] = [int_key("default", uid) for uid in uids]
     if "image_occurrence_id" in names:
@@ -197,43 +214,40 @@ class Filling:
     def fill(self, studies: int) -> None:
         """Writes data files, a commit for each date, and a checkpoint."""
         delta = Tables(self.run.engine.layout).create(self.table)
-        self._path, self._id = (
-            Path(self.run.engine.layout.table(self.table.layer, self.table.name)),
-            delta.metadata().id,
-        )
+        self._path = self.run.engine.layout.table(self.table.layer, self.table.name)
+        self._id = delta.metadata().id
+        per_date = studies // DATES
+        stream = multiplied(self.stream, per_date)
         waiting: list[pa.Table] = []
-        days = [FIRST_DAY - timedelta(days=DATES - n) for n in range(DATES)]
-        for version, day in enumerate(days, start=1):
-            first, last = ((version - 1) * studies // DATES, version * studies // DATES)
-            rows = copies(self.stream, range(_FIRST + first, _FIRST + last), day)
+        for number in range(DATES):
+            day = FIRST_DAY - timedelta(days=DATES - number)
+            waiting.append(copies(stream, per_date, number, day))
+            left, next_day = DATES - 1 - number, day + timedelta(days=1)
             files: list[dict[str, Any]] = []
-            if self.table.partition == "ingestDate":
-                files = list(self._files(rows, f"{day}"))
-            else:
-                waiting.append(rows)
-                month, next_day = f"{day:%Y-%m}", day + timedelta(days=1)
-                if (
-                    version > DATES - _APART
-                    or next_day.month != day.month
-                    or version == DATES - _APART
-                ):
-                    files = list(self._files(pa.concat_tables(waiting), month))
-                    waiting = []
-            self._commit(version, day, files)
+            if (
+                self.table.partition == "ingestDate"
+                or left <= _APART
+                or day.month != next_day.month
+            ):
+                files = list(self._files(pa.concat_tables(waiting), self.table.partition_of(day)))
+                waiting = []
+            self._commit(number + 1, day, files)
         delta = DeltaTable(str(self._path))
         delta.create_checkpoint()
+        if self.table.is_upserted:
+            Places(self.table, self._path).of(delta, [])
 
     def _files(self, rows: pa.Table, value: str) -> Iterator[dict[str, Any]]:
         partition, folder = self.table.partition, f"{self.table.partition}={value}"
         (self._path / folder).mkdir(exist_ok=True)
-        rows = rows.sort_by([(name, "ascending") for name in self.table.key])
         for start in range(0, len(rows), _ROWS_PER_FILE):
             part = rows.slice(start, _ROWS_PER_FILE).drop_columns([partition])
             name = f"{folder}/part-00000-{uuid.uuid4()}-c000.zstd.parquet"
             pq.write_table(
                 part,
                 self._path / name,
-                compression="zstd",
+                compression=self.table.compression.lower(),
+                write_statistics=list(self.table.key),
                 row_group_size=self.table.rows_per_group,
             )
             extremes = {key: pc.min_max(part[key]).as_py() for key in self.table.key}
@@ -312,17 +326,14 @@ def check(run: Run, asset: str) -> None:
             raise SystemExit(f"{rule.name} does not hold")
 
 
-def inside(root: Path, studies: int) -> None:
-    """Runs the days, after one elsewhere that loads what is loaded once, and prints the seconds."""
+def inside(root: Path, studies: int, number: int) -> None:
+    """Runs a day, after one elsewhere that loads what is loaded once, and prints the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         write_file_in(Path(folder))
         run_day(Path(folder), 0)
-    rounds = []
-    for number in range(ROUNDS):
-        drop = Run.of(load_settings(lakehouse=root), f"{FIRST_DAY}").engine.layout.drop_folder
-        write_day(drop, number, studies)
-        rounds.append(run_day(root, number))
-    print(json.dumps(rounds))
+    drop = Run.of(load_settings(lakehouse=root), f"{FIRST_DAY}").engine.layout.drop_folder
+    write_day(drop, number, studies)
+    print(json.dumps(run_day(root, number)))
 
 
 def write_file_in(root: Path) -> None:
@@ -332,44 +343,56 @@ def write_file_in(root: Path) -> None:
     write_file(drop, _TEMPLATE, 1)
 
 
-def measure(rows: int, keep: Path | None) -> dict[str, float]:
-    """Makes a lakehouse with so many metastore rows and runs days on it."""
-    studies = rows // INSTANCES
-    with tempfile.TemporaryDirectory() as folder:
-        root = keep / f"{rows}" if keep else Path(folder) / "lakehouse"
-        if studies and not root.exists():
-            fill(root, studies)
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, __file__, "--inside", str(root), str(studies)],
-            env=os.environ,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-    rounds = json.loads(done.stdout.splitlines()[-1])
-    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+def measure(root: Path, rows: int, number: int) -> dict[str, float]:
+    """Runs one day, in a process of its own, on a lakehouse made for so many metastore rows."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, __file__, "--inside", str(root), str(rows // INSTANCES), str(number)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def growth(sizes: list[int], folder: Path) -> dict[int, list[dict[str, float]]]:
+    """Makes a lakehouse of each size and runs the days on all of them in turn.
+
+    Returns:
+        Size → for each day, step → seconds, with `all` and `idle`, that of a run without news.
+    """
+    for rows in sizes:
+        if rows and not (folder / f"{rows}").exists():
+            print(f"making {rows:,} rows", file=sys.stderr)
+            fill(folder / f"{rows}", rows // INSTANCES)
+    found: dict[int, list[dict[str, float]]] = {rows: [] for rows in sizes}
+    for number in range(ROUNDS):
+        for rows in sizes:
+            took = measure(folder / f"{rows}", rows, number)
+            idle = took.pop("idle")
+            found[rows].append(took | {"all": sum(took.values()), "idle": idle})
+    return found
 
 
 def main() -> None:
-    """Measures each size in turn."""
+    """Measures all sizes and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("rows", nargs="*", type=int, default=[0, 100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--keep", type=Path, help="folder to make the lakehouses in, and keep them")
     arguments = parser.parse_args()
     if arguments.inside:
-        inside(Path(arguments.inside[0]), int(arguments.inside[1]))
+        root, studies, number = arguments.inside
+        inside(Path(root), int(studies), int(number))
         return
+    with tempfile.TemporaryDirectory() as temporary:
+        found = growth(arguments.rows, arguments.keep or Path(temporary))
     columns = [*STEPS, "rules", "all", "idle"]
     print(f"{'rows':>10} " + " ".join(f"{name[:11]:>11}" for name in columns) + "  ratio")
-    first = 0.0
-    for rows in arguments.rows:
-        took = measure(rows, arguments.keep)
-        idle = took.pop("idle")
-        took |= {"all": sum(took.values()), "idle": idle}
-        first = first or took["all"]
-        cells = " ".join(f"{took[name]:>11.2f}" for name in columns)
-        print(f"{rows:>10} {cells} {took['all'] / first:>6.2f}", flush=True)
+    first = found[arguments.rows[0]]
+    for rows, days in found.items():
+        cells = " ".join(f"{statistics.median(d[name] for d in days):>11.2f}" for name in columns)
+        ratio = statistics.median(d["all"] / f["all"] for d, f in zip(days, first, strict=True))
+        print(f"{rows:>10} {cells} {ratio:>6.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ are removed (`maintenance`).
 from pathlib import Path
 
 import pyarrow as pa
-from deltalake import DeltaTable, WriterProperties
+from deltalake import ColumnProperties, DeltaTable, WriterProperties
 
 from dicom_assets.lakehouse.tables import Table
 
@@ -16,8 +16,16 @@ _COMPACTED_BYTES = 4 << 20  # rows are large in memory, and all of a file are re
 
 
 def writer_properties(table: Table) -> WriterProperties:
-    """Returns how a table's files are written."""
-    return WriterProperties(compression="ZSTD", max_row_group_size=table.rows_per_group)
+    """Returns how a table's files are written: statistics of its keys only, by which files are found.
+
+    Those of hundreds of columns would make every file dear to open.
+    """
+    return WriterProperties(
+        compression=table.compression,
+        max_row_group_size=table.rows_per_group,
+        default_column_properties=ColumnProperties(statistics_enabled="NONE"),
+        column_properties=dict.fromkeys(table.key, ColumnProperties(statistics_enabled="CHUNK")),
+    )
 
 
 def compact_small(delta: DeltaTable, table: Table, partition: str) -> None:

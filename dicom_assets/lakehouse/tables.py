@@ -42,6 +42,7 @@ class Table:
         key: Columns that identify a row.
         partition: The column it is partitioned by.
         rows_per_group: Rows that are compressed, and read, together.
+        compression: Of its files.
     """
 
     layer: str
@@ -51,6 +52,7 @@ class Table:
     key: tuple[str, ...]
     partition: str
     rows_per_group: int = 16_384
+    compression: str = "ZSTD"
 
     @property
     def full_name(self) -> str:

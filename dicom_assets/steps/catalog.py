@@ -86,4 +86,5 @@ def silver_imaging_study() -> Table:
         # a late part rewrites the file that its study stands in: by date that is a small one
         partition=schemas.INGEST_DATE,
         rows_per_group=512,  # a row holds all instances of a study
+        compression="SNAPPY",  # ZSTD begins anew in each of 500 columns, in ever so small files
     )
