@@ -1,7 +1,7 @@
-"""How a table's files are written, and when small ones are joined.
+"""How a table's files are written, and how small ones are joined.
 
-Decided here: compression, row groups, statistics and file sizes. Not decided here: when old files
-are removed (`maintenance`).
+Decided here: compression, row groups, statistics and file sizes. Not decided here: when files that
+were replaced are removed from disk (`maintenance`).
 """
 
 from pathlib import Path
@@ -16,9 +16,10 @@ _COMPACTED_BYTES = 4 << 20  # rows are large in memory, and all of a file are re
 
 
 def writer_properties(table: Table) -> WriterProperties:
-    """Returns how a table's files are written: statistics of its keys only, by which files are found.
+    """Returns how a table's files are written.
 
-    Those of hundreds of columns would make every file dear to open.
+    Only keys have statistics, by which files are found; those of hundreds of columns would make
+    every file dear to write and to open.
     """
     return WriterProperties(
         compression=table.compression,
@@ -42,9 +43,14 @@ def compact_small(delta: DeltaTable, table: Table, partition: str) -> None:
     sizes = zip(values, files["size_bytes"].to_pylist(), strict=True)
     small = sum(value == partition and size < _COMPACTED_BYTES // 2 for value, size in sizes)
     if small > _SMALL_FILES:
-        delta.optimize.compact(
-            partition_filters=[(table.partition, "=", partition)],
-            target_size=_COMPACTED_BYTES,
-            max_concurrent_tasks=1,
-            writer_properties=writer_properties(table),
-        )
+        compact(delta, table, partition)
+
+
+def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> None:
+    """Joins small files of a partition, or of every partition."""
+    delta.optimize.compact(
+        partition_filters=[(table.partition, "=", partition)] if partition else None,
+        target_size=_COMPACTED_BYTES,
+        max_concurrent_tasks=1,
+        writer_properties=writer_properties(table),
+    )

@@ -11,7 +11,7 @@ import os
 import select as selecting
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -27,9 +27,10 @@ from deltalake.exceptions import CommitFailedError
 from dicom_assets.lakehouse.compaction import compact_small, writer_properties
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, partition_transactions, span
+from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
 from dicom_assets.lakehouse.places import Places
-from dicom_assets.lakehouse.query import columns_of, conform, quoted, select
+from dicom_assets.lakehouse.query import Where, columns_of, conform, quoted, select
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
@@ -214,6 +215,16 @@ class LocalEngine:
             .execute()
         )
 
+    def maintain(self, table: Table, *, keep_hours: int) -> Upkeep | None:
+        """Looks after a table's files; None where it does not exist yet.
+
+        Args:
+            table: The table.
+            keep_hours: How long files that are no longer of the table are kept.
+        """
+        delta = self.open(table)
+        return maintain(delta, table, keep_hours=keep_hours) if delta else None
+
     def rows_by_date(self, table: Table) -> dict[str, int]:
         """Returns ingest date (yyyy-mm-dd) → rows, from file statistics alone."""
         delta = self.open(table)
@@ -231,7 +242,7 @@ class LocalEngine:
         columns: Sequence[str],
         *,
         ingest_date: date | None = None,
-        where: Mapping[str, Collection[str | int]] | None = None,
+        where: Where | None = None,
     ) -> pa.Table:
         """Reads columns of a table as it stands; no rows where it does not exist yet.
 
@@ -244,7 +255,7 @@ class LocalEngine:
         delta, wanted = self.open(table), columns_of(table, columns)
         if delta is None:
             return wanted.empty_table()
-        conditions: dict[str, Collection[str | int | date]] = {**(where or {})}
+        conditions = dict(where or {})
         if ingest_date:
             conditions[INGEST_DATE] = [ingest_date]
         elif where and table.is_upserted and table.key[0] in where:

@@ -48,7 +48,7 @@ class Places:
     def of(self, delta: DeltaTable, keys: Collection[Key]) -> dict[Key, str]:
         """Returns known key → text of its partition's value, as of the opened version."""
         held = self._as_of(delta)
-        found = held.filter(pc.is_in(held["key"], pa.array(list(keys), self._schema.field(0).type)))
+        found = held.filter(_is_one_of(held["key"], pa.array(list(keys), held["key"].type)))
         pairs = zip(found["key"].to_pylist(), found["file"].to_pylist(), strict=True)
         return {key: _partition_of(file) for key, file in pairs}
 
@@ -59,7 +59,7 @@ class Places:
         new, gone = sorted(files - self._files), self._files - files
         if gone:
             kept = pa.array(sorted(files & self._files), pa.string())
-            held = held.filter(pc.is_in(held["file"].cast(pa.string()), kept))
+            held = held.filter(_is_one_of(held["file"].cast(pa.string()), kept))
         if new or gone:
             held = pa.concat_tables([held, *map(self._keys_of, new)])
             held = held.unify_dictionaries().combine_chunks()
@@ -84,7 +84,7 @@ class Places:
                 kept = pa.ipc.open_file(source).read_all()
             if kept.schema == self._schema:
                 held = kept
-        self._files = set(pc.unique(held["file"].cast(pa.string())).to_pylist())
+        self._files = set(held["file"].cast(pa.string()).unique().to_pylist())
         return held
 
     def _keep(self, held: pa.Table) -> None:
@@ -98,3 +98,7 @@ class Places:
 def _partition_of(file: str) -> str:
     """Returns the value that the folder's name says: <column>=<value>."""
     return file.partition("/")[0].partition("=")[2]
+
+
+def _is_one_of(column: pa.ChunkedArray, values: pa.Array) -> pa.ChunkedArray:
+    return pc.call_function("is_in", [column], pc.SetLookupOptions(values))

@@ -88,3 +88,17 @@ def silver_imaging_study() -> Table:
         rows_per_group=512,  # a row holds all instances of a study
         compression="SNAPPY",  # ZSTD begins anew in each of 500 columns, in ever so small files
     )
+
+
+def tables(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> tuple[Table, ...]:
+    """Returns every table, bronze to gold."""
+    return (
+        PROCESS_FILES,
+        metastore(tags),
+        INGESTION_FAILURES,
+        BRONZE_IMAGING_STUDY,
+        silver_imaging_study(),
+        PERSON,
+        PROCEDURE_OCCURRENCE,
+        IMAGE_OCCURRENCE,
+    )
