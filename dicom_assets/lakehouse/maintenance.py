@@ -49,8 +49,10 @@ def maintain(delta: DeltaTable, table: Table, *, keep_hours: int) -> Upkeep:
     delta.cleanup_metadata()
     folder = Path(delta.table_uri.removeprefix("file://"))
     # listed first, since their sizes cannot be told afterwards; all, also those of killed writers
-    old = delta.vacuum(keep_hours, enforce_retention_duration=False, full=True)
-    sizes = sum((folder / file).stat().st_size for file in old)
+    listed = delta.vacuum(keep_hours, enforce_retention_duration=False, full=True)
+    # the log still names files that an earlier vacuum removed
+    old = [folder / file for file in listed if (folder / file).exists()]
+    freed = sum(file.stat().st_size for file in old)
     if old:
         delta.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True)
-    return Upkeep(table.full_name, before, len(delta.file_uris()), len(old), sizes)
+    return Upkeep(table.full_name, before, len(delta.file_uris()), len(old), freed)

@@ -9,6 +9,7 @@ be deleted at any time. Not decided here: what a lookup is for (`engine`, `merge
 
 import os
 from collections.abc import Collection
+from datetime import date
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -22,7 +23,7 @@ from dicom_assets.lakehouse.tables import Table
 _NAME = "_places.arrow"  # what begins with _ is not of the table, by the Delta protocol
 _KEPT_AFTER_FILES = 8
 
-Key = str | int
+Key = str | int | date
 
 
 class Places:
