@@ -171,8 +171,8 @@ def as_stream(rows: pa.Table) -> bytes:
 def copies(stream: bytes, studies: int, date_number: int, day: date) -> pa.Table:
     """Returns the template's rows for another date: all texts that differ are equally long."""
     dated = stream.replace(f"{_TEMPLATE_DAY:%Y/%m/%d}".encode(), f"{day:%Y/%m/%d}".encode())
-    suffixes = (b"%05d" % (number % 100_000) for number in (_TEMPLATE, date_number))
-    rows = pa.ipc.open_stream(dated.replace(*suffixes)).read_all()
+    old, new = (b"%05d" % (number % 100_000) for number in (_TEMPLATE, date_number))
+    rows = pa.ipc.open_stream(dated.replace(old, new)).read_all()
     length = len(rows) // studies
     numbers = [number_of(date_number, n) for n in range(studies) for _ in range(length)]
     uids = [f"1.2.826.0.1.{number}" for number in numbers]
@@ -234,7 +234,7 @@ class Filling:
             self._commit(number + 1, day, files)
         delta = DeltaTable(str(self._path))
         delta.create_checkpoint()
-        if self.table.is_upserted:
+        if self.table.is_looked_up:
             Places(self.table, self._path).of(delta, [])
 
     def _files(self, rows: pa.Table, value: str) -> Iterator[dict[str, Any]]:
@@ -246,11 +246,13 @@ class Filling:
             pq.write_table(
                 part,
                 self._path / name,
-                compression=self.table.compression.lower(),
-                write_statistics=list(self.table.key),
+                compression=self.table.compression,
+                write_statistics=False,
                 row_group_size=self.table.rows_per_group,
             )
-            extremes = {key: pc.min_max(part[key]).as_py() for key in self.table.key}
+            extremes = {
+                key: pc.call_function("min_max", [part[key]]).as_py() for key in self.table.key
+            }
             stats = {
                 "numRecords": len(part),
                 "minValues": {key: each["min"] for key, each in extremes.items()},

@@ -258,10 +258,9 @@ class LocalEngine:
         conditions = dict(where or {})
         if ingest_date:
             conditions[INGEST_DATE] = [ingest_date]
-        elif where and table.is_upserted and table.key[0] in where:
-            places = self._places(table).of(delta, where[table.key[0]])
-            conditions[table.key[0]] = list(places)
-            conditions[table.partition] = table.values_of(places.values())
+        elif where and table.is_looked_up and table.key[0] in where:
+            partitions = self._places(table).partitions(delta, where[table.key[0]])
+            conditions[table.partition] = table.values_of(partitions)
         return select(delta, wanted, conditions)
 
     def read_new(

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 
+from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.query import literal
 from dicom_assets.lakehouse.tables import Table
 
@@ -25,7 +26,7 @@ def upsert(
     table: Table,
     rows: pa.Table,
     *,
-    places: Mapping[str | int, str],
+    places: Mapping[Key, str],
     partition: str,
     gone: Collection[int],
     transactions: list[Transaction],

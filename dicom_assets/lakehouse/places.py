@@ -1,4 +1,4 @@
-"""Where keys stand: in which partition of a table that is upserted each key has its row.
+"""Where keys stand: in which partitions of a table each key has rows.
 
 Decided here: that this is remembered in a file beside the table, since nothing about a hashed key
 says when its row came, and a silver table's files, of hundreds of columns, are dear to open. What
@@ -48,10 +48,17 @@ class Places:
 
     def of(self, delta: DeltaTable, keys: Collection[Key]) -> dict[Key, str]:
         """Returns known key → text of its partition's value, as of the opened version."""
-        held = self._as_of(delta)
-        found = held.filter(_is_one_of(held["key"], pa.array(list(keys), held["key"].type)))
+        found = self._rows(delta, keys)
         pairs = zip(found["key"].to_pylist(), found["file"].to_pylist(), strict=True)
         return {key: _partition_of(file) for key, file in pairs}
+
+    def partitions(self, delta: DeltaTable, keys: Collection[Key]) -> set[str]:
+        """Returns the texts of the partitions' values in which rows have one of the keys."""
+        return set(map(_partition_of, self._rows(delta, keys)["file"].unique().to_pylist()))
+
+    def _rows(self, delta: DeltaTable, keys: Collection[Key]) -> pa.Table:
+        held = self._as_of(delta)
+        return held.filter(_is_one_of(held["key"], pa.array(list(keys), held["key"].type)))
 
     def _as_of(self, delta: DeltaTable) -> pa.Table:
         actions = pa.table(delta.get_add_actions())
@@ -59,8 +66,9 @@ class Places:
         held = self._load() if self._held is None else self._held
         new, gone = sorted(files - self._files), self._files - files
         if gone:
-            kept = pa.array(sorted(files & self._files), pa.string())
-            held = held.filter(_is_one_of(held["file"].cast(pa.string()), kept))
+            place = held["file"].combine_chunks()
+            is_kept = pa.array([file in files for file in place.dictionary.to_pylist()], pa.bool_())
+            held = held.filter(is_kept.take(place.indices))
         if new or gone:
             held = pa.concat_tables([held, *map(self._keys_of, new)])
             held = held.unify_dictionaries().combine_chunks()
@@ -85,7 +93,7 @@ class Places:
                 kept = pa.ipc.open_file(source).read_all()
             if kept.schema == self._schema:
                 held = kept
-        self._files = set(held["file"].cast(pa.string()).unique().to_pylist())
+        self._files = set(held["file"].unique().to_pylist())
         return held
 
     def _keep(self, held: pa.Table) -> None:

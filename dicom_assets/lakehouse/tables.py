@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
@@ -43,6 +44,7 @@ class Table:
         partition: The column it is partitioned by.
         rows_per_group: Rows that are compressed, and read, together.
         compression: Of its files.
+        is_looked_up: Whether rows are looked up by key, which is one column then.
     """
 
     layer: str
@@ -52,17 +54,13 @@ class Table:
     key: tuple[str, ...]
     partition: str
     rows_per_group: int = 16_384
-    compression: str = "ZSTD"
+    compression: Literal["ZSTD", "SNAPPY"] = "ZSTD"
+    is_looked_up: bool = False
 
     @property
     def full_name(self) -> str:
         """`layer.name`, as a catalogue shows it."""
         return f"{self.layer}.{self.name}"
-
-    @property
-    def is_upserted(self) -> bool:
-        """Whether rows are replaced by key; bronze is append only."""
-        return self.layer != "bronze"
 
     def partition_of(self, ingest_date: date) -> str:
         """Returns the value, as text, of the partition of rows that first came on a date."""

@@ -33,6 +33,7 @@ BRONZE_IMAGING_STUDY = Table(
     "Raw FHIR ImagingStudy, one row per NDJSON line, append only",
     key=("id",),
     partition=schemas.INGEST_DATE,
+    is_looked_up=True,
 )
 IMAGE_OCCURRENCE = Table(
     "gold",
@@ -41,6 +42,7 @@ IMAGE_OCCURRENCE = Table(
     "OMOP Medical Imaging CDM image_occurrence: one row per DICOM series",
     key=("image_occurrence_id",),
     partition=schemas.INGEST_MONTH,
+    is_looked_up=True,
 )
 PERSON = Table(
     "gold",
@@ -49,6 +51,7 @@ PERSON = Table(
     "OMOP person: one row per patient and source system",
     key=("person_id",),
     partition=schemas.INGEST_MONTH,
+    is_looked_up=True,
 )
 PROCEDURE_OCCURRENCE = Table(
     "gold",
@@ -57,6 +60,7 @@ PROCEDURE_OCCURRENCE = Table(
     "OMOP procedure_occurrence: one row per imaging study",
     key=("procedure_occurrence_id",),
     partition=schemas.INGEST_MONTH,
+    is_looked_up=True,
 )
 
 
@@ -85,6 +89,7 @@ def silver_imaging_study() -> Table:
         key=("id",),
         # a late part rewrites the file that its study stands in: by date that is a small one
         partition=schemas.INGEST_DATE,
+        is_looked_up=True,
         rows_per_group=512,  # a row holds all instances of a study
         compression="SNAPPY",  # ZSTD begins anew in each of 500 columns, in ever so small files
     )

@@ -29,7 +29,7 @@ def test_the_job_joins_files_and_says_so_without_patient_data(house, write_dicom
 
 
 def test_it_runs_once_a_week():
-    (schedule,) = defs().schedules or ()
+    (schedule,) = list(defs().schedules or ())
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.job_name, schedule.cron_schedule) == ("maintenance", "0 3 * * 0")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
