@@ -18,7 +18,6 @@ from deltalake import DeltaTable, Schema
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.schemas import INGEST_MONTH
 
-_FIRST_COMMIT = "00000000000000000000.json"
 _PROPERTIES = {
     "delta.enableChangeDataFeed": "true",
     "delta.logRetentionDuration": "interval 365 days",
@@ -93,7 +92,8 @@ class Tables:
         made = _made(path)
         known = self._opened.get(path)
         if known and known[0] == made and (path / "_delta_log").exists():
-            known[1].update_incremental()
+            if _commit(path, known[1].version() + 1).exists():
+                known[1].update_incremental()
             return known[1]
         self._opened.pop(path, None)
         if not DeltaTable.is_deltatable(str(path)):
@@ -124,10 +124,14 @@ class Tables:
         return delta
 
 
+def _commit(path: Path, version: int) -> Path:
+    return path / f"_delta_log/{version:020}.json"
+
+
 def _made(path: Path) -> int | None:
     """Tells a table from one made anew in its place; None where its first commit is cleaned up."""
     try:
-        return (path / "_delta_log" / _FIRST_COMMIT).stat().st_mtime_ns
+        return _commit(path, 0).stat().st_mtime_ns
     except FileNotFoundError:
         return None
 
