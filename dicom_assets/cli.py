@@ -175,6 +175,26 @@ def fill_promoted(lakehouse: Path | None) -> None:
     click.echo(f"{report.rows} rows filled in {report.seconds:.1f} s")
 
 
+@main.command()
+@_LAKEHOUSE
+def maintain(lakehouse: Path | None) -> None:
+    """Joins small files of all tables and removes files that are of no table any more."""
+    settings = _settings(lakehouse)
+    from dicom_assets.console import print_table
+    from dicom_assets.steps.maintain import maintain as look_after
+
+    done = look_after(_engine(settings), settings)
+    head = ["table", "files before", "after", "old files removed", "MB freed"]
+    print_table(
+        head,
+        [
+            [each.table, each.files_before, each.files_after, each.files_removed, mb]
+            for each in done
+            for mb in [round(each.bytes_freed / 1e6, 1)]
+        ],
+    )
+
+
 def _settings(lakehouse: Path | None) -> "Settings":
     from dicom_assets.settings import SettingsError, load_settings
 

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     archive_max_ratio: float = Field(
         default=250.0, ge=1, description="an archive past 1 GiB may expand at most so many times"
     )
+    keep_removed_files_days: int = Field(
+        default=30, ge=0, description="how long files that are of no table any more are kept"
+    )
     omop_person: bool = Field(default=True, description="write gold/person")
     omop_procedure_occurrence: bool = Field(
         default=True, description="write gold/procedure_occurrence"

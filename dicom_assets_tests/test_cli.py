@@ -77,6 +77,12 @@ def test_nothing_of_a_patient_is_in_the_event_log(ingested, workplace):
     assert [word for word in planted if word in stored] == []
 
 
+def test_upkeep_tells_what_it_did_to_each_table(ingested, call):
+    shown = call("maintain").stdout
+    assert "old files removed" in shown
+    assert re.search(r"gold\.Image_Occurrence +1 +1 +0 +0", shown)
+
+
 def test_a_second_run_adds_nothing(ingested, call):
     before = sorted(ingested.rglob("*"))
     done = call("run", "--date", "2026-03-14")

@@ -6,57 +6,25 @@ application id fails instead of writing twice. Not decided here: what is read or
 (`dicom_assets.steps`).
 """
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
-from urllib.parse import unquote
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import (
-    CommitProperties,
-    DeltaTable,
-    QueryBuilder,
-    Schema,
-    Transaction,
-    WriterProperties,
-    write_deltalake,
-)
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
+from dicom_assets.lakehouse.compaction import compact_small, writer_properties
 from dicom_assets.lakehouse.layout import Layout
-
-_GONE = "_gone"
-_SMALL_FILES = 8
-_COMPACTED_BYTES = 4 << 20  # the metastore's rows are large in memory, and all of a file are read
-_COMPACTED_UPSERTED_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Table:
-    """One Delta table.
-
-    Attributes:
-        layer: `bronze`, `silver` or `gold`.
-        name: The folder's name.
-        schema: Arrow schema with column descriptions.
-        description: One sentence for the catalogue.
-        key: Columns that identify a row.
-        partitioned: Whether it is partitioned by `ingestDate`.
-    """
-
-    layer: str
-    name: str
-    schema: pa.Schema
-    description: str
-    key: tuple[str, ...] = ()
-    partitioned: bool = False
-
-    @property
-    def full_name(self) -> str:
-        """`layer.name`, as a catalogue shows it."""
-        return f"{self.layer}.{self.name}"
+from dicom_assets.lakehouse.log import appends, partition_transactions, span
+from dicom_assets.lakehouse.maintenance import Upkeep, maintain
+from dicom_assets.lakehouse.merge import upsert
+from dicom_assets.lakehouse.places import Places
+from dicom_assets.lakehouse.query import Where, columns_of, conform, quoted, select
+from dicom_assets.lakehouse.schemas import INGEST_DATE
+from dicom_assets.lakehouse.tables import Table, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +49,22 @@ class LocalEngine:
     """
 
     layout: Layout
-    _properties: WriterProperties = field(
-        default_factory=lambda: WriterProperties(compression="ZSTD", max_row_group_size=16_384)
-    )
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables(self.layout)
+
+    @cached_property
+    def _places_by_table(self) -> dict[str, Places]:
+        return {}
+
+    def _places(self, table: Table) -> Places:
+        folder = self.layout.table(table.layer, table.name)
+        return self._places_by_table.setdefault(table.full_name, Places(table, folder))
 
     def open(self, table: Table) -> DeltaTable | None:
         """Opens a table, or returns None where it does not exist yet."""
-        path = str(self.layout.table(table.layer, table.name))
-        return DeltaTable(path) if DeltaTable.is_deltatable(path) else None
+        return self._tables.open(table)
 
     def version(self, table: Table) -> int:
         """Returns the table's version; -1 where it does not exist yet."""
@@ -139,26 +115,24 @@ class LocalEngine:
         Raises:
             deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
-        delta = self._create(table)
-        transactions = [Transaction(_last_id(ingest_date), delta.version() + 1)]
+        delta = self._tables.create(table)
+        transactions = partition_transactions(delta, ingest_date)
         if progress:
             done = delta.transaction_version(progress.app_id)
             if done is not None and done >= progress.version:
                 raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
             transactions.append(Transaction(progress.app_id, progress.version))
-        if delta.transaction_version(_before_id(ingest_date)) is None:
-            transactions.append(Transaction(_before_id(ingest_date), delta.version()))
         known = {f.name for f in delta.schema().fields}
         write_deltalake(
             delta,
             rows,
             mode="append",
             schema_mode="merge" if set(table.schema.names) != known else None,
-            writer_properties=self._properties,
-            # not tried again under another version: `last` would no longer be true
+            writer_properties=writer_properties(table),
+            # not tried again under another version: what is said of it would no longer be true
             commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=0),
         )
-        self._compact(table, ingest_date)
+        compact_small(self._tables.create(table), table, f"{ingest_date}")
 
     def upsert(
         self,
@@ -166,47 +140,37 @@ class LocalEngine:
         rows: pa.Table,
         *,
         progress: Progress | None,
+        ingest_date: date,
         gone: Collection[int] = (),
     ) -> None:
         """Inserts new keys, replaces known ones and deletes others, with progress, in one commit.
 
         Args:
-            table: Where to.
-            rows: Rows with the table's schema, none of them twice by key.
+            table: Where to; its key is one column.
+            rows: Rows with the table's columns but for its partition, none of them twice by key.
             progress: How far the source has been read; None when that is not to be said yet.
-            gone: Keys of known rows to delete; the table's key is one column then.
+            ingest_date: When new rows came; known ones stay in the partition they first came in.
+            gone: Keys of known rows to delete.
+
+        Raises:
+            deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
-        source = rows.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
-        if gone:  # of these only the key is known
-            source = source.cast(pa.schema([f.with_nullable(True) for f in source.schema]))
-            deleted = pa.table({table.key[0]: pa.array(sorted(gone)), _GONE: [True] * len(gone)})
-            source = pa.concat_tables([source, deleted], promote_options="default")
-        transactions = [Transaction(progress.app_id, progress.version)] if progress else []
-        committed = CommitProperties(app_transactions=transactions)
-        if source.num_rows == 0:
-            if progress:  # a merge of nothing would not be committed
-                nothing = table.schema.empty_table()
-                write_deltalake(
-                    self._create(table), nothing, mode="append", commit_properties=committed
-                )
+        if not (rows.num_rows or gone or progress):
             return
-        on = " AND ".join(f'target."{name}" = source."{name}"' for name in table.key)
-        (
-            self._create(table)
-            .merge(
-                source,
-                on,
-                source_alias="source",
-                target_alias="target",
-                writer_properties=self._properties,
-                commit_properties=committed,
-            )
-            .when_matched_delete(f"source.{_GONE}")
-            .when_matched_update_all(except_cols=[_GONE])
-            .when_not_matched_insert_all(f"NOT source.{_GONE}", except_cols=[_GONE])
-            .execute()
+        delta = self._tables.create(table)
+        keys = {*rows[table.key[0]].to_pylist(), *gone}
+        partitions = upsert(
+            delta,
+            table,
+            rows,
+            places=self._places(table).of(delta, keys),
+            partition=table.partition_of(ingest_date),
+            gone=gone,
+            transactions=[Transaction(progress.app_id, progress.version)] if progress else [],
+            properties=writer_properties(table),
         )
-        self._compact(table)
+        for partition in partitions:
+            compact_small(self._tables.create(table), table, partition)
 
     def update(
         self,
@@ -218,23 +182,33 @@ class LocalEngine:
         ingest_date: date,
     ) -> None:
         """Sets columns of known rows of one partition; columns not there yet are added."""
-        delta = self._create(table)
+        delta = self._tables.create(table)
         known = {f.name for f in delta.schema().fields}
         new = [table.schema.field(name) for name in columns if name not in known]
         if new:
             delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
         (
-            DeltaTable(delta.table_uri)
+            self._tables.create(table)
             .merge(
                 rows,
                 f'target."ingestDate" = \'{ingest_date}\' AND target."{key}" = source."{key}"',
                 source_alias="source",
                 target_alias="target",
-                writer_properties=self._properties,
+                writer_properties=writer_properties(table),
             )
             .when_matched_update({f'"{name}"': f'source."{name}"' for name in columns})
             .execute()
         )
+
+    def maintain(self, table: Table, *, keep_hours: int) -> Upkeep | None:
+        """Looks after a table's files; None where it does not exist yet.
+
+        Args:
+            table: The table.
+            keep_hours: How long files that are no longer of the table are kept.
+        """
+        delta = self.open(table)
+        return maintain(delta, table, keep_hours=keep_hours) if delta else None
 
     def rows_by_date(self, table: Table) -> dict[str, int]:
         """Returns ingest date (yyyy-mm-dd) → rows, from file statistics alone."""
@@ -253,7 +227,7 @@ class LocalEngine:
         columns: Sequence[str],
         *,
         ingest_date: date | None = None,
-        where: Mapping[str, Collection[str | int]] | None = None,
+        where: Where | None = None,
     ) -> pa.Table:
         """Reads columns of a table as it stands; no rows where it does not exist yet.
 
@@ -263,23 +237,16 @@ class LocalEngine:
             ingest_date: Only this partition.
             where: Column → values, of which a row must have one.
         """
-        delta = self.open(table)
-        wanted = _columns(table, columns)
-        conditions = [
-            f'"{name}" IN ({_literals(values)})' for name, values in (where or {}).items()
-        ]
-        if ingest_date:
-            conditions.append(f"\"ingestDate\" = DATE '{ingest_date}'")
-        if delta is None or not all((where or {"": "some"}).values()):
+        delta, wanted = self.open(table), columns_of(table, columns)
+        if delta is None:
             return wanted.empty_table()
-        present = {f.name for f in delta.schema().fields}
-        # delta-rs' pyarrow datasets cannot compare strings with file statistics, DataFusion can
-        query = (
-            f"SELECT {', '.join(_quoted(n) for n in wanted.names if n in present)} FROM source"  # noqa: S608
-            f" WHERE {' AND '.join(conditions) or 'true'}"
-        )
-        found = QueryBuilder().register("source", delta).execute(query)
-        return _conform(pa.table(found), wanted)
+        conditions = dict(where or {})
+        if ingest_date:
+            conditions[INGEST_DATE] = [ingest_date]
+        elif where and table.is_looked_up and table.key[0] in where:
+            partitions = self._places(table).partitions(delta, where[table.key[0]])
+            conditions[table.partition] = table.values_of(partitions)
+        return select(delta, wanted, conditions)
 
     def read_new(
         self,
@@ -306,26 +273,26 @@ class LocalEngine:
             Batches of the columns, in no particular order.
         """
         delta = self.open(table)
-        last = delta.transaction_version(_last_id(ingest_date)) if delta else None
-        if delta is None or last is None:
+        versions_held = span(delta, ingest_date) if delta else None
+        if delta is None or versions_held is None:
             return
-        if since is None:
-            since = delta.transaction_version(_before_id(ingest_date))
-        first = 0 if since is None else since + 1
-        wanted = _columns(table, columns)
-        versions = self._appends(table, ingest_date, first, min(last, until))
+        first, last = versions_held
+        if since is not None:
+            first = since + 1
+        wanted = columns_of(table, columns)
+        folder = self.layout.table(table.layer, table.name)
+        versions = appends(folder, ingest_date, first, min(last, until))
         if versions is None:
             yield from self.read(table, columns, ingest_date=ingest_date).to_batches()
             return
         present = {f.name for f in delta.schema().fields}
-        # quoted, since DataFusion folds bare names to lower case
-        quoted = [_quoted(name) for name in wanted.names if name in present]
+        names = [quoted(name) for name in wanted.names if name in present]
         # one commit at a time: all files of a range are held at once, however many there are
         for version in versions:
             changes = delta.load_cdf(
                 starting_version=version,
                 ending_version=version,
-                columns=[*quoted, '"_change_type"'],
+                columns=[*names, '"_change_type"'],
                 predicate=f"\"ingestDate\" = '{ingest_date}'",
             )
             for batch in pa.RecordBatchReader.from_stream(changes):
@@ -334,7 +301,7 @@ class LocalEngine:
                 kind = rows["_change_type"].cast(pa.string())
                 inserted = pc.call_function("equal", [kind, pa.scalar("insert")])
                 # cast first: the reader's string views cannot be filtered
-                yield from _conform(rows, wanted).filter(inserted).to_batches()
+                yield from conform(rows, wanted).filter(inserted).to_batches()
 
     def table_of_new(
         self,
@@ -347,106 +314,4 @@ class LocalEngine:
     ) -> pa.Table:
         """Reads the same as `read_new`, as one table."""
         found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
-        return pa.Table.from_batches(list(found), schema=_columns(table, columns))
-
-    def _appends(self, table: Table, day: date, first: int, last: int) -> list[int] | None:
-        """Returns the versions that added rows to a partition; None where one is no longer there.
-
-        The log says it (Delta protocol, actions add and cdc), so that nothing else need be read of
-        other partitions' commits.
-        """
-        folder = self.layout.table(table.layer, table.name)
-        found = []
-        for version in range(first, last + 1):
-            try:
-                text = (folder / f"_delta_log/{version:020}.json").read_bytes()
-            except FileNotFoundError:
-                return None
-            actions = [json.loads(line) for line in text.splitlines()]
-            files = [a[kind] for a in actions for kind in ("add", "cdc") if kind in a]
-            added = [
-                folder / unquote(file["path"])
-                for file in files
-                if file["partitionValues"].get("ingestDate") == f"{day}"
-                and file.get("dataChange") is not False  # compaction changes none
-            ]
-            if not all(path.exists() for path in added):
-                return None
-            if added:
-                found.append(version)
-        return found
-
-    def _compact(self, table: Table, ingest_date: date | None = None) -> None:
-        """Joins small files once there are many: each costs every reader some milliseconds.
-
-        Rows become neither new nor changed by it (`read_new`).
-        """
-        size = _COMPACTED_BYTES if ingest_date else _COMPACTED_UPSERTED_BYTES
-        delta = DeltaTable(str(self.layout.table(table.layer, table.name)))
-        files = pa.table(delta.get_add_actions(flatten=True))
-        sizes = files["size_bytes"].to_pylist()
-        if ingest_date:
-            days = files["partition.ingestDate"].to_pylist()
-            sizes = [each for each, day in zip(sizes, days, strict=True) if day == ingest_date]
-        if sum(each < size // 2 for each in sizes) > _SMALL_FILES:
-            delta.optimize.compact(
-                partition_filters=[("ingestDate", "=", str(ingest_date))] if ingest_date else None,
-                target_size=size,
-                max_concurrent_tasks=1,
-                writer_properties=self._properties,
-            )
-
-    def _create(self, table: Table) -> DeltaTable:
-        path = self.layout.table(table.layer, table.name)
-        if not DeltaTable.is_deltatable(str(path)):
-            path.mkdir(parents=True, exist_ok=True)
-            DeltaTable.create(
-                str(path),
-                schema=Schema.from_arrow(table.schema),
-                mode="ignore",
-                partition_by=["ingestDate"] if table.partitioned else None,
-                name=table.name,
-                description=table.description,
-                configuration={
-                    "delta.enableChangeDataFeed": "true",
-                    "delta.logRetentionDuration": "interval 365 days",
-                    # opening a table reads the log behind its last checkpoint
-                    "delta.checkpointInterval": "10",
-                    "delta.dataSkippingStatsColumns": ",".join(table.key),
-                },
-            )
-        return DeltaTable(str(path))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literals(values: Collection[str | int]) -> str:
-    """Returns values as SQL literals."""
-    return ", ".join(
-        str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
-        for value in values
-    )
-
-
-def _before_id(day: date) -> str:
-    return f"before/{day}"
-
-
-def _last_id(day: date) -> str:
-    return f"last/{day}"
-
-
-def _columns(table: Table, columns: Collection[str]) -> pa.Schema:
-    """Returns the schema of some columns, in the table's order."""
-    return pa.schema([f for f in table.schema if f.name in set(columns)])
-
-
-def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Casts to the schema; a column that older rows do not have yet is null."""
-    columns = [
-        rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(len(rows), f.type)
-        for f in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+        return pa.Table.from_batches(list(found), schema=columns_of(table, columns))

@@ -24,10 +24,27 @@ def field(name: str, kind: pa.DataType, comment: str, *, required: bool = False)
     return pa.field(name, kind, nullable=not required, metadata={"comment": comment})
 
 
-_INGEST_DATE = field("ingestDate", pa.date32(), "Partition: the ingest date", required=True)
+INGEST_DATE = "ingestDate"
+INGEST_MONTH = "ingestMonth"
+"""Partition columns. Rows of a table that is upserted stay where they first came."""
+
+_INGEST_DATE = field(INGEST_DATE, pa.date32(), "Partition: the ingest date", required=True)
 _SOURCE_SYSTEM = field(
     "sourceSystem", pa.string(), "Namespace of the source, else `default`", required=True
 )
+
+
+def by_date(schema: pa.Schema) -> pa.Schema:
+    """Returns the schema of an upserted table with the date that it is partitioned by."""
+    comment = "Partition: the ingest date that first brought the row"
+    return schema.append(field(INGEST_DATE, pa.date32(), comment, required=True))
+
+
+def by_month(schema: pa.Schema) -> pa.Schema:
+    """Returns the schema of an upserted table with the month that it is partitioned by."""
+    comment = "Partition: month of the ingest date that first brought the row, yyyy-mm"
+    return schema.append(field(INGEST_MONTH, pa.string(), comment, required=True))
+
 
 PROCESS_FILES = pa.schema(
     [

@@ -16,7 +16,7 @@ PROCESS_FILES = Table(
     schemas.PROCESS_FILES,
     "One row per organised DICOM file: where it came from and where it lies",
     key=("filePath",),
-    partitioned=True,
+    partition=schemas.INGEST_DATE,
 )
 INGESTION_FAILURES = Table(
     "bronze",
@@ -24,7 +24,7 @@ INGESTION_FAILURES = Table(
     schemas.INGESTION_FAILURES,
     "One row per file, member or line that did not make it, with the reason",
     key=("sourcePath",),
-    partitioned=True,
+    partition=schemas.INGEST_DATE,
 )
 BRONZE_IMAGING_STUDY = Table(
     "bronze",
@@ -32,28 +32,35 @@ BRONZE_IMAGING_STUDY = Table(
     schemas.RAW_FHIR,
     "Raw FHIR ImagingStudy, one row per NDJSON line, append only",
     key=("id",),
-    partitioned=True,
+    partition=schemas.INGEST_DATE,
+    is_looked_up=True,
 )
 IMAGE_OCCURRENCE = Table(
     "gold",
     "Image_Occurrence",
-    schemas.IMAGE_OCCURRENCE,
+    schemas.by_month(schemas.IMAGE_OCCURRENCE),
     "OMOP Medical Imaging CDM image_occurrence: one row per DICOM series",
     key=("image_occurrence_id",),
+    partition=schemas.INGEST_MONTH,
+    is_looked_up=True,
 )
 PERSON = Table(
     "gold",
     "person",
-    schemas.PERSON,
+    schemas.by_month(schemas.PERSON),
     "OMOP person: one row per patient and source system",
     key=("person_id",),
+    partition=schemas.INGEST_MONTH,
+    is_looked_up=True,
 )
 PROCEDURE_OCCURRENCE = Table(
     "gold",
     "procedure_occurrence",
-    schemas.PROCEDURE_OCCURRENCE,
+    schemas.by_month(schemas.PROCEDURE_OCCURRENCE),
     "OMOP procedure_occurrence: one row per imaging study",
     key=("procedure_occurrence_id",),
+    partition=schemas.INGEST_MONTH,
+    is_looked_up=True,
 )
 
 
@@ -65,7 +72,7 @@ def metastore(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> Table:
         schemas.dicomimagingmetastore(tags),
         "One row per DICOM file read: all elements but pixel data, append only",
         key=("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"),
-        partitioned=True,
+        partition=schemas.INGEST_DATE,
     )
 
 
@@ -77,7 +84,26 @@ def silver_imaging_study() -> Table:
     return Table(
         "silver",
         "ImagingStudy",
-        silver_schema("ImagingStudy"),
+        schemas.by_date(silver_schema("ImagingStudy")),
         "Flattened FHIR R4B ImagingStudy: one row per study and source system",
         key=("id",),
+        # a late part rewrites the file that its study stands in: by date that is a small one
+        partition=schemas.INGEST_DATE,
+        is_looked_up=True,
+        rows_per_group=512,  # a row holds all instances of a study
+        compression="SNAPPY",  # ZSTD begins anew in each of 500 columns, in ever so small files
+    )
+
+
+def tables(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> tuple[Table, ...]:
+    """Returns every table, bronze to gold."""
+    return (
+        PROCESS_FILES,
+        metastore(tags),
+        INGESTION_FAILURES,
+        BRONZE_IMAGING_STUDY,
+        silver_imaging_study(),
+        PERSON,
+        PROCEDURE_OCCURRENCE,
+        IMAGE_OCCURRENCE,
     )

@@ -47,7 +47,7 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         progress = report.Progress(STEP, new.num_rows, "lines")
         for lines in _new_lines(run, bronze, since, until):
             if waiting is not None:
-                engine.upsert(silver, waiting, progress=None)
+                engine.upsert(silver, waiting, progress=None, ingest_date=run.ingest_date)
             rows, bad = _merged(engine, bronze, silver, lines)
             failures += bad
             done.rows += rows.num_rows
@@ -56,7 +56,9 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         done.count({"failures": len(failures)})
         if waiting is not None:
             run.record(failures, Progress(app_id, until))
-            engine.upsert(silver, waiting, progress=Progress(app_id, until))
+            engine.upsert(
+                silver, waiting, progress=Progress(app_id, until), ingest_date=run.ingest_date
+            )
     return done
 
 

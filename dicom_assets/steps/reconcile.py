@@ -288,7 +288,7 @@ class Day:
     def resent(self) -> Counter[str]:
         """Counts the date's instances that came before: `resent` and, of those, `conflicting`.
 
-        Earlier dates are read for the studies only that silver already knows.
+        Of other dates those are read on which lines about studies came that silver knows.
         """
         keys = ["sourceSystem", "sopInstanceUid"]
         earlier = self._earlier_rows().assign(today=False)
@@ -303,15 +303,20 @@ class Day:
 
     def _earlier_rows(self) -> pd.DataFrame:
         """Returns other dates' rows of the date's studies that silver knows."""
+        engine = self.run.engine
         silver = catalog.silver_imaging_study()
-        known = self.run.engine.read(silver, ["id"], where={"id": set(self.instances["study"])})
+        ids = set(self.instances["study"])
+        known = engine.read(silver, ["id", "idOrig"], where={"id": ids})
         seen = self.instances["study"].isin(known["id"].to_pylist())
-        rows = self.run.engine.read(
+        uids = set(self.instances.loc[seen, "studyInstanceUid"])
+        lines = {"id": set(known["idOrig"].to_pylist())}
+        dates = engine.read(catalog.BRONZE_IMAGING_STUDY, ["ingestDate"], where=lines)
+        others = set(dates["ingestDate"].to_pylist()) - {self.run.ingest_date}
+        return engine.read(
             self.run.metastore,
-            ["ingestDate", "sourceSystem", "sopInstanceUid", "contentHash"],
-            where={"studyInstanceUid": set(self.instances.loc[seen, "studyInstanceUid"])},
+            ["sourceSystem", "sopInstanceUid", "contentHash"],
+            where={"ingestDate": others, "studyInstanceUid": uids},
         ).to_pandas()
-        return rows[rows.pop("ingestDate") != self.run.ingest_date]
 
 
 def _below(folder: str, rows: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,7 @@ class Run:
     @classmethod
     def of(cls, settings: Settings, partition_key: str, run_id: str = "") -> "Run":
         """Returns the run for a partition key, yyyy-mm-dd, on the lakehouse of the settings."""
-        engine = LocalEngine(Layout(settings.lakehouse))
+        engine = _engine(settings.lakehouse)
         return cls(engine, settings, date.fromisoformat(partition_key), run_id)
 
     @cached_property
@@ -98,7 +98,13 @@ class Run:
             self.engine.append(table, rows, progress=progress, ingest_date=self.ingest_date)
 
 
-# each asset has a Run of its own, and the files may be large; `choices` tells when one has changed
+# each asset has a Run of its own, but a table's log is read once
+@lru_cache(maxsize=1)
+def _engine(root: Path) -> LocalEngine:
+    return LocalEngine(Layout(root))
+
+
+# nor are large files of a site's read again; `choices` tells when one has changed
 @lru_cache(maxsize=1)
 def _crosswalks(person: Path | None, visit: Path | None, _choices: str) -> Crosswalks:
     return Crosswalks.read(person=person, visit=visit)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress, Table
+from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, persons, unknown_persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
@@ -74,7 +75,7 @@ def person(run: Run) -> Report:
                 where={"studyInstanceUid": uids},
             ),
             silver,
-            known=lambda keys: engine.read(gold, gold.schema.names, where={"person_id": keys}),
+            known=lambda keys: engine.read(gold, PERSON.names, where={"person_id": keys}),
             crosswalks=run.crosswalks,
             now=now(),
         )
@@ -109,7 +110,13 @@ def _from_silver(
         if lines.num_rows:
             ids = silver_ids(bronze.name, lines)
             rows, gone = mapping(engine.read(silver, STUDY_COLUMNS, where={"id": ids}))
-            engine.upsert(gold, rows, progress=Progress(app_id, until), gone=gone)
+            engine.upsert(
+                gold,
+                rows,
+                progress=Progress(app_id, until),
+                ingest_date=run.ingest_date,
+                gone=gone,
+            )
             report.rows = rows.num_rows
             report.count({"deleted": len(gone)})
     return report

@@ -4,12 +4,13 @@ from datetime import date
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
-from dicom_assets.lakehouse.schemas import field
+from dicom_assets.lakehouse.schemas import PERSON, field
+from dicom_assets.lakehouse.tables import TableError, Tables
 from dicom_assets.steps import catalog
 
 TABLE = catalog.PROCESS_FILES
@@ -56,7 +57,7 @@ def test_a_second_writer_of_the_same_step_fails_instead_of_writing_twice(engine,
     append(engine, FIRST, "a", version=1)
     stale = DeltaTable(str(engine.layout.table("bronze", TABLE.name)))
     append(engine, FIRST, "b", version=2)
-    monkeypatch.setattr(engine, "_create", lambda _: stale)
+    monkeypatch.setattr(Tables, "create", lambda *_: stale)
     with pytest.raises(CommitFailedError):
         append(engine, FIRST, "b", version=2)
 
@@ -146,7 +147,7 @@ def test_many_small_commits_become_few_files_and_their_rows_stay_new_once(engine
 
 def test_many_upserts_become_few_files(engine):
     for number in range(20):
-        engine.upsert(catalog.PERSON, person(number, 1950), progress=Progress("p", number + 1))
+        upsert(engine, person(number, 1950), progress=Progress("p", number + 1))
     assert len(DeltaTable(str(engine.layout.table("gold", "person"))).file_uris()) < 10
     assert engine.row_count(catalog.PERSON) == 20
     assert engine.progress(catalog.PERSON, "p") == 20
@@ -155,13 +156,24 @@ def test_many_upserts_become_few_files(engine):
 def person(key: int, born: int) -> pa.Table:
     row = {"person_id": key, "year_of_birth": born, "sourceSystem": "default"}
     zeros = dict.fromkeys(("gender_concept_id", "race_concept_id", "ethnicity_concept_id"), 0)
-    return pa.Table.from_pylist([row | zeros], schema=catalog.PERSON.schema)
+    return pa.Table.from_pylist([row | zeros], schema=PERSON)
+
+
+def upsert(
+    engine: LocalEngine,
+    rows: pa.Table,
+    *,
+    progress: Progress | None = None,
+    day: date = FIRST,
+    gone: set[int] | None = None,
+) -> None:
+    engine.upsert(catalog.PERSON, rows, progress=progress, ingest_date=day, gone=gone or set())
 
 
 def test_an_upsert_replaces_known_keys_and_inserts_new_ones(engine):
-    engine.upsert(catalog.PERSON, person(1, 1950), progress=Progress("p", 1))
-    engine.upsert(catalog.PERSON, person(1, 1960), progress=Progress("p", 2))
-    engine.upsert(catalog.PERSON, person(2, 1970), progress=Progress("p", 3))
+    upsert(engine, person(1, 1950), progress=Progress("p", 1))
+    upsert(engine, person(1, 1960), progress=Progress("p", 2))
+    upsert(engine, person(2, 1970), progress=Progress("p", 3))
     found = engine.read(catalog.PERSON, ["person_id", "year_of_birth"]).to_pylist()
     assert sorted((row["person_id"], row["year_of_birth"]) for row in found) == [
         (1, 1960),
@@ -171,22 +183,20 @@ def test_an_upsert_replaces_known_keys_and_inserts_new_ones(engine):
 
 
 def test_an_upsert_deletes_what_is_gone_in_the_same_commit(engine):
-    engine.upsert(
-        catalog.PERSON, pa.concat_tables([person(1, 1950), person(2, 1960)]), progress=None
-    )
+    upsert(engine, pa.concat_tables([person(1, 1950), person(2, 1960)]), progress=None)
     before = engine.version(catalog.PERSON)
-    engine.upsert(catalog.PERSON, person(3, 1970), progress=Progress("p", 1), gone={1})
+    upsert(engine, person(3, 1970), progress=Progress("p", 1), gone={1})
     assert engine.version(catalog.PERSON) == before + 1
     found = engine.read(catalog.PERSON, ["person_id"])["person_id"].to_pylist()
     assert sorted(found) == [2, 3]
 
 
 def test_an_upsert_of_nothing_still_says_how_far_it_read(engine):
-    nothing = catalog.PERSON.schema.empty_table()
-    engine.upsert(catalog.PERSON, nothing, progress=Progress("p", 7))
+    nothing = PERSON.empty_table()
+    upsert(engine, nothing, progress=Progress("p", 7))
     assert engine.progress(catalog.PERSON, "p") == 7
     before = engine.version(catalog.PERSON)
-    engine.upsert(catalog.PERSON, nothing, progress=None)
+    upsert(engine, nothing, progress=None)
     assert engine.version(catalog.PERSON) == before
 
 
@@ -216,3 +226,97 @@ def test_column_descriptions_and_compression_are_in_the_table(engine):
     assert fields["filePath"]["comment"] == "Where the organised file lies"
     assert delta.metadata().partition_columns == ["ingestDate"]
     assert "zstd" in delta.file_uris()[0]
+
+
+def people(engine: LocalEngine) -> dict[int, tuple[int, str]]:
+    """Person → year of birth, and the month that the row stands in."""
+    rows = engine.read(catalog.PERSON, ["person_id", "year_of_birth", "ingestMonth"]).to_pylist()
+    assert len({row["person_id"] for row in rows}) == len(rows)
+    return {row["person_id"]: (row["year_of_birth"], row["ingestMonth"]) for row in rows}
+
+
+def test_a_row_stays_in_the_month_in_which_it_first_came(engine):
+    upsert(engine, person(1, 1950), day=date(2026, 3, 1))
+    upsert(engine, pa.concat_tables([person(1, 1951), person(2, 1960)]), day=date(2026, 5, 1))
+    upsert(engine, pa.concat_tables([person(2, 1961), person(3, 1970)]), day=date(2025, 12, 1))
+    assert people(engine) == {
+        1: (1951, "2026-03"),
+        2: (1961, "2026-05"),
+        3: (1970, "2025-12"),
+    }
+    upsert(engine, person(1, 1952), day=date(2026, 6, 1), gone={2, 99})
+    assert people(engine) == {1: (1952, "2026-03"), 3: (1970, "2025-12")}
+
+
+def files_of(engine: LocalEngine, month: str) -> set[str]:
+    delta = DeltaTable(str(engine.layout.table("gold", "person")))
+    return {uri for uri in delta.file_uris() if f"ingestMonth={month}" in uri}
+
+
+def test_an_upsert_leaves_the_files_of_other_months_alone(engine):
+    for month in (1, 2, 3):
+        upsert(engine, person(month, 1950), day=date(2026, month, 1))
+    before = {month: files_of(engine, month) for month in ("2026-01", "2026-02", "2026-03")}
+    upsert(engine, pa.concat_tables([person(2, 1960), person(9, 1990)]), day=date(2026, 3, 2))
+    after = {month: files_of(engine, month) for month in before}
+    assert after["2026-01"] == before["2026-01"]
+    assert after["2026-02"] != before["2026-02"]
+    assert after["2026-03"] > before["2026-03"]
+    metrics = DeltaTable(str(engine.layout.table("gold", "person"))).history(1)[0]
+    assert metrics["operationMetrics"]["num_target_files_removed"] == 1
+
+
+def test_rows_that_are_all_new_are_appended(engine):
+    for number in range(3):
+        upsert(engine, person(number, 1950))
+    table = DeltaTable(str(engine.layout.table("gold", "person")))
+    assert [each["operation"] for each in table.history(3)] == ["WRITE"] * 3
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_of_two_writers_of_the_same_key_one_fails(engine, monkeypatch, known):
+    upsert(engine, person(1 if known else 0, 1950))
+    stale = DeltaTable(str(engine.layout.table("gold", "person")))
+    other = LocalEngine(engine.layout)
+    upsert(other, person(1, 1960), day=date(2026, 4, 1))
+    monkeypatch.setattr(Tables, "create", lambda *_: stale)
+    with pytest.raises(CommitFailedError):
+        upsert(engine, person(1, 1970))
+    monkeypatch.undo()
+    assert people(engine)[1][0] == 1960
+
+
+def test_where_keys_stand_is_found_again_when_it_is_not_remembered(engine):
+    for number in range(20):
+        upsert(engine, person(number, 1950), day=date(2026, 1 + number % 12, 1))
+    folder = engine.layout.table("gold", "person")
+    assert (folder / "_places.arrow").exists()
+    remembering = LocalEngine(engine.layout)
+    upsert(remembering, person(3, 1960))
+    (folder / "_places.arrow").unlink()
+    forgetful = LocalEngine(engine.layout)
+    upsert(forgetful, person(3, 1970))
+    for each in (engine, remembering, forgetful):
+        found = each.read(catalog.PERSON, ["year_of_birth"], where={"person_id": [3]})
+        assert found["year_of_birth"].to_pylist() == [1970]
+    assert people(engine)[3] == (1970, "2026-04")
+
+
+def test_a_table_that_is_partitioned_otherwise_is_refused_with_what_to_do(engine):
+    folder = engine.layout.table("gold", "person")
+    DeltaTable.create(str(folder), Schema.from_arrow(catalog.PERSON.schema))
+    with pytest.raises(TableError, match="run every ingest date again"):
+        engine.read(catalog.PERSON, ["person_id"])
+    with pytest.raises(TableError, match="not by ingestMonth"):
+        upsert(engine, person(1, 1950))
+
+
+def test_what_others_commit_and_make_anew_is_seen(engine):
+    other = LocalEngine(engine.layout)
+    upsert(engine, person(1, 1950))
+    upsert(other, person(2, 1960))
+    assert set(people(engine)) == {1, 2}
+    shutil.rmtree(engine.layout.table("gold", "person"))
+    assert people(engine) == {}
+    upsert(other, person(3, 1970))
+    assert people(engine) == {3: (1970, "2026-01")}

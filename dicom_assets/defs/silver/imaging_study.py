@@ -20,6 +20,7 @@ _FROM = {
     "idOrig": ["id"],
     "sourceSystem": ["sourceSystem"],
     "sourceFilePath": ["filePath"],
+    "ingestDate": ["ingestDate"],
     "createdAt": [],
     "modifiedAt": [],
 }

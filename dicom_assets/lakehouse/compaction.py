@@ -1,0 +1,56 @@
+"""How a table's files are written, and how small ones are joined.
+
+Decided here: compression, row groups, statistics and file sizes. Not decided here: when files that
+were replaced are removed from disk (`maintenance`).
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import ColumnProperties, DeltaTable, WriterProperties
+
+from dicom_assets.lakehouse.tables import Table
+
+_SMALL_FILES = 8
+_COMPACTED_BYTES = 4 << 20  # rows are large in memory, and all of a file are read
+
+
+def writer_properties(table: Table) -> WriterProperties:
+    """Returns how a table's files are written.
+
+    Only keys have statistics, by which files are found; those of hundreds of columns would make
+    every file dear to write and to open.
+    """
+    return WriterProperties(
+        compression=table.compression,
+        max_row_group_size=table.rows_per_group,
+        default_column_properties=ColumnProperties(statistics_enabled="NONE"),
+        column_properties=dict.fromkeys(table.key, ColumnProperties(statistics_enabled="CHUNK")),
+    )
+
+
+def compact_small(delta: DeltaTable, table: Table, partition: str) -> None:
+    """Joins small files of a partition once there are many: each costs every reader milliseconds.
+
+    Rows become neither new nor changed by it (`LocalEngine.read_new`).
+    """
+    folder = Path(delta.table_uri.removeprefix("file://")) / f"{table.partition}={partition}"
+    # removed files lie there, too, until they are vacuumed
+    if sum(1 for _ in folder.glob("*.parquet")) <= _SMALL_FILES:
+        return
+    files = pa.table(delta.get_add_actions(flatten=True))
+    values = map(str, files[f"partition.{table.partition}"].to_pylist())
+    sizes = zip(values, files["size_bytes"].to_pylist(), strict=True)
+    small = sum(value == partition and size < _COMPACTED_BYTES // 2 for value, size in sizes)
+    if small > _SMALL_FILES:
+        compact(delta, table, partition)
+
+
+def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> None:
+    """Joins small files of a partition, or of every partition."""
+    delta.optimize.compact(
+        partition_filters=[(table.partition, "=", partition)] if partition else None,
+        target_size=_COMPACTED_BYTES,
+        max_concurrent_tasks=1,
+        writer_properties=writer_properties(table),
+    )

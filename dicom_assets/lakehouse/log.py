@@ -1,0 +1,63 @@
+"""The log of a table: in which commits a partition got its rows.
+
+Decided here: how that is found without a walk through the whole log: application transactions of
+each appending commit say before which version a partition's first rows came, and which one was the
+last. Not decided here: how rows are read (`query`) and written (`engine`).
+"""
+
+import json
+from datetime import date
+from pathlib import Path
+from urllib.parse import unquote
+
+from deltalake import DeltaTable, Transaction
+
+
+def partition_transactions(delta: DeltaTable, day: date) -> list[Transaction]:
+    """Returns what the next commit must say when it appends to a partition."""
+    said = [Transaction(_last_id(day), delta.version() + 1)]
+    if delta.transaction_version(_before_id(day)) is None:
+        said.append(Transaction(_before_id(day), delta.version()))
+    return said
+
+
+def span(delta: DeltaTable, day: date) -> tuple[int, int] | None:
+    """Returns the versions of a partition's first and last append; None where it has none."""
+    before = delta.transaction_version(_before_id(day))
+    last = delta.transaction_version(_last_id(day))
+    return None if last is None else (0 if before is None else before + 1, last)
+
+
+def appends(folder: Path, day: date, first: int, last: int) -> list[int] | None:
+    """Returns the versions that added rows to a partition; None where one is no longer there.
+
+    The log says it (Delta protocol, actions add and cdc), so that nothing else need be read of
+    other partitions' commits.
+    """
+    found = []
+    for version in range(first, last + 1):
+        try:
+            text = (folder / f"_delta_log/{version:020}.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        actions = [json.loads(line) for line in text.splitlines()]
+        files = [a[kind] for a in actions for kind in ("add", "cdc") if kind in a]
+        added = [
+            folder / unquote(file["path"])
+            for file in files
+            if file["partitionValues"].get("ingestDate") == f"{day}"
+            and file.get("dataChange") is not False  # compaction changes none
+        ]
+        if not all(path.exists() for path in added):
+            return None
+        if added:
+            found.append(version)
+    return found
+
+
+def _before_id(day: date) -> str:
+    return f"before/{day}"
+
+
+def _last_id(day: date) -> str:
+    return f"last/{day}"

@@ -1,0 +1,94 @@
+"""Upserts: new keys are inserted, known ones replaced, others deleted, in one commit.
+
+Decided here: how little of a table an upsert touches. Rows are partitioned by when they first came,
+and stay there. When no key is known, the rows are appended; else they are merged with the
+partitions of the known ones, and no other file is opened.
+
+Where keys stand must still hold when it is committed: no commit is tried again after another
+writer's, since that one may have brought the same keys. Not decided here: which rows
+(`dicom_assets.steps`), and how keys are found (`places`).
+"""
+
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+
+from dicom_assets.lakehouse.places import Key
+from dicom_assets.lakehouse.query import literal
+from dicom_assets.lakehouse.tables import Table
+
+_GONE = "_gone"
+
+
+def upsert(
+    delta: DeltaTable,
+    table: Table,
+    rows: pa.Table,
+    *,
+    places: Mapping[Key, str],
+    partition: str,
+    gone: Collection[int],
+    transactions: list[Transaction],
+    properties: WriterProperties,
+) -> set[str]:
+    """Upserts rows; `dicom_assets.lakehouse.engine.LocalEngine.upsert` says more.
+
+    Args:
+        delta: The table, opened at the newest version.
+        table: What it is.
+        rows: Rows with the table's columns but for its partition, none of them twice by key.
+        places: Known keys, of the rows and of those that are gone → their partitions.
+        partition: The partition of rows that are new.
+        gone: Keys of known rows to delete.
+        transactions: What the commit says.
+        properties: How files are written.
+
+    Returns:
+        The partitions written to.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
+    """
+    (key,) = table.key
+    column = table.schema.field(table.partition)
+    standing = [places.get(each, partition) for each in rows[key].to_pylist()]
+    source = rows.append_column(column, pa.array(standing, pa.string()).cast(column.type))
+    committed = CommitProperties(app_transactions=transactions, max_commit_retries=0)
+    if not places:
+        write_deltalake(
+            delta,
+            source,
+            mode="append",
+            writer_properties=properties,
+            commit_properties=committed,
+        )
+        return {partition} if rows.num_rows else set()
+    source = source.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
+    deleted = sorted(each for each in gone if each in places)
+    if deleted:  # of these only the key is known
+        source = source.cast(pa.schema([f.with_nullable(True) for f in source.schema]))
+        stood = pa.array([places[each] for each in deleted], pa.string()).cast(column.type)
+        rest = pa.table({key: deleted, column.name: stood, _GONE: [True] * len(deleted)})
+        source = pa.concat_tables([source, rest], promote_options="default")
+    merged = set(places.values())
+    literals = ", ".join(map(literal, table.values_of(merged)))
+    (
+        delta.merge(
+            source,
+            f'target."{column.name}" IN ({literals})'
+            f' AND target."{column.name}" = source."{column.name}"'
+            f' AND target."{key}" = source."{key}"',
+            source_alias="source",
+            target_alias="target",
+            writer_properties=properties,
+            commit_properties=committed,
+            # the source's own extremes narrow down the files further
+            streamed_exec=False,
+        )
+        .when_matched_delete(f"source.{_GONE}")
+        .when_matched_update_all(except_cols=[_GONE])
+        .when_not_matched_insert_all(f"NOT source.{_GONE}", except_cols=[_GONE])
+        .execute()
+    )
+    return {*standing, *merged}

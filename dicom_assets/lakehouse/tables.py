@@ -1,0 +1,146 @@
+"""Delta tables: what one is, how it is made, and how it is opened.
+
+Decided here: a table's properties, its partitioning, and that an opened table is kept and brought
+up to date, since reading the log of thousands of files from its last checkpoint costs more than
+most steps do. Not decided here: which tables there are (`dicom_assets.steps.catalog`) and how they
+are read and written (`engine`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from deltalake import DeltaTable, Schema
+
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.schemas import INGEST_MONTH
+
+_PROPERTIES = {
+    "delta.enableChangeDataFeed": "true",
+    "delta.logRetentionDuration": "interval 365 days",
+    # opening a table reads the log behind its last checkpoint
+    "delta.checkpointInterval": "10",
+}
+
+
+class TableError(Exception):
+    """A table cannot be used as it is. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One Delta table.
+
+    Attributes:
+        layer: `bronze`, `silver` or `gold`.
+        name: The folder's name.
+        schema: Arrow schema with column descriptions.
+        description: One sentence for the catalogue.
+        key: Columns that identify a row.
+        partition: The column it is partitioned by.
+        rows_per_group: Rows that are compressed, and read, together.
+        compression: Of its files.
+        is_looked_up: Whether rows are looked up by key, which is one column then.
+    """
+
+    layer: str
+    name: str
+    schema: pa.Schema
+    description: str
+    key: tuple[str, ...]
+    partition: str
+    rows_per_group: int = 16_384
+    compression: Literal["ZSTD", "SNAPPY"] = "ZSTD"
+    is_looked_up: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """`layer.name`, as a catalogue shows it."""
+        return f"{self.layer}.{self.name}"
+
+    def partition_of(self, ingest_date: date) -> str:
+        """Returns the value, as text, of the partition of rows that first came on a date."""
+        return f"{ingest_date:%Y-%m}" if self.partition == INGEST_MONTH else f"{ingest_date}"
+
+    def values_of(self, partitions: Iterable[str]) -> list[str | date]:
+        """Returns partitions' values from their texts."""
+        texts = pa.array(sorted(set(partitions)), pa.string())
+        return texts.cast(self.schema.field(self.partition).type).to_pylist()
+
+
+@dataclass
+class Tables:
+    """The tables of one lakehouse, each opened once.
+
+    Attributes:
+        layout: Where they lie.
+    """
+
+    layout: Layout
+    _opened: dict[Path, tuple[int | None, DeltaTable]] = field(default_factory=dict)
+
+    def open(self, table: Table) -> DeltaTable | None:
+        """Opens a table at its newest version, or returns None where it does not exist yet.
+
+        Raises:
+            TableError: It is partitioned otherwise than it should be.
+        """
+        path = self.layout.table(table.layer, table.name)
+        made = _made(path)
+        known = self._opened.get(path)
+        if known and known[0] == made and (path / "_delta_log").exists():
+            if _commit(path, known[1].version() + 1).exists():
+                known[1].update_incremental()
+            return known[1]
+        self._opened.pop(path, None)
+        if not DeltaTable.is_deltatable(str(path)):
+            return None
+        delta = DeltaTable(str(path))
+        _check_partition(table, delta, path)
+        self._opened[path] = made, delta
+        return delta
+
+    def create(self, table: Table) -> DeltaTable:
+        """Opens a table; makes it where it does not exist yet."""
+        delta = self.open(table)
+        if delta is not None:
+            return delta
+        path = self.layout.table(table.layer, table.name)
+        path.mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            str(path),
+            schema=Schema.from_arrow(table.schema),
+            mode="ignore",
+            partition_by=[table.partition],
+            name=table.name,
+            description=table.description,
+            configuration=_PROPERTIES | {"delta.dataSkippingStatsColumns": ",".join(table.key)},
+        )
+        delta = self.open(table)
+        assert delta is not None  # noqa: S101 it has just been made
+        return delta
+
+
+def _commit(path: Path, version: int) -> Path:
+    return path / f"_delta_log/{version:020}.json"
+
+
+def _made(path: Path) -> int | None:
+    """Tells a table from one made anew in its place; None where its first commit is cleaned up."""
+    try:
+        return _commit(path, 0).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _check_partition(table: Table, delta: DeltaTable, path: Path) -> None:
+    columns = delta.metadata().partition_columns
+    if columns != [table.partition]:
+        raise TableError(
+            f"{path} is partitioned by {', '.join(columns) or 'nothing'}, not by {table.partition}:"
+            f" an earlier version made it. Move the folder {table.layer}/Tables/{table.name} away"
+            " and run every ingest date again; the table is made anew from the layer before it"
+        )

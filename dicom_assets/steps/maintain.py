@@ -1,0 +1,21 @@
+"""Upkeep of the lakehouse: every table's small files are joined and old ones removed.
+
+Decided here: which tables, and that nothing else works on the lakehouse meanwhile. Not decided
+here: what upkeep is (`dicom_assets.lakehouse.maintenance`).
+"""
+
+from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.lock import locked
+from dicom_assets.lakehouse.maintenance import Upkeep
+from dicom_assets.settings import Settings
+from dicom_assets.steps import catalog
+
+
+def maintain(engine: LocalEngine, settings: Settings) -> list[Upkeep]:
+    """Looks after all tables that there are; returns what was done to each."""
+    with locked(engine.layout.root):
+        done = (
+            engine.maintain(table, keep_hours=24 * settings.keep_removed_files_days)
+            for table in catalog.tables(settings.promoted)
+        )
+        return [each for each in done if each]

@@ -1,0 +1,35 @@
+"""The maintenance job, as Dagster runs it."""
+
+import dagster as dg
+
+from dicom_assets.definitions import defs
+from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.steps import catalog
+
+
+def test_the_job_joins_files_and_says_so_without_patient_data(house, write_dicom):
+    for number in range(3):
+        write_dicom(house.drop / "Doe.dcm", StudyInstanceUID=f"1.2.{number}", PatientID="P99")
+        house.chain()
+    before = house.run.engine.read(catalog.IMAGE_OCCURRENCE, ["image_occurrence_id"]).num_rows
+    with dg.instance_for_test() as instance:
+        done = (
+            defs()
+            .resolve_job_def("maintenance")
+            .execute_in_process(
+                instance=instance,
+                resources={"lakehouse": Lakehouse(root=str(house.settings.lakehouse))},
+            )
+        )
+        messages = [record.user_message for record in instance.all_logs(done.run_id)]
+    assert done.success
+    assert any("gold.Image_Occurrence: 3 files before, 1 after" in each for each in messages)
+    assert not [each for each in messages if "P99" in each or "Doe" in each]
+    assert house.run.engine.row_count(catalog.IMAGE_OCCURRENCE) == before == 3
+
+
+def test_it_runs_once_a_week():
+    (schedule,) = list(defs().schedules or ())
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.job_name, schedule.cron_schedule) == ("maintenance", "0 3 * * 0")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
