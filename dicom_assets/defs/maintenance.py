@@ -17,7 +17,7 @@ from dicom_assets.steps.maintain import maintain
 def look_after_tables(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
     """Maintains every table and says what was done, as the op's metadata."""
     settings = lakehouse.settings
-    for each in maintain(LocalEngine(Layout(settings.lakehouse), settings.workers), settings):
+    for each in maintain(LocalEngine(Layout(settings.lakehouse)), settings):
         context.log.info(
             f"{each.table}: {each.files_before} files before, {each.files_after} after; "
             f"{each.files_removed} old ones removed, {each.bytes_freed:,} bytes freed"
