@@ -58,6 +58,10 @@ class LocalEngine:
     def _places_by_table(self) -> dict[str, Places]:
         return {}
 
+    @cached_property
+    def _last_look_ups(self) -> dict[str, tuple[tuple[Any, ...], pa.Table]]:
+        return {}
+
     def _places(self, table: Table) -> Places:
         folder = self.layout.table(table.layer, table.name)
         return self._places_by_table.setdefault(table.full_name, Places(table, folder))
@@ -244,9 +248,25 @@ class LocalEngine:
         if ingest_date:
             conditions[INGEST_DATE] = [ingest_date]
         elif where and table.is_looked_up and table.key[0] in where:
-            partitions = self._places(table).partitions(delta, where[table.key[0]])
-            conditions[table.partition] = table.values_of(partitions)
+            return self._look_up(delta, table, wanted, conditions)
         return select(delta, wanted, conditions)
+
+    def _look_up(
+        self, delta: DeltaTable, table: Table, wanted: pa.Schema, conditions: dict[str, Any]
+    ) -> pa.Table:
+        """Reads rows by key, in the partitions that hold some; the last answer is remembered.
+
+        What follows silver, and its checks, ask for the same studies one after another.
+        """
+        asked = {name: frozenset(values) for name, values in conditions.items()}
+        question = (delta.metadata().id, delta.version(), wanted.names, asked)
+        last = self._last_look_ups.get(table.full_name)
+        if last and last[0] == question:
+            return last[1]
+        partitions = self._places(table).partitions(delta, conditions[table.key[0]])
+        found = select(delta, wanted, conditions | {table.partition: table.values_of(partitions)})
+        self._last_look_ups[table.full_name] = question, found
+        return found
 
     def read_new(
         self,
