@@ -1,28 +1,29 @@
 """Measures FHIR: metastore rows to ImagingStudy, NDJSON, silver and OMOP rows, and fhir.resources.
 
 Makes metastore rows whose headers have 260 elements (some 15 KB of DICOM JSON), in two shapes: one
-study of so many instances, and as many studies of one instance. Prints milliseconds of CPU per
-1,000 instances of each stage, ours beside what is plainest: the whole header by orjson, and a model
-of fhir.resources built, validated and written as JSON, or read from it. Last, what one instance
-costs that arrives late for the large study. Medians of interleaved rounds, in one process, without
-reading or writing a table. Compare ratios within one run, not numbers between machines.
+study of 2,000 instances, and as many studies of one instance. Told is the CPU time of each stage
+per 1,000 instances, ours beside what is plainest: the whole header by orjson, and a model of
+fhir.resources built, validated and written as JSON, or read from it. Last, what one instance costs
+that arrives late for the large study. All in one process, without reading or writing a table.
 
-    .venv/bin/python benchmarks/fhir_speed.py --instances 2000 --rounds 5
+    python -m benchmarks.fhir_speed [--quick] [--rounds 5]
 """
 
 import argparse
 import gc
 import io
 import random
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
+from benchmarks.results import OURS, Results, Row
 from dicom_assets.fhir.flatten import resource_columns, silver_schema
 from dicom_assets.fhir.imaging_study import ConversionOptions, Study, convert_studies
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
@@ -36,6 +37,8 @@ from dicom_assets.omop.procedure_occurrence import procedure_occurrences
 from dicom_assets.omop.studies import STUDY_COLUMNS
 from dicom_assets.omop.vocabulary import Vocabulary
 
+PART, UNIT = "fhir", "ms CPU / 1,000"
+COUNT = 2000
 KIND = "ImagingStudy"
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
 OPTIONS = ConversionOptions(
@@ -44,12 +47,12 @@ OPTIONS = ConversionOptions(
 INSTANCES_PER_SERIES = 100
 LINES_AT_A_TIME = 500  # as the step flatten takes them
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 
 
 def header(study: int, number: int) -> str:
     """Returns the DICOM JSON of a CT slice: 260 elements, as scanners write them."""
-    elements: Row = {
+    elements: Json = {
         "00081032": {"vr": "SQ", "Value": [_code("24627-2", "LN", "CT Chest")]},
         "00081050": {"vr": "PN", "Value": [{"Alphabetic": "House^Gregory"}]},
         "00081070": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]},
@@ -71,7 +74,7 @@ def header(study: int, number: int) -> str:
     return orjson.dumps(elements, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _code(value: str, scheme: str, meaning: str) -> Row:
+def _code(value: str, scheme: str, meaning: str) -> Json:
     return {
         "00080100": {"vr": "SH", "Value": [value]},
         "00080102": {"vr": "SH", "Value": [scheme]},
@@ -79,7 +82,7 @@ def _code(value: str, scheme: str, meaning: str) -> Row:
     }
 
 
-def metastore_rows(count: int, *, one_study: bool) -> list[Row]:
+def metastore_rows(count: int, *, one_study: bool) -> list[Json]:
     """Returns rows in no order: one study of so many instances, or so many studies of one."""
     rows = []
     for n in range(count):
@@ -120,7 +123,7 @@ def metastore_rows(count: int, *, one_study: bool) -> list[Row]:
     return rows
 
 
-def _table(rows: list[Row], names: tuple[str, ...]) -> pa.Table:
+def _table(rows: list[Json], names: tuple[str, ...]) -> pa.Table:
     schema = dicomimagingmetastore()
     return pa.Table.from_pylist(rows, pa.schema([schema.field(name) for name in names]))
 
@@ -199,7 +202,7 @@ class Shape:
         unknown_persons(self.silver)
 
 
-def _bronze_row(line: Line) -> Row:
+def _bronze_row(line: Line) -> Json:
     return {
         "ingestDate": NOW.date(),
         "sourceSystem": "default",
@@ -249,45 +252,43 @@ def _milliseconds(run: Callable[[], object]) -> float:
     return (time.process_time() - begin) * 1000
 
 
-def measure(
-    shapes: list[Shape], late: Late, rounds: int
-) -> Iterator[tuple[str, list[tuple[float, float | None]]]]:
-    """Yields each stage's milliseconds per 1,000 instances, ours and the other's, by shape."""
-    took: dict[tuple[str, int, bool], list[float]] = {}
-    lates = []
-    for _ in range(rounds):
+def measure(folder: Path, *, quick: bool) -> list[Row]:
+    """Runs each stage once on both shapes, ours and the other way in turn."""
+    count = 200 if quick else COUNT
+    shapes = {
+        f"one study of {count:,}": _shape(count, one_study=True),
+        f"{count:,} studies of one": _shape(count, one_study=False),
+    }
+    rows = []
+    for title, shape in shapes.items():
+        total = 0.0
         for name, (ours, other) in STAGES.items():
-            for number, shape in enumerate(shapes):
-                for run in filter(None, (ours, other)):
-                    spent = _milliseconds(lambda run=run, shape=shape: run(shape))
-                    key = (name, number, run is ours)
-                    took.setdefault(key, []).append(spent * 1000 / shape.count)
-        lates.append(_milliseconds(late.merge))
-    median = {key: statistics.median(times) for key, times in took.items()}
-    for name in STAGES:
-        numbers = range(len(shapes))
-        yield name, [(median[name, n, True], median.get((name, n, False))) for n in numbers]
-    total = [sum(median[name, n, True] for name in STAGES) for n in range(len(shapes))]
-    yield "all of ours", [(spent, None) for spent in total]
-    yield "one late instance, ms in all", [(statistics.median(lates), None)]
+            for contestant, run in ((OURS, ours), ("the other way", other)):
+                if run is not None:
+                    spent = _milliseconds(lambda run=run, shape=shape: run(shape)) * 1000 / count
+                    total += spent if contestant == OURS else 0
+                    rows.append(Row(PART, f"{title}: {name}", contestant, spent, UNIT))
+        rows.append(Row(PART, f"{title}: all stages", OURS, total, UNIT))
+    late = Late(next(iter(shapes.values())))
+    case = "one instance more for the study that silver holds"
+    return [*rows, Row(PART, case, OURS, _milliseconds(late.merge), "ms CPU")]
+
+
+@cache
+def _shape(count: int, *, one_study: bool) -> Shape:
+    return Shape(count, one_study=one_study)
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs some rounds and prints tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--instances", type=int, default=2000)
+    parser.add_argument("--quick", action="store_true", help="few instances")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    count = arguments.instances
-    shapes = [Shape(count, one_study=one_study) for one_study in (True, False)]
-    titles = (f"one study of {count}", f"{count} studies of one")
-    print(f"{'CPU ms per 1,000 instances':<50} {titles[0]:>24} {titles[1]:>24}")
-    for name, cells in measure(shapes, Late(shapes[0]), arguments.rounds):
-        print(f"{name:<50} " + " ".join(f"{_cell(*cell):>24}" for cell in cells))
-
-
-def _cell(ours: float, other: float | None) -> str:
-    return f"{ours:.1f}" if other is None else f"{ours:.1f} : {other:.1f} ({other / ours:.1f}x)"
+    results = Results()
+    for _ in range(arguments.rounds):
+        results.add(measure(Path(), quick=arguments.quick))
+    print(results.table(PART))
 
 
 if __name__ == "__main__":

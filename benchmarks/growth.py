@@ -5,23 +5,21 @@ of a hundred instances in three series goes through the chain, and its rows in e
 copied with other UIDs, dates and keys, a commit for each date, as files and log entries like those
 that the engine writes; past months are compacted, as `dicom-assets maintain` leaves them. The
 metastore's copies go without `metadata` and `metadata_string`, which no step reads of earlier
-dates. Then three days of 2,000 small CT files each are run with `steps.chain.STEPS` and all rules,
-a fresh `Day` for each asset, as in Dagster: 90 % of the files are of new studies, the rest late
-parts of known ones, most of them of the last weeks. Prints the median seconds of each step, and the
-whole as a ratio to the first size.
+dates. Then days of 2,000 small CT files, one each round, are run with `steps.chain.STEPS` and all
+rules, a fresh `Day` for each asset, as in Dagster: 90 % of the files are of new studies, the rest
+late parts of known ones, most of them of the last weeks.
 
-    .venv/bin/python benchmarks/growth.py 0 100000 1000000 10000000
+    python -m benchmarks.growth [--quick] [--rows 0 100000 1000000]
 """
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -34,6 +32,7 @@ from deltalake import DeltaTable
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from benchmarks.results import Results, Row
 from dicom_assets.defs.checks import RULES
 from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.lakehouse.engine import Table
@@ -48,7 +47,10 @@ from dicom_assets.steps.run import Run
 
 DATES = 1000
 FIRST_DAY = date(2026, 3, 14)
-ROUNDS = 3
+PART = "growth"
+CASE, IDLE = "a day", "a run that finds nothing to do"
+CHECKS = "the rules alone, of a day"
+SIZES = (0, 100_000, 1_000_000, 10_000_000)
 INSTANCES = 100
 SERIES = 3
 NEW_STUDIES, NEW_FILES = 100, 18
@@ -328,14 +330,17 @@ def check(run: Run, asset: str) -> None:
             raise SystemExit(f"{rule.name} does not hold")
 
 
-def inside(root: Path, studies: int, number: int) -> None:
-    """Runs a day, after one elsewhere that loads what is loaded once, and prints the seconds."""
+def inside(root: Path, studies: int) -> None:
+    """Runs the next day, after one elsewhere that loads what is loaded once; prints the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         write_file_in(Path(folder))
         run_day(Path(folder), 0)
+    counter = root / "days"
+    number = int(counter.read_text()) if counter.exists() else 0
     drop = Run.of(load_settings(lakehouse=root), f"{FIRST_DAY}").engine.layout.drop_folder
     write_day(drop, number, studies)
     print(json.dumps(run_day(root, number)))
+    counter.write_text(f"{number + 1}")
 
 
 def write_file_in(root: Path) -> None:
@@ -345,56 +350,56 @@ def write_file_in(root: Path) -> None:
     write_file(drop, _TEMPLATE, 1)
 
 
-def measure(root: Path, rows: int, number: int) -> dict[str, float]:
-    """Runs one day, in a process of its own, on a lakehouse made for so many metastore rows."""
+def measure(folder: Path, *, quick: bool, sizes: Sequence[int] = SIZES) -> list[Row]:
+    """Runs one more day on a lakehouse of each size."""
+    rows = []
+    for size in (0, 100_000) if quick else sizes:
+        root = folder / f"{PART}-{size}"
+        if size and not root.exists():
+            print(f"making {size:,} rows", file=sys.stderr)
+            fill(root, size // INSTANCES)
+        took = _in_a_fresh_process(root, size)
+        idle, rules = took.pop("idle"), took["rules"]
+        note = ", ".join(f"{name} {seconds:.2f}" for name, seconds in took.items())
+        rows.append(Row(PART, CASE, label(size), sum(took.values()), "s", note))
+        rows.append(Row(PART, IDLE, label(size), idle, "s"))
+        rows.append(Row(PART, CHECKS, label(size), rules, "s"))
+    return rows
+
+
+def label(rows: int) -> str:
+    """Returns how a lakehouse with so many metastore rows is called."""
+    return f"{rows:,} rows"
+
+
+def _in_a_fresh_process(root: Path, size: int) -> dict[str, float]:
+    studies = size // INSTANCES
     done = subprocess.run(  # noqa: S603
-        [sys.executable, __file__, "--inside", str(root), str(rows // INSTANCES), str(number)],
+        [sys.executable, "-m", "benchmarks.growth", "--inside", str(root), f"{studies}"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        cwd=Path(__file__).parent.parent,
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def growth(sizes: list[int], folder: Path) -> dict[int, list[dict[str, float]]]:
-    """Makes a lakehouse of each size and runs the days on all of them in turn.
-
-    Returns:
-        Size → for each day, step → seconds, with `all` and `idle`, that of a run without news.
-    """
-    for rows in sizes:
-        if rows and not (folder / f"{rows}").exists():
-            print(f"making {rows:,} rows", file=sys.stderr)
-            fill(folder / f"{rows}", rows // INSTANCES)
-    found: dict[int, list[dict[str, float]]] = {rows: [] for rows in sizes}
-    for number in range(ROUNDS):
-        for rows in sizes:
-            took = measure(folder / f"{rows}", rows, number)
-            idle = took.pop("idle")
-            found[rows].append(took | {"all": sum(took.values()), "idle": idle})
-    return found
-
-
 def main() -> None:
-    """Measures all sizes and prints a table."""
+    """Measures all sizes, some rounds, and prints tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("rows", nargs="*", type=int, default=[0, 100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--keep", type=Path, help="folder to make the lakehouses in, and keep them")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--rows", nargs="*", type=int, default=SIZES, help="the sizes")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
-        root, studies, number = arguments.inside
-        inside(Path(root), int(studies), int(number))
+        inside(Path(arguments.inside[0]), int(arguments.inside[1]))
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        found = growth(arguments.rows, arguments.keep or Path(temporary))
-    columns = [*STEPS, "rules", "all", "idle"]
-    print(f"{'rows':>10} " + " ".join(f"{name[:11]:>11}" for name in columns) + "  ratio")
-    first = found[arguments.rows[0]]
-    for rows, days in found.items():
-        cells = " ".join(f"{statistics.median(d[name] for d in days):>11.2f}" for name in columns)
-        ratio = statistics.median(d["all"] / f["all"] for d, f in zip(days, first, strict=True))
-        print(f"{rows:>10} {cells} {ratio:>6.2f}", flush=True)
+    results = Results()
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(arguments.rounds):
+            results.add(measure(Path(folder), quick=arguments.quick, sizes=arguments.rows))
+    print(results.table(PART))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ says so.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import chain, header, memory
+from benchmarks import chain, growth, header, memory
 from benchmarks.results import OURS, Results, markdown
 
 _LARGEST = memory.label(memory.FILES[-1])
@@ -70,8 +70,8 @@ def _slow(results: Results) -> float | None:
 
 
 def _growth(results: Results) -> float | None:
-    """From the growth benchmark: part `growth`, case `a day`, contestants `N rows`."""
-    return results.ratio("growth", "a day", "10,000,000 rows", "0 rows")
+    smallest, largest = growth.label(growth.SIZES[0]), growth.label(growth.SIZES[-1])
+    return results.ratio(growth.PART, growth.CASE, largest, smallest)
 
 
 def _memory(results: Results) -> float | None:
