@@ -35,7 +35,7 @@ def _work(target: Path, hashed: bool, path: Path) -> None:
         raw = path.read_bytes()
         if hashed:
             hashlib.sha256(raw).digest()
-        packer = isal_zlib.compressobj(1, wbits=-15)
+        packer = isal_zlib.compressobj(1, 8, -15, 9)
         stream = packer.compress(raw) + packer.flush()
         _write(target / f"{name}.zip", name, stream, isal_zlib.crc32(raw), len(raw))
     path.unlink()

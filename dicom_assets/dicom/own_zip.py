@@ -29,6 +29,7 @@ RAW = -zlib.MAX_WBITS
 
 _INFLATE_ERROR = cast(type[Exception], isal_zlib.error)
 _FASTEST_LEVELS = 3
+_MOST_MEMORY = 9  # some hundred KiB, with which ISA-L is a fifth faster
 _WORTH = 0.97
 """Pixels that are compressed already are deflated only where that leaves less than this."""
 _PIECE = 64 << 10
@@ -271,7 +272,7 @@ class _Member(io.RawIOBase):
 def _deflater(level: int) -> Any:
     """Returns the compressor of a level: ISA-L's or zlib's."""
     if level <= _FASTEST_LEVELS:
-        return isal_zlib.compressobj(level, wbits=RAW)
+        return isal_zlib.compressobj(level, DEFLATED, RAW, _MOST_MEMORY)
     return zlib.compressobj(level, wbits=RAW)
 
 

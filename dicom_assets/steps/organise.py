@@ -27,10 +27,10 @@ from dicom_assets.lakehouse.layout import (
     printable,
     zip_name,
 )
-from dicom_assets.lakehouse.pool import FEW_TASKS, warm_up
+from dicom_assets.lakehouse.pool import FEW_TASKS, keep_memory, warm_up
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog
-from dicom_assets.steps.read_files import read_files
+from dicom_assets.steps.read_files import PRELOAD, read_files
 from dicom_assets.steps.report import Progress, Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -47,6 +47,7 @@ def organise(run: Run) -> Report:
     """
     layout, settings = run.engine.layout, run.settings
     run.check_choices()
+    keep_memory()
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
     with reporting(STEP, layout.root) as report, journal.open():
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def organise(run: Run) -> Report:
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
         progress = Progress(STEP, len(entries), "dropped files")
         if len(entries) >= FEW_TASKS and settings.workers > 1:
-            warm_up(read_files)  # for extract, which comes next
+            warm_up(read_files, preload=PRELOAD)  # for extract, which comes next
         turn = _Turn(run, journal)
         for entry in entries:
             try:
