@@ -130,10 +130,14 @@ def in_fresh_process(module: str, *arguments: object) -> dict:
 
 def ours(lakehouse: Path) -> Callable[[], dict[str, float]]:
     """Returns the product's steps, ready to run."""
+    import pandas as _pandas  # noqa: F401 -- pyarrow imports it when it makes its first table
+
     from dicom_assets.settings import load_settings
+    from dicom_assets.steps import catalog
     from dicom_assets.steps.chain import STEPS
     from dicom_assets.steps.run import Run
 
+    catalog.tables()  # imports the FHIR model
     run = Run.of(load_settings(lakehouse=lakehouse), DAY)
 
     def steps() -> dict[str, float]:

@@ -179,7 +179,7 @@ def _take(plan: Plan) -> bool:
     own = next((target for source, target in plan.moves if source == entry), None)
     try:
         if own:
-            taken = _take_over(plan.entry, own)
+            taken = _take_over(plan.entry, entry, own)
         else:
             taken = True
             if is_same(plan.entry):
@@ -192,21 +192,23 @@ def _take(plan: Plan) -> bool:
         return False
     if taken:
         for source, target in plan.moves:
+            if target is own:
+                continue
             # a source that stands beside its target is a new file under an old name
             if not os.path.lexists(target) and os.path.lexists(source):
                 transfer(source, target)
     return taken
 
 
-def _take_over(entry: Dropped, target: Path) -> bool:
+def _take_over(entry: Dropped, path: Path, target: Path) -> bool:
     """Moves an entry, also to another file system; says whether it was still the same."""
     if not os.path.lexists(target):
         if not is_same(entry):
             return False
-        transfer(entry.path, target)
+        transfer(path, target)
     if is_same(entry):  # it was copied: now, or by a run that was killed
         try:
-            entry.path.unlink()
+            path.unlink()
         except OSError:
             target.unlink()
             raise

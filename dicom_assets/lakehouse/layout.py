@@ -98,7 +98,9 @@ class Layout:
 
     def relative(self, path: Path) -> str:
         """Returns the path as tables hold it: relative to the root, with `/`, printable."""
-        return printable(os.path.relpath(path, self.root))
+        text, root = str(path), f"{self.root}/"
+        inside = text.startswith(root)  # else a link of the site leads elsewhere
+        return printable(text[len(root) :] if inside else os.path.relpath(path, self.root))
 
     def absolute(self, path: str) -> Path:
         """Returns where a path from a table lies."""

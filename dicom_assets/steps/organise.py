@@ -127,6 +127,7 @@ class _Turn:
         self._prefixes = count(time.time_ns() // 1_000_000)
         self._staged = count()
         self._organised_at = microseconds(now())
+        self._drop_folder = str(self._layout.drop_folder)
         self._folders: dict[str, tuple[Path, Path]] = {}
         self._plans: list[Plan] = []
         self._planned = 0
@@ -150,10 +151,10 @@ class _Turn:
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
-        source, plan = self._source_of(entry), Plan(entry)
-        found = _look(entry.path, entry.size) if entry.regular else None
+        source, plan, path = self._source_of(entry), Plan(entry), entry.path
+        found = _look(path, entry.size) if entry.regular else None
         if found is None:
-            self._fail(plan, entry.path, source, self._name(source), Reason.NOT_A_FILE)
+            self._fail(plan, path, source, self._name(source), Reason.NOT_A_FILE)
         elif found.kind is Kind.ZIP:
             plan = self._take_dropped_archive(entry, source)
         else:
@@ -339,11 +340,10 @@ class _Turn:
         raise AssertionError("count() does not end")
 
     def _source_of(self, entry: Dropped) -> _Source:
-        inside = entry.path.relative_to(self._layout.drop_folder)
-        first = printable(inside.parts[0])
-        named = len(inside.parts) > 1 and self._settings.is_namespace(first)
-        system = first if named else DEFAULT_SOURCE_SYSTEM
-        return _Source(printable(inside.as_posix()), system, entry.modified_ns)
+        inside = printable(entry.address[len(self._drop_folder) + 1 :])
+        first, _, rest = inside.partition("/")
+        named = rest and self._settings.is_namespace(first)
+        return _Source(inside, first if named else DEFAULT_SOURCE_SYSTEM, entry.modified_ns)
 
 
 def _look(path: Path, size: int) -> _Found:
