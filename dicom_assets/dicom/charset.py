@@ -12,6 +12,9 @@ from functools import lru_cache
 DEFAULT = ("iso8859",)
 """The default repertoire, read leniently: ISO-IR 6 with whatever Latin-1 characters are there."""
 
+_USUAL = {"": "iso8859", "ISO_IR 6": "iso8859", "ISO_IR 100": "latin_1", "ISO_IR 192": "UTF8"}
+"""What nearly all files name: known without pydicom, which takes a quarter of a second to load."""
+
 _ALONE = ("ISO_IR 192", "GBK", "GB18030")
 _UNTRUSTED = ("idna", "punycode", "unicode", "raw", "undefined", "utf_7", "utf-7", "mbcs", "oem")
 _LINE_ENDS = re.compile(rb"[\r\n\t\f]")
@@ -45,6 +48,8 @@ def decode(value: bytes, encodings: tuple[str, ...]) -> tuple[str, bool]:
 
 
 def _codec(term: str) -> str | None:
+    if term in _USUAL:
+        return _USUAL[term]
     from pydicom.charset import python_encoding
 
     if term in python_encoding:

@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,12 +49,7 @@ def over_threads(
 
 
 def over_processes(
-    work: Callable[[T], R],
-    tasks: Iterable[T],
-    *,
-    workers: int,
-    count: int,
-    preload: Sequence[str] = (),
+    work: Callable[[T], R], tasks: Iterable[T], *, workers: int, count: int
 ) -> Iterator[R]:
     """Applies `work` to each task and yields the results as they come.
 
@@ -65,7 +60,6 @@ def over_processes(
         tasks: What it is applied to; the largest ones first, or they end last and alone.
         workers: Processes; 1 works in this one.
         count: How many tasks there are; a few are not worth starting processes for.
-        preload: Modules that it imports when it works: loaded once for all workers.
     """
     if workers == 1 or count < FEW_TASKS:
         yield from map(work, tasks)
@@ -73,10 +67,7 @@ def over_processes(
     waiting = iter(tasks)
     with (
         ProcessPoolExecutor(
-            workers,
-            mp_context=_context(work, preload),
-            initializer=_begin,
-            initargs=(os.getpid(),),
+            workers, mp_context=_context(work), initializer=_begin, initargs=(os.getpid(),)
         ) as pool,
         _ahead(pool, work, waiting, 2 * workers) as ahead,
     ):
@@ -88,9 +79,9 @@ def over_processes(
             yield from (future.result() for future in done)
 
 
-def warm_up(work: Callable[[Any], Any], *, preload: Sequence[str] = ()) -> None:
+def warm_up(work: Callable[[Any], Any]) -> None:
     """Starts, beside what goes on here, the process from which `over_processes` forks workers."""
-    _context(work, preload)
+    _context(work)
     forkserver.ensure_running()
 
 
@@ -106,10 +97,10 @@ def keep_memory() -> None:
         libc.mallopt(_MMAP_THRESHOLD, 16 << 20)
 
 
-def _context(work: Callable[[Any], Any], preload: Sequence[str]) -> Any:
+def _context(work: Callable[[Any], Any]) -> Any:
     """Returns a server that forks workers which have the work's module imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__, *preload])
+    context.set_forkserver_preload([work.__module__])
     return context
 
 

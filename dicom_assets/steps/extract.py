@@ -18,7 +18,7 @@ from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import one_name
 from dicom_assets.lakehouse.pool import over_processes
 from dicom_assets.steps import catalog, report
-from dicom_assets.steps.read_files import PRELOAD, STEP, Task, read_files
+from dicom_assets.steps.read_files import STEP, Task, read_files
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
@@ -89,9 +89,8 @@ def _read_all(
         for chunk in _chunks(files)
     ]
     progress = report.Progress(STEP, len(files), "files")
-    for done in over_processes(
-        read_files, tasks, workers=settings.workers, count=len(tasks), preload=PRELOAD
-    ):
+    workers = settings.workers
+    for done in over_processes(read_files, tasks, workers=workers, count=len(tasks)):
         failures += done.failures
         tally.rows += done.rows.num_rows
         tally.size += sum(done.rows["fileSize"].to_pylist())

@@ -25,8 +25,6 @@ from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
 STEP = "extract"
-PRELOAD = ("pydicom.charset", "pydicom.datadict")
-"""What a worker imports when it meets a character set, or a private element."""
 _DAMAGED = "the ZIP that the file lies in is damaged"
 _MISSING = "the file lies neither in Process nor in Failed any more"
 
