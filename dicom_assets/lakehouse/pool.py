@@ -69,7 +69,7 @@ def over_processes(
         ProcessPoolExecutor(
             workers, mp_context=_context(work), initializer=_begin, initargs=(os.getpid(),)
         ) as pool,
-        _ahead(pool, work, waiting, 2 * workers) as ahead,
+        _ahead(pool, work, waiting, 4 * workers) as ahead,
     ):
         while ahead:
             done, rest = wait(ahead, return_when=FIRST_COMPLETED)
