@@ -32,7 +32,7 @@ _FASTEST_LEVELS = 3
 _MOST_MEMORY = 9  # some hundred KiB, with which ISA-L is a fifth faster
 _WORTH = 0.97
 """Pixels that are compressed already are deflated only where that leaves less than this."""
-_PIECE = 64 << 10
+_PIECE = 32 << 10
 _FULL = 0xFFFFFFFF
 _UTF8 = 0x800
 _DAY = 0x21  # 1 January 1980, the first one a ZIP knows

@@ -1,8 +1,9 @@
-"""Work side by side: over threads or over processes, a bounded number of tasks ahead.
+"""Work side by side, over threads or over processes, a bounded number of tasks ahead.
 
-Decided here: how workers are started and ended, and how many tasks wait. Threads suit work that is
-reading, inflating, hashing and writing, which Python does beside each other; what is Python itself
-goes to processes. Not decided here: how work is cut into tasks.
+Decided here: which of the two, how workers are started and ended, and how many tasks wait. Reading,
+inflating, deflating, hashing and writing go on beside each other in threads, which start at once
+and hand over rows as they are; many of them would be held up by what is Python itself. Not decided
+here: how work is cut into tasks.
 """
 
 import ctypes
@@ -12,16 +13,23 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.thread import ThreadPoolExecutor
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+MOST_THREADS = 4
+"""More workers than that are processes."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 FEW_TASKS = 4
 """Fewer than that are not worth starting threads or processes for."""
@@ -48,29 +56,24 @@ def over_threads(
             ahead += [pool.submit(work, task) for task in islice(waiting, 1)]
 
 
-def over_processes(
+def shared_out(
     work: Callable[[T], R], tasks: Iterable[T], *, workers: int, count: int
 ) -> Iterator[R]:
     """Applies `work` to each task and yields the results as they come.
 
-    A task that takes long holds up no other; a worker ends when this process does.
+    A task that takes long holds up no other.
 
     Args:
-        work: A function of a module, since it travels to other processes.
+        work: A function of a module, since it may travel to other processes.
         tasks: What it is applied to; the largest ones first, or they end last and alone.
-        workers: Processes; 1 works in this one.
-        count: How many tasks there are; a few are not worth starting processes for.
+        workers: How many work at once; 1 works in this thread.
+        count: How many tasks there are; a few are not worth starting workers for.
     """
     if workers == 1 or count < FEW_TASKS:
         yield from map(work, tasks)
         return
     waiting = iter(tasks)
-    with (
-        ProcessPoolExecutor(
-            workers, mp_context=_context(work), initializer=_begin, initargs=(os.getpid(),)
-        ) as pool,
-        _ahead(pool, work, waiting, 4 * workers) as ahead,
-    ):
+    with _workers(work, workers) as pool, _ahead(pool, work, waiting, 2 * workers) as ahead:
         while ahead:
             done, rest = wait(ahead, return_when=FIRST_COMPLETED)
             ahead[:] = rest
@@ -79,29 +82,27 @@ def over_processes(
             yield from (future.result() for future in done)
 
 
-def warm_up(work: Callable[[Any], Any]) -> None:
-    """Starts, beside what goes on here, the process from which `over_processes` forks workers."""
-    _context(work)
-    forkserver.ensure_running()
+def _workers(work: Callable[[Any], Any], count: int) -> Executor:
+    if count <= MOST_THREADS:
+        return ThreadPoolExecutor(count)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])
+    # a worker process ends when this one does, however that ends
+    return ProcessPoolExecutor(
+        count, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
+    )
 
 
 def keep_memory() -> None:
     """Has this process keep some freed memory for what it reads next.
 
-    Given back after each file and asked for again, it costs a page fault for every 4 KiB: a sixth
-    of all the time a worker takes. Only glibc gives it back so soon.
+    Given back after each file and asked for again, it costs a page fault for every 4 KiB. Only
+    glibc gives it back so soon.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
         libc.mallopt(_MMAP_THRESHOLD, 16 << 20)
-
-
-def _context(work: Callable[[Any], Any]) -> Any:
-    """Returns a server that forks workers which have the work's module imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])
-    return context
 
 
 @contextmanager

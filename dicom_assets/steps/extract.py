@@ -16,7 +16,7 @@ import pyarrow as pa
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.lakehouse.pool import over_processes
+from dicom_assets.lakehouse.pool import keep_memory, shared_out
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.read_files import STEP, Task, read_files
 from dicom_assets.steps.report import Report, reporting
@@ -37,6 +37,7 @@ def extract(run: Run) -> Report:
         that the fast header reader left to the careful one; size in bytes.
     """
     engine, ingest_date = run.engine, run.ingest_date
+    keep_memory()
     with reporting(STEP, engine.layout.root) as done:
         done.count({"failures": 0, "slow_path": 0})
         app_id = engine.app_id(STEP, catalog.PROCESS_FILES, ingest_date)
@@ -90,7 +91,7 @@ def _read_all(
     ]
     progress = report.Progress(STEP, len(files), "files")
     workers = settings.workers
-    for done in over_processes(read_files, tasks, workers=workers, count=len(tasks)):
+    for done in shared_out(read_files, tasks, workers=workers, count=len(tasks)):
         failures += done.failures
         tally.rows += done.rows.num_rows
         tally.size += sum(done.rows["fileSize"].to_pylist())

@@ -27,10 +27,9 @@ from dicom_assets.lakehouse.layout import (
     printable,
     zip_name,
 )
-from dicom_assets.lakehouse.pool import FEW_TASKS, keep_memory, warm_up
+from dicom_assets.lakehouse.pool import keep_memory
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog
-from dicom_assets.steps.read_files import read_files
 from dicom_assets.steps.report import Progress, Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -54,8 +53,6 @@ def organise(run: Run) -> Report:
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
         progress = Progress(STEP, len(entries), "dropped files")
-        if len(entries) >= FEW_TASKS and settings.workers > 1:
-            warm_up(read_files)  # for extract, which comes next
         turn = _Turn(run, journal)
         for entry in entries:
             try:
