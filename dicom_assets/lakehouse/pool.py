@@ -1,12 +1,10 @@
 """Work side by side, over threads or over processes, a bounded number of tasks ahead.
 
 Decided here: which of the two, how workers are started and ended, and how many tasks wait. Reading,
-inflating, deflating, hashing and writing go on beside each other in threads, which start at once
-and hand over rows as they are; many of them would be held up by what is Python itself. Not decided
-here: how work is cut into tasks.
+inflating, deflating, hashing and writing go on beside each other in threads, which start at once;
+what is Python itself does so only in processes. Not decided here: how work is cut into tasks.
 """
 
-import ctypes
 import multiprocessing
 import os
 import select
@@ -25,12 +23,13 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from dicom_assets.lakehouse.memory import keep_memory
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST_THREADS = 4
-"""More workers than that are processes."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+MANY_TASKS = 64
+"""So many are worth starting processes for, which takes half a second: they share no lock."""
 FEW_TASKS = 4
 """Fewer than that are not worth starting threads or processes for."""
 
@@ -73,7 +72,7 @@ def shared_out(
         yield from map(work, tasks)
         return
     waiting = iter(tasks)
-    with _workers(work, workers) as pool, _ahead(pool, work, waiting, 2 * workers) as ahead:
+    with _workers(work, workers, count) as pool, _ahead(pool, work, waiting, 2 * workers) as ahead:
         while ahead:
             done, rest = wait(ahead, return_when=FIRST_COMPLETED)
             ahead[:] = rest
@@ -82,27 +81,15 @@ def shared_out(
             yield from (future.result() for future in done)
 
 
-def _workers(work: Callable[[Any], Any], count: int) -> Executor:
-    if count <= MOST_THREADS:
-        return ThreadPoolExecutor(count)
+def _workers(work: Callable[[Any], Any], workers: int, count: int) -> Executor:
+    if count < MANY_TASKS:
+        return ThreadPoolExecutor(workers)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__])
     # a worker process ends when this one does, however that ends
     return ProcessPoolExecutor(
-        count, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
+        workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
     )
-
-
-def keep_memory() -> None:
-    """Has this process keep some freed memory for what it reads next.
-
-    Given back after each file and asked for again, it costs a page fault for every 4 KiB. Only
-    glibc gives it back so soon.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
-        libc.mallopt(_MMAP_THRESHOLD, 16 << 20)
 
 
 @contextmanager

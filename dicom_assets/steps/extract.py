@@ -16,7 +16,8 @@ import pyarrow as pa
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.lakehouse.pool import keep_memory, shared_out
+from dicom_assets.lakehouse.memory import give_back_memory, keep_memory
+from dicom_assets.lakehouse.pool import shared_out
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.read_files import STEP, Task, read_files
 from dicom_assets.steps.report import Report, reporting
@@ -53,6 +54,7 @@ def extract(run: Run) -> Report:
                 progress=Progress(app_id, until) if is_last else None,
                 ingest_date=ingest_date,
             )
+            give_back_memory()
         done.count({"failures": len(failures)})
     return done
 

@@ -27,7 +27,7 @@ from dicom_assets.lakehouse.layout import (
     printable,
     zip_name,
 )
-from dicom_assets.lakehouse.pool import keep_memory
+from dicom_assets.lakehouse.memory import keep_memory
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import Progress, Report, now, reporting
