@@ -3,11 +3,11 @@
 Each contestant works in a fresh process on a fresh folder. What is timed: from the dropped files to
 gold, the start of worker processes with it; not the making of data, the start of the interpreter,
 imports, Spark's session, or the making of Dagster's databases; the notes tell the whole process.
-The dropped files are links to files in the page cache; nobody syncs unless the contestant does. `ours` is `steps.chain.STEPS`, as the others are:
-steps without an orchestrator; `ours, under Dagster` is what `dicom-assets run` does, with its
-events, checks and their queries. Half of the studies have headers of some 90 elements, half of
-some 260. After the clock has stopped, rows, studies and series are counted: all must agree; and
-ours runs once more, to find nothing to do.
+The dropped files are links to files in the page cache; nobody syncs unless the contestant does.
+`ours` is `steps.chain.STEPS`, as the others are: steps without an orchestrator; `ours, under
+Dagster` is what `dicom-assets run` does, with its events, checks and their queries. Half of the
+studies have headers of some 90 elements, half of some 260. After the clock has stopped, rows,
+studies and series are counted: all must agree; and ours runs once more, to find nothing to do.
 
     python -m benchmarks.chain [--quick] [--files N] [--only NAME …]
 """

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from dicom_assets.lakehouse.pool import over_processes, over_threads
+from dicom_assets.lakehouse.pool import MANY_TASKS, over_threads, shared_out
 
 
 def double(number: int) -> int:
     return 2 * number
+
+
+def process_of(_: int) -> int:
+    return os.getpid()
 
 
 def sleep_and_name(seconds: float) -> float:
@@ -32,19 +36,29 @@ def test_threads_give_results_in_the_order_of_the_tasks(count):
     assert list(results) == [2 * n for n in range(count)]
 
 
-@pytest.mark.parametrize("count", [1, 40])
-def test_processes_give_every_result_once(count):
-    results = over_processes(double, range(count), workers=2, count=count)
+@pytest.mark.parametrize("count", [1, MANY_TASKS - 1, MANY_TASKS + 1])
+def test_every_task_gives_its_result_once(count):
+    results = shared_out(double, range(count), workers=2, count=count)
     assert sorted(results) == [2 * n for n in range(count)]
 
 
-def test_a_task_that_takes_long_holds_up_no_other():
+def test_a_few_tasks_stay_in_this_process_and_many_go_to_others():
+    few, many = (
+        set(shared_out(process_of, range(count), workers=2, count=count))
+        for count in (MANY_TASKS - 1, MANY_TASKS)
+    )
+    assert few == {os.getpid()}
+    assert os.getpid() not in many
+
+
+@pytest.mark.parametrize("count", [21, MANY_TASKS])
+def test_a_task_that_takes_long_holds_up_no_other(count):
     seconds = [1.0, *([0.01] * 20)]
-    results = list(over_processes(sleep_and_name, seconds, workers=2, count=len(seconds)))
+    results = list(shared_out(sleep_and_name, seconds, workers=2, count=count))
     assert results[-1] == 1.0
 
 
-@pytest.mark.parametrize("pool", [over_threads, over_processes])
+@pytest.mark.parametrize("pool", [over_threads, shared_out])
 def test_tasks_are_made_as_they_are_needed_and_not_all_at_once(pool):
     made = 0
 
@@ -62,17 +76,17 @@ def test_tasks_are_made_as_they_are_needed_and_not_all_at_once(pool):
 
 def test_an_exception_of_a_worker_reaches_the_caller():
     with pytest.raises(ValueError, match="sleep"):
-        list(over_processes(sleep_and_name, [-1.0] * 9, workers=2, count=9))
+        list(shared_out(sleep_and_name, [-1.0] * 9, workers=2, count=MANY_TASKS))
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     code = (
         "import sys\n"
-        "from dicom_assets.lakehouse.pool import over_processes\n"
+        "from dicom_assets.lakehouse.pool import MANY_TASKS, shared_out\n"
         "from dicom_assets_tests.lakehouse.test_pool import write_down_and_sleep\n"
         "if __name__ == '__main__':\n"
         "    tasks = [sys.argv[1]] * 9\n"
-        "    list(over_processes(write_down_and_sleep, tasks, workers=2, count=9))\n"
+        "    list(shared_out(write_down_and_sleep, tasks, workers=2, count=MANY_TASKS))\n"
     )
     (tmp_path / "main.py").write_text(code)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
