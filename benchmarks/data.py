@@ -232,4 +232,5 @@ def once(folder: Path) -> bool:
 
 def done(folder: Path) -> None:
     """Marks a folder's data as whole."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / _MADE).touch()
