@@ -265,7 +265,8 @@ class PlainReader:
         json = orjson.loads(object_of((attribute,)))[head.key]
         vr = head.vr or attribute.vr
         value = None
-        if head.kind in (DECIDES, UNSURE) and vr != "SQ":
+        is_bulk = head.size - head.width > BULK_BYTES and vr in vrs.BULKY
+        if head.kind in (DECIDES, UNSURE) and vr != "SQ" and not is_bulk:
             value = self._buffer[at + head.width : at + head.size]
         return promoted_text(
             Element(head.tag, vr, value), json, self.vrs[head.tag], context.encodings

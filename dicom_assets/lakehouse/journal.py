@@ -155,8 +155,19 @@ class _Note:
 
     @classmethod
     def read(cls, path: Path) -> "_Note":
-        """Reads a note back."""
-        plain = json.loads(path.read_text())
+        """Reads a note back.
+
+        Raises:
+            ValueError: It is damaged; files that it was about may have been moved half-way.
+        """
+        try:
+            plain = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"the journal of an interrupted run is damaged: {path}. What it was about lies in"
+                " the drop folder, in `staging` beside it, or in Process already: look there, move"
+                f" {path.parent} away and run again"
+            ) from error
         plans = [
             Plan(
                 Dropped(**plan["entry"]),

@@ -3,12 +3,11 @@
 Decided here: that this is remembered in a file beside the table, since nothing about a hashed key
 says when its row came, and a silver table's files, of hundreds of columns, are dear to open. What
 is remembered is which keys each data file holds; files never change, so it is never wrong, only
-behind: keys of files not seen yet are read, those of files no longer in the table dropped. It may
-be deleted at any time. Not decided here: what a lookup is for (`engine`, `merge`).
+behind: keys of files not seen yet, or of which not all rows are there, are read, those of files no
+longer in the table dropped. It may be deleted at any time. Not decided here: what a lookup is for (`engine`, `merge`).
 """
 
-import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date
 from pathlib import Path
 from urllib.parse import unquote
@@ -62,8 +61,10 @@ class Places:
 
     def _as_of(self, delta: DeltaTable) -> pa.Table:
         actions = pa.table(delta.get_add_actions())
-        files = set(map(unquote, actions["path"].to_pylist()))
-        held = self._load() if self._held is None else self._held
+        paths = map(unquote, actions["path"].to_pylist())
+        counts = dict(zip(paths, actions["num_records"].to_pylist(), strict=True))
+        files = set(counts)
+        held = self._load(counts) if self._held is None else self._held
         new, gone = sorted(files - self._files), self._files - files
         if gone:
             place = held["file"].combine_chunks()
@@ -86,18 +87,24 @@ class Places:
         )
         return pa.table([keys, files], schema=self._schema)
 
-    def _load(self) -> pa.Table:
+    def _load(self, counts: Mapping[str, int]) -> pa.Table:
+        """Returns what was kept of the files that have so many rows; nothing if it is damaged."""
         held = self._schema.empty_table()
-        if (self._folder / _NAME).exists():
+        try:
             with pa.memory_map(str(self._folder / _NAME)) as source:
                 kept = pa.ipc.open_file(source).read_all()
-            if kept.schema == self._schema:
-                held = kept
+        except (pa.ArrowInvalid, OSError):  # not there, or cut short: it is made again
+            kept = held
+        if kept.schema == self._schema:
+            known = kept.group_by("file").aggregate([("key", "count")])
+            pairs = zip(known["file"].to_pylist(), known["key_count"].to_pylist(), strict=True)
+            whole = pa.array([file for file, count in pairs if counts.get(file) == count])
+            held = kept.filter(_is_one_of(kept["file"].cast(pa.string()), whole.cast(pa.string())))
         self._files = set(held["file"].unique().to_pylist())
         return held
 
     def _keep(self, held: pa.Table) -> None:
-        temporary = self._folder / f"{_NAME}.{os.getpid()}.tmp"
+        temporary = self._folder / f"{_NAME}.tmp"
         with pa.ipc.new_file(str(temporary), self._schema) as sink:
             sink.write_table(held)
         temporary.replace(self._folder / _NAME)

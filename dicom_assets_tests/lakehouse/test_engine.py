@@ -302,6 +302,24 @@ def test_where_keys_stand_is_found_again_when_it_is_not_remembered(engine):
     assert people(engine)[3] == (1970, "2026-04")
 
 
+@pytest.mark.parametrize("damage", ["cut short", "rows missing"])
+def test_where_keys_stand_is_found_again_when_what_is_remembered_is_damaged(engine, damage):
+    for number in range(20):
+        upsert(engine, person(number, 1950), day=date(2026, 1 + number % 12, 1))
+    kept = engine.layout.table("gold", "person") / "_places.arrow"
+    if damage == "cut short":
+        kept.write_bytes(kept.read_bytes()[:100])
+    else:
+        with pa.ipc.open_file(kept.read_bytes()) as file:
+            held = file.read_all()
+        with pa.ipc.new_file(str(kept), held.schema) as sink:
+            sink.write_table(held.slice(5))
+    again = LocalEngine(engine.layout)
+    upsert(again, pa.concat_tables([person(n, 1960) for n in range(20)]), day=date(2026, 12, 1))
+    assert len(people(again)) == 20
+    assert {year for year, _ in people(again).values()} == {1960}
+
+
 def test_a_table_that_is_partitioned_otherwise_is_refused_with_what_to_do(engine):
     folder = engine.layout.table("gold", "person")
     DeltaTable.create(str(folder), Schema.from_arrow(catalog.PERSON.schema))
