@@ -52,11 +52,11 @@ def measure(
         left_out = SPARK if quick and case == LOOSE else None
         chosen = only or [name for name in CONTESTANTS if name != left_out]
         for name in chosen:
+            told = dropped.parent / f"{case}, {name}"
             # those that take minutes run in the first round only
-            if name not in _ONCE or data.once(told := dropped.parent / f"{case}, {name}"):
+            if name not in _ONCE or data.once(told):
                 rows += _run(name, case, dropped, count)
-                if name in _ONCE:
-                    data.done(told)
+                data.done(told)
     return rows
 
 

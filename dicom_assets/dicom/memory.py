@@ -193,7 +193,8 @@ class Unchanged:
         tag, previous = head.tag, self._context.previous
         # a character set decides in which context all others are
         if previous.get(tag) is not attribute or tag == CHARACTER_SET:
-            previous[tag] = attribute
+            if len(attribute.json) <= LONGEST_ELEMENT:  # a longer one is made anew each time
+                previous[tag] = attribute
             self.end(at, buffer)
             return
         if not self._pieces:

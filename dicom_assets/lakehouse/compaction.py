@@ -29,14 +29,14 @@ def writer_properties(table: Table) -> WriterProperties:
     )
 
 
-def compact_small(delta: DeltaTable, table: Table, partition: str) -> None:
+def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Path) -> None:
     """Joins small files of a partition once there are many: each costs every reader milliseconds.
 
     Rows become neither new nor changed by it (`LocalEngine.read_new`).
     """
-    folder = Path(delta.table_uri.removeprefix("file://")) / f"{table.partition}={partition}"
     # removed files lie there, too, until they are vacuumed
-    if sum(1 for _ in folder.glob("*.parquet")) <= _SMALL_FILES:
+    there = (folder / f"{table.partition}={partition}").glob("*.parquet")
+    if sum(1 for _ in there) <= _SMALL_FILES:
         return
     files = pa.table(delta.get_add_actions(flatten=True))
     values = map(str, files[f"partition.{table.partition}"].to_pylist())

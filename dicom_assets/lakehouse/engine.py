@@ -137,7 +137,8 @@ class LocalEngine:
             # not tried again under another version: what is said of it would no longer be true
             commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=0),
         )
-        compact_small(self._tables.create(table), table, f"{ingest_date}")
+        folder = self.layout.table(table.layer, table.name)
+        compact_small(self._tables.create(table), table, f"{ingest_date}", folder=folder)
 
     def upsert(
         self,
@@ -174,8 +175,9 @@ class LocalEngine:
             transactions=[Transaction(progress.app_id, progress.version)] if progress else [],
             properties=writer_properties(table),
         )
+        folder = self.layout.table(table.layer, table.name)
         for partition in partitions:
-            compact_small(self._tables.create(table), table, partition)
+            compact_small(self._tables.create(table), table, partition, folder=folder)
 
     def update(
         self,
@@ -213,7 +215,8 @@ class LocalEngine:
             keep_hours: How long files that are no longer of the table are kept.
         """
         delta = self.open(table)
-        return maintain(delta, table, keep_hours=keep_hours) if delta else None
+        folder = self.layout.table(table.layer, table.name)
+        return maintain(delta, table, folder=folder, keep_hours=keep_hours) if delta else None
 
     def rows_by_date(self, table: Table) -> dict[str, int]:
         """Returns ingest date (yyyy-mm-dd) → rows, from file statistics alone."""

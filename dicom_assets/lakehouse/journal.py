@@ -161,13 +161,16 @@ class _Note:
             ValueError: It is damaged; files that it was about may have been moved half-way.
         """
         try:
-            plain = json.loads(path.read_text())
-        except ValueError as error:
+            return cls._of(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"the journal of an interrupted run is damaged: {path}. What it was about lies in"
                 " the drop folder, in `staging` beside it, or in Process already: look there, move"
                 f" {path.parent} away and run again"
             ) from error
+
+    @classmethod
+    def _of(cls, plain: dict[str, Any]) -> "_Note":
         plans = [
             Plan(
                 Dropped(**plan["entry"]),

@@ -35,19 +35,19 @@ class Upkeep:
     bytes_freed: int
 
 
-def maintain(delta: DeltaTable, table: Table, *, keep_hours: int) -> Upkeep:
+def maintain(delta: DeltaTable, table: Table, *, folder: Path, keep_hours: int) -> Upkeep:
     """Joins small files, writes a checkpoint, cleans the log, removes old files from disk.
 
     Args:
         delta: The table, opened at the newest version.
         table: What it is.
+        folder: Where it lies.
         keep_hours: Files that have been no longer of the table for so long are removed.
     """
     before = len(delta.file_uris())
     compact(delta, table)
     delta.create_checkpoint()
     delta.cleanup_metadata()
-    folder = Path(delta.table_uri.removeprefix("file://"))
     # listed first, since their sizes cannot be told afterwards; all, also those of killed writers
     listed = delta.vacuum(keep_hours, enforce_retention_duration=False, full=True)
     # the log still names files that an earlier vacuum removed

@@ -4,7 +4,8 @@ Decided here: that this is remembered in a file beside the table, since nothing 
 says when its row came, and a silver table's files, of hundreds of columns, are dear to open. What
 is remembered is which keys each data file holds; files never change, so it is never wrong, only
 behind: keys of files not seen yet, or of which not all rows are there, are read, those of files no
-longer in the table dropped. It may be deleted at any time. Not decided here: what a lookup is for (`engine`, `merge`).
+longer in the table dropped. It may be deleted at any time. Not decided here: what a lookup is for
+(`engine`, `merge`).
 """
 
 from collections.abc import Collection, Mapping

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from dicom_assets.lakehouse.memory import keep_memory
+from dicom_assets.lakehouse.allocator import keep_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,6 +39,8 @@ def over_threads(
 ) -> Iterator[R]:
     """Applies `work` to each task and yields the results in the order of the tasks.
 
+    A task that takes long holds up no other: tasks and results must be small, for all may wait.
+
     Args:
         work: What is done; most of it outside of Python's lock.
         tasks: What it is applied to.
@@ -48,11 +50,8 @@ def over_threads(
     if workers == 1 or count < FEW_TASKS:
         yield from map(work, tasks)
         return
-    waiting = iter(tasks)
-    with ThreadPoolExecutor(workers) as pool, _ahead(pool, work, waiting, 2 * workers) as ahead:
-        while ahead:
-            yield ahead.pop(0).result()
-            ahead += [pool.submit(work, task) for task in islice(waiting, 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(work, tasks)
 
 
 def shared_out(

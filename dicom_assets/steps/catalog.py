@@ -73,7 +73,7 @@ def metastore(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> Table:
         "One row per DICOM file read: all elements but pixel data, append only",
         key=("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"),
         partition=schemas.INGEST_DATE,
-        rows_per_group=1024,  # a row holds all of a header, some ten times in memory what it is here
+        rows_per_group=1024,  # a row holds all of a header
     )
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from dicom_assets.lakehouse.allocator import give_back_memory, keep_memory
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.lakehouse.memory import give_back_memory, keep_memory
 from dicom_assets.lakehouse.pool import shared_out
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.read_files import STEP, Task, read_files
@@ -118,13 +118,18 @@ def _commits(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.Record
         yield waiting, True
 
 
+def _copied(table: pa.Table, start: int, count: int) -> pa.RecordBatch:
+    """Returns some rows alone: a slice would take the whole table with it to another process."""
+    return table.take(pa.array(range(start, start + count), pa.int64())).to_batches()[0]
+
+
 def _chunks(files: pa.Table) -> Iterator[pa.RecordBatch]:
     """Cuts files into tasks by bytes; the largest files first, each alone, while others go on."""
     table = files.combine_chunks()
     sizes = table["fileSize"].to_pylist()
     large = [i for i, size in enumerate(sizes) if size >= _BYTES_PER_TASK]
     for i in sorted(large, key=lambda i: -sizes[i]):
-        yield table.slice(i, 1).to_batches()[0]
+        yield _copied(table, i, 1)
     # the order of arrival: a series' files are alike, and its values are decoded once
     small = table.filter(
         pa.array([size < _BYTES_PER_TASK for size in sizes], pa.bool_())
@@ -133,5 +138,5 @@ def _chunks(files: pa.Table) -> Iterator[pa.RecordBatch]:
     for end, length in enumerate(small["fileSize"].to_pylist(), start=1):
         size += length
         if end == len(small) or end - start >= _FILES_PER_TASK or size >= _BYTES_PER_TASK:
-            yield small.slice(start, end - start).to_batches()[0]
+            yield _copied(small, start, end - start)
             start, size = end, 0

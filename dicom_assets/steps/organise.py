@@ -18,6 +18,7 @@ from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, members
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
 from dicom_assets.lakehouse import manifest
+from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
 from dicom_assets.lakehouse.layout import (
@@ -27,7 +28,6 @@ from dicom_assets.lakehouse.layout import (
     printable,
     zip_name,
 )
-from dicom_assets.lakehouse.memory import keep_memory
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import Progress, Report, now, reporting

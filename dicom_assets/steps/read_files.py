@@ -67,18 +67,19 @@ def read_files(task: Task) -> Done:
     """Reads headers, compresses, moves what is bad to Failed: the work of one worker."""
     good: list[tuple[dict, Header, Digest, Path]] = []
     failures: list[Failure] = []
+    slow = 0
     layout = Layout(task.root)
     for row in task.files.to_pylist():
         try:
             good.append((row, *_read(row, layout, task)))
         except HeaderError as error:
+            slow += 1  # the careful reader is who says that a header is bad
             failures.append(_fail(row, layout, task.ingest_date, error.reason, error.message))
         except BadZipFile:
             failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _DAMAGED))
         except FileNotFoundError:
             failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _MISSING))
-    # the careful reader is who says that a file is bad
-    slow = sum(header.slow for _, header, _, _ in good) + len(failures)
+    slow += sum(header.slow for _, header, _, _ in good)
     return Done(_rows(good, layout, task), failures, slow)
 
 

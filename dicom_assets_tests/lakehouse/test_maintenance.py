@@ -17,7 +17,7 @@ DAYS = date(2026, 1, 1), date(2026, 1, 2)
 @pytest.fixture
 def engine(tmp_path) -> LocalEngine:
     """An engine on a table of two partitions, six small files each."""
-    engine = LocalEngine(Layout(tmp_path))
+    engine = LocalEngine(Layout(tmp_path / "lake häuser"))
     for number in range(6):
         for day in DAYS:
             append(engine, day, f"{number}")

@@ -51,6 +51,19 @@ def test_a_few_tasks_stay_in_this_process_and_many_go_to_others():
     assert os.getpid() not in many
 
 
+def test_a_thread_that_takes_long_holds_up_no_other():
+    ended = []
+
+    def sleep(seconds: float) -> float:
+        time.sleep(seconds)
+        ended.append(seconds)
+        return seconds
+
+    seconds = [1.0, *([0.001] * 50)]
+    assert list(over_threads(sleep, seconds, workers=2, count=51)) == seconds
+    assert ended[-1] == 1.0
+
+
 @pytest.mark.parametrize("count", [21, MANY_TASKS])
 def test_a_task_that_takes_long_holds_up_no_other(count):
     seconds = [1.0, *([0.01] * 20)]
@@ -58,8 +71,7 @@ def test_a_task_that_takes_long_holds_up_no_other(count):
     assert results[-1] == 1.0
 
 
-@pytest.mark.parametrize("pool", [over_threads, shared_out])
-def test_tasks_are_made_as_they_are_needed_and_not_all_at_once(pool):
+def test_tasks_are_made_as_they_are_needed_and_not_all_at_once():
     made = 0
 
     def tasks() -> Iterator[int]:
@@ -68,9 +80,9 @@ def test_tasks_are_made_as_they_are_needed_and_not_all_at_once(pool):
             made += 1
             yield number
 
-    results = pool(double, tasks(), workers=2, count=1000)
+    results = shared_out(double, tasks(), workers=2, count=1000)
     next(results)
-    results.close()
+    del results
     assert made < 20
 
 

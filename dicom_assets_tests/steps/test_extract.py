@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import pickle
 import zipfile
 
 import pyarrow as pa
@@ -119,6 +120,16 @@ def test_large_files_are_tasks_of_their_own_and_come_first():
     assert chunks[:2] == [["021"], ["020"]]
     assert sorted(name for chunk in chunks for name in chunk) == [row["filePath"] for row in rows]
     assert max(map(len, chunks)) == 16
+
+
+def test_a_task_travels_with_its_own_files_alone():
+    schema = pa.schema([("filePath", pa.string()), ("fileSize", pa.int64())])
+    sizes = []
+    for count in (32, 3200):
+        rows = [{"filePath": f"{n:06}", "fileSize": 1} for n in range(count)]
+        table = pa.Table.from_pylist(rows, schema=schema)
+        sizes.append(len(pickle.dumps(next(iter(_chunks(table))))))
+    assert sizes[0] == sizes[1]
 
 
 def test_compression_can_be_turned_off(make_house, write_dicom):
