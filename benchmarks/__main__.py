@@ -25,9 +25,9 @@ _HOW = """\
 One run of `make bench`: {rounds} rounds, each of which runs every contestant once, in turn, but
 for what takes minutes (PySpark, the straightforward pipeline over 2 processes, memory, many runs),
 which runs in the first; {minutes:.0f} minutes in all. Medians of the rounds; less is better.
-Compare ratios within this run, not numbers between machines. Files are in the page cache, folders are
-fresh, the making of data is not timed, nothing is synced unless a contestant does it, and dropped
-files count as complete at once (`settle_seconds` 0). What each benchmark does, its module
+Compare ratios within this run, not numbers between machines. Files are in the page cache, folders
+are fresh, the making of data is not timed, nothing is synced unless a contestant does it, and
+dropped files count as complete at once (`settle_seconds` 0). What each benchmark does, its module
 says."""
 
 

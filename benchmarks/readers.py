@@ -41,7 +41,7 @@ def pydicom() -> Reader:
 
 def gdcm() -> Reader:
     """Returns a straightforward way with GDCM's Python binding."""
-    import gdcm
+    import gdcm  # pyright: ignore[reportMissingImports] -- of the extra `bench`
 
     pixel_data = gdcm.Tag(0x7FE0, 0x0010)
 

@@ -55,7 +55,7 @@ def missing() -> str | None:
     if not shutil.which("java"):
         return "Java is not installed"
     try:
-        import pyspark  # noqa: F401
+        import pyspark  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         return "pyspark is not installed"
     return None if list(JARS.glob("delta-spark*.jar")) else "delta-spark's jars are not here"
@@ -100,7 +100,7 @@ def run(drop: Path, lakehouse: Path) -> dict[str, float]:
 
 
 def _session(lakehouse: Path) -> Any:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import SparkSession  # pyright: ignore[reportMissingImports]
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     catalog = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
