@@ -16,7 +16,7 @@ from dicom_assets.dicom.elements import Dataset, Element
 from dicom_assets.dicom.heads import UNSURE, Encoding, Head, creator_of
 from dicom_assets.dicom.values import CHARACTER_SET, PIXEL_REPRESENTATION, Converter, Encodings
 
-MOST_REMEMBERED = 1 << 23
+MOST_REMEMBERED = 1 << 25
 """About how many bytes of memory are taken, all together; then everything is forgotten."""
 
 LONGEST_ELEMENT = 2048
