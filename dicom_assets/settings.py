@@ -74,7 +74,9 @@ class Settings(BaseSettings):
         default={}, description="further promoted tags: keyword or tag = column name"
     )
     workers: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="worker processes"
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="threads or processes at work",
     )
     settle_seconds: float = Field(
         default=2.0, ge=0, description="a dropped file unchanged for so long is complete"

@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 MANY_TASKS = 64
 """So many are worth starting processes for, which takes half a second: they share no lock."""
-FEW_TASKS = 4
+_FEW_TASKS = 4
 """Fewer than that are not worth starting threads or processes for."""
 
 
@@ -47,7 +47,7 @@ def over_threads(
         workers: Threads; 1 works in this one.
         count: How many tasks there are; a few are not worth starting threads for.
     """
-    if workers == 1 or count < FEW_TASKS:
+    if workers == 1 or count < _FEW_TASKS:
         yield from map(work, tasks)
         return
     with ThreadPoolExecutor(workers) as pool:
@@ -67,7 +67,7 @@ def shared_out(
         workers: How many work at once; 1 works in this thread.
         count: How many tasks there are; a few are not worth starting workers for.
     """
-    if workers == 1 or count < FEW_TASKS:
+    if workers == 1 or count < _FEW_TASKS:
         yield from map(work, tasks)
         return
     waiting = iter(tasks)
