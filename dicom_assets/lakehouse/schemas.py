@@ -108,6 +108,25 @@ INGESTION_FAILURES = pa.schema(
     ]
 )
 
+OPERATIONS = pa.schema(
+    [
+        _INGEST_DATE,
+        _SOURCE_SYSTEM,
+        field("operationId", pa.string(), "Its own id: the same one again is done", required=True),
+        field("operation", pa.string(), "delete, restore, reread, change_patient", required=True),
+        field("studyInstanceUid", pa.string(), "The study it is about, if it is about one"),
+        field("seriesInstanceUid", pa.string(), "The series, if it is about one"),
+        field("sopInstanceUid", pa.string(), "The instance, if it is about one"),
+        field("patientId", pa.string(), "change_patient: the Patient ID that is wrong"),
+        field("newPatientId", pa.string(), "change_patient: the one that holds"),
+        field("requestedBy", pa.string(), "Who asked for it"),
+        field("reason", pa.string(), "Why"),
+        field("sourcePath", pa.string(), "The file it was dropped as"),
+        field("takenAt", TIMESTAMP, "When it was taken in; it is about what came before"),
+    ]
+)
+"""One row per correction that somebody asked for, append only."""
+
 RAW_FHIR = pa.schema(
     [
         _INGEST_DATE,

@@ -26,6 +26,14 @@ INGESTION_FAILURES = Table(
     key=("sourcePath",),
     partition=schemas.INGEST_DATE,
 )
+OPERATIONS = Table(
+    "bronze",
+    "operations",
+    schemas.OPERATIONS,
+    "One row per correction asked for: delete, restore, read again, change of patient",
+    key=("operationId",),
+    partition=schemas.INGEST_DATE,
+)
 BRONZE_IMAGING_STUDY = Table(
     "bronze",
     "ImagingStudy",
@@ -102,6 +110,7 @@ def tables(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> tuple[Table, ...]:
         PROCESS_FILES,
         metastore(tags),
         INGESTION_FAILURES,
+        OPERATIONS,
         BRONZE_IMAGING_STUDY,
         silver_imaging_study(),
         PERSON,
