@@ -22,12 +22,13 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSetting
 
+from dicom_assets.lakehouse.layout import OPERATIONS_FOLDER
 from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
 
 GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
-# would be taken for a hidden folder, a path, a part of a key, no namespace, or a year
-_NO_NAMESPACE = re.compile(r"\..*|.*[/\\|].*|default|\d{4}", re.DOTALL)
+# would be taken for a hidden folder, a path, a part of a key, no namespace, a year, or corrections
+_NO_NAMESPACE = re.compile(rf"\..*|.*[/\\|].*|default|\d{{4}}|{OPERATIONS_FOLDER}", re.DOTALL)
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
@@ -166,7 +167,7 @@ class Settings(BaseSettings):
             if _NO_NAMESPACE.fullmatch(name):
                 raise ValueError(
                     f"{name!r} cannot be a namespace: no slash, no |, no leading dot, no year, "
-                    "not 'default'"
+                    f"not 'default' or '{OPERATIONS_FOLDER}'"
                 )
         return value
 

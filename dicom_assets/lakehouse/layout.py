@@ -12,6 +12,9 @@ from datetime import date
 from pathlib import Path
 
 DEFAULT_SOURCE_SYSTEM = "default"
+OPERATIONS_FOLDER = "Operations"
+"""The folder of the drop folder, or of a namespace's, whose `*.json` are operations."""
+
 _MAX_NAME_BYTES = 255
 _RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
 _YEAR = re.compile(r"\d{4}")
@@ -61,6 +64,10 @@ class Layout:
     def manifest_folder(self, day: date) -> Path:
         """Returns the date folder of delivery manifests."""
         return _dated(self.root / "bronze/Files/Process/Manifests", DEFAULT_SOURCE_SYSTEM, day)
+
+    def operations_folder(self, source_system: str, day: date) -> Path:
+        """Returns the date folder of files of operations that were taken in."""
+        return _dated(self.root / "bronze/Files/Process/Operations", source_system, day)
 
     def fhir_folder(self, source_system: str, day: date, resource_type: str) -> Path:
         """Returns the date folder of one FHIR resource type."""

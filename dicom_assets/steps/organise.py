@@ -5,6 +5,9 @@ to Process under a name of their own, deflated members already in the ZIP of the
 want one); everything else goes to Failed with a reason; the drop folder ends empty. An archive of
 which any member could not be read goes to Failed as it came, so that no byte is lost. Not decided
 here: whether a DICOM file's content is good (`extract`).
+
+Operations are taken in before everything else: they are about what came earlier, not about what was
+dropped with them. What one may say is decided in `lakehouse.operations`.
 """
 
 import os
@@ -13,11 +16,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, members
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
-from dicom_assets.lakehouse import manifest
+from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
@@ -42,19 +46,25 @@ def organise(run: Run) -> Report:
 
     Returns:
         Rows = DICOM files organised; counts `failures`, `archives`, `still_changing`, and, where
-        there are any, `not_taken`: files that may not be read or taken away, or have gone.
+        there are any, `operations` taken in, `operations_known` already, and `not_taken`: files
+        that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
     run.check_choices()
     keep_memory()
-    journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
+    journal = Journal(
+        run.engine,
+        files=catalog.PROCESS_FILES,
+        failures=catalog.INGESTION_FAILURES,
+        operations=catalog.OPERATIONS,
+    )
     with reporting(STEP, layout.root) as report, journal.open():
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
         progress = Progress(STEP, len(entries), "dropped files")
         turn = _Turn(run, journal)
-        for entry in entries:
+        for entry in sorted(entries, key=turn.is_of_files):  # operations first
             try:
                 turn.take(entry)
             except (PermissionError, FileNotFoundError):
@@ -115,6 +125,7 @@ class _Turn:
 
     def __init__(self, run: Run, journal: Journal) -> None:
         self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
+        self._engine = run.engine
         self._day, self._run_id = run.ingest_date, run.id
         settings = run.settings
         self._limits = Limits(
@@ -129,6 +140,13 @@ class _Turn:
         self._plans: list[Plan] = []
         self._planned = 0
         self._archives: set[str] = set()
+        self._asked: dict[tuple[str, str], dict[str, str | None]] = {}
+        self._known_operations = 0
+
+    def is_of_files(self, entry: Dropped) -> bool:
+        """Says whether an entry is about files, not one of operations by its place and name."""
+        source = self._source_of(entry) if entry.address.lower().endswith(".json") else None
+        return not (source and operations.holds_operations(source.path, source.system))
 
     def is_full(self) -> bool:
         """Says whether it is time to finish what has been decided."""
@@ -142,9 +160,14 @@ class _Turn:
             report.size += sum(row["fileSize"] for row in plan.files)
             archives = int(plan.entry.address in self._archives)
             report.count({"failures": len(plan.failures), "archives": archives})
+            if plan.operations:
+                report.count({"operations": len(plan.operations)})
+        if self._known_operations:
+            report.count({"operations_known": self._known_operations})
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
         self._plans, self._planned = [], 0
+        self._asked, self._known_operations = {}, 0
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
@@ -157,12 +180,15 @@ class _Turn:
         else:
             self._take_file(plan, found, source, self._name(source))
         self._plans.append(plan)
-        self._planned += 1 + len(plan.files)
+        self._planned += 1 + len(plan.files) + len(plan.operations)
 
     def _take_file(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
         if source.name == manifest.NAME:
             self._take_manifest(plan, found, source, name)
+            return
+        if found.kind is not Kind.DICOM and operations.holds_operations(source.path, source.system):
+            self._take_operations(plan, found, source, name)
             return
         problem = self._problem(found)
         if problem:
@@ -201,6 +227,58 @@ class _Turn:
             staged.write_bytes(content)
             folder = self._layout.manifest_folder(self._day)
             plan.moves.append((staged, folder / self._free([folder], manifest.NAME)))
+
+    def _take_operations(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
+        """Takes in the operations of a file that are not known yet, and puts the file aside."""
+        try:
+            if found.size > operations.MAX_BYTES:
+                raise operations.OperationError(f"longer than {operations.MAX_BYTES} bytes")
+            asked = operations.rows(
+                operations.parse(found.path.read_bytes()),
+                source_path=source.path,
+                modified_us=source.modified_ns // 1000,
+            )
+            new = self._not_known(list(asked), source.system)
+        except operations.OperationError as error:
+            self._fail(plan, found.path, source, name, Reason.INVALID_OPERATION, str(error))
+            return
+        for row in new:
+            plan.operations.append(
+                row
+                | {
+                    "ingestDate": self._day.isoformat(),
+                    "sourceSystem": source.system,
+                    "takenAt": self._organised_at,
+                }
+            )
+            # each has an instant of its own, which says their order, before that of the files
+            self._organised_at += 1
+        folder = self._layout.operations_folder(source.system, self._day)
+        plan.moves.append((found.path, folder / self._free([folder], source.path)))
+
+    def _not_known(self, asked: list[dict[str, Any]], system: str) -> list[dict[str, Any]]:
+        """Returns those of the operations that were not taken in before, each once.
+
+        Raises:
+            OperationError: An id stands for something else already.
+        """
+        where = {"operationId": {row["operationId"] for row in asked}, "sourceSystem": [system]}
+        taken = self._engine.read(
+            catalog.OPERATIONS, ["operationId", *operations.WHAT], where=where
+        ).to_pylist()
+        known = self._asked | {(system, row["operationId"]): operations.what(row) for row in taken}
+        new = []
+        for number, row in enumerate(asked, start=1):
+            key, what = (system, row["operationId"]), operations.what(row)
+            if key not in known:
+                known[key] = what
+                new.append(row)
+            elif known[key] != what:
+                said = "its id is that of another operation"
+                raise operations.OperationError(f"operation {number}: {said}")
+        self._asked = known
+        self._known_operations += len(asked) - len(new)
+        return new
 
     def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
