@@ -20,6 +20,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as _pandas  # noqa: F401 -- pyarrow imports it when it makes its first table
 import psutil
 import pyarrow as pa
 from deltalake import write_deltalake
