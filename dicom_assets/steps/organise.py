@@ -29,7 +29,7 @@ from dicom_assets.lakehouse.layout import (
     zip_name,
 )
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.report import Progress, Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -52,6 +52,7 @@ def organise(run: Run) -> Report:
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
+        extract.expect(run, files=len(entries), size=sum(entry.size for entry in entries))
         progress = Progress(STEP, len(entries), "dropped files")
         turn = _Turn(run, journal)
         for entry in entries:
