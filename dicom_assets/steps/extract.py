@@ -17,7 +17,7 @@ from dicom_assets.lakehouse.allocator import give_back_memory, keep_memory
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.lakehouse.pool import shared_out
+from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, shared_out
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.read_files import STEP, Task, read_files
 from dicom_assets.steps.report import Report, reporting
@@ -57,6 +57,13 @@ def extract(run: Run) -> Report:
             give_back_memory()
         done.count({"failures": len(failures)})
     return done
+
+
+def expect(run: Run, *, files: int, size: int) -> None:
+    """Gets worker processes ready where so many files, of so many bytes, will need them."""
+    tasks = max(files / _FILES_PER_TASK, size / _BYTES_PER_TASK)
+    if run.settings.workers > 1 and tasks >= MANY_TASKS:
+        get_ready(read_files)
 
 
 def _new_files(run: Run, since: int | None, until: int) -> pa.Table:

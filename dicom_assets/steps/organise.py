@@ -9,13 +9,14 @@ here: whether a DICOM file's content is good (`extract`).
 
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from dicom_assets.dicom import HeaderError, read_header
-from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, members
+from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, Member, members
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
 from dicom_assets.lakehouse import manifest
 from dicom_assets.lakehouse.allocator import keep_memory
@@ -29,12 +30,14 @@ from dicom_assets.lakehouse.layout import (
     zip_name,
 )
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.report import Progress, Report, now, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "organise"
 _MAX_MANIFEST_BYTES = 1 << 20
+_SMALL_ARCHIVE = 8 << 20
+"""Bytes of archives that are unpacked several at once; larger ones have members enough."""
 
 
 def organise(run: Run) -> Report:
@@ -48,13 +51,15 @@ def organise(run: Run) -> Report:
     run.check_choices()
     keep_memory()
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
-    with reporting(STEP, layout.root) as report, journal.open():
+    threads = ThreadPoolExecutor(settings.workers)
+    with reporting(STEP, layout.root) as report, journal.open(), threads:
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
+        extract.expect(run, files=len(entries), size=sum(entry.size for entry in entries))
         progress = Progress(STEP, len(entries), "dropped files")
-        turn = _Turn(run, journal)
-        for entry in entries:
+        turn = _Turn(run, journal, threads)
+        for entry in turn.ahead_of(entries):
             try:
                 turn.take(entry)
             except (PermissionError, FileNotFoundError):
@@ -110,10 +115,20 @@ class _Found:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An archive that is being unpacked before its turn."""
+
+    name: str
+    budget: Budget
+    members: Future[list[Member]]
+
+
 class _Turn:
     """Decides about dropped files, a batch at a time, and has the journal carry it out."""
 
-    def __init__(self, run: Run, journal: Journal) -> None:
+    def __init__(self, run: Run, journal: Journal, threads: ThreadPoolExecutor) -> None:
+        self._threads, self._begun = threads, dict[str, _Begun]()
         self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
         self._day, self._run_id = run.ingest_date, run.id
         settings = run.settings
@@ -129,6 +144,26 @@ class _Turn:
         self._plans: list[Plan] = []
         self._planned = 0
         self._archives: set[str] = set()
+
+    def ahead_of(self, entries: Sequence[Dropped]) -> Iterator[Dropped]:
+        """Yields the entries, while a few small archives that come next are unpacked already.
+
+        What becomes of them is decided when it is their turn.
+        """
+        ahead = 2 * self._settings.workers if self._settings.workers > 1 else 0
+        for number, entry in enumerate(entries, start=1):
+            for after in entries[number : number + ahead]:
+                is_archive = after.regular and after.address.lower().endswith(".zip")
+                if is_archive and after.size < _SMALL_ARCHIVE and after.address not in self._begun:
+                    self._begun[after.address] = self._begin(after)
+            yield entry
+            self._begun.pop(entry.address, None)
+
+    def _begin(self, entry: Dropped) -> _Begun:
+        source, budget = self._source_of(entry), Budget(entry.size, self._limits)
+        name = self._name(source)
+        unpacked = self._threads.submit(self._unpack_alone, entry.path, source, budget)
+        return _Begun(name, budget, unpacked)
 
     def is_full(self) -> bool:
         """Says whether it is time to finish what has been decided."""
@@ -205,17 +240,46 @@ class _Turn:
     def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
         self._archives.add(entry.address)
-        plan, name = Plan(entry), self._name(source)
-        budget = Budget(entry.size, self._limits)
+        begun = self._begun.get(entry.address)
+        plan, name = Plan(entry), begun.name if begun else self._name(source)
+        budget = begun.budget if begun else Budget(entry.size, self._limits)
         try:
-            self._take_archive(plan, entry.path, source, name, budget, depth=1)
+            unpacked = begun.members.result() if begun else self._unpack(entry.path, source, budget)
+            self._take_archive(plan, entry.path, source, name, budget, unpacked, depth=1)
         except ArchiveError as error:
             plan = Plan(entry)
             self._fail(plan, entry.path, source, name, error.reason, error.message)
         return plan
 
+    def _unpack(
+        self, archive: Path, source: _Source, budget: Budget, workers: int | None = None
+    ) -> Iterator[Member]:
+        """Unpacks an archive into a staging folder of its own."""
+        folder = self._journal.staging / f"{next(self._staged)}"
+        folder.mkdir()
+        yield from members(
+            archive,
+            into=folder,
+            budget=budget,
+            organised=lambda inner: self._name(source.inside(inner)),
+            own_name=dicom_name if self._settings.compress else None,
+            workers=workers or self._settings.workers,
+        )
+
+    def _unpack_alone(self, archive: Path, source: _Source, budget: Budget) -> list[Member]:
+        """Unpacks an archive while others are unpacked beside it."""
+        return list(self._unpack(archive, source, budget, workers=1))
+
     def _take_archive(
-        self, plan: Plan, archive: Path, source: _Source, name: str, budget: Budget, *, depth: int
+        self,
+        plan: Plan,
+        archive: Path,
+        source: _Source,
+        name: str,
+        budget: Budget,
+        unpacked: Iterable[Member],
+        *,
+        depth: int,
     ) -> None:
         """Plans what becomes of an archive's members, and of archives inside it.
 
@@ -225,19 +289,10 @@ class _Turn:
         Raises:
             ArchiveError: The archive is a bomb.
         """
-        folder = self._journal.staging / f"{next(self._staged)}"
-        folder.mkdir()
         unread: list[tuple[_Source, ArchiveError]] = []
         empty = True
         try:
-            for member in members(
-                archive,
-                into=folder,
-                budget=budget,
-                organised=lambda inner: self._name(source.inside(inner)),
-                own_name=dicom_name if self._settings.compress else None,
-                workers=self._settings.workers,
-            ):
+            for member in unpacked:
                 empty = False
                 inside = source.inside(member.name)
                 if member.error or member.file is None:
@@ -249,8 +304,15 @@ class _Turn:
                     reason = Reason.NESTED_TOO_DEEP
                     self._fail(plan, member.file, inside, member.organised, reason)
                 else:
+                    inner = self._unpack(member.file, inside, budget)
                     self._take_archive(
-                        plan, member.file, inside, member.organised, budget, depth=depth + 1
+                        plan,
+                        member.file,
+                        inside,
+                        member.organised,
+                        budget,
+                        inner,
+                        depth=depth + 1,
                     )
         except ArchiveError as error:
             if error.reason is Reason.ARCHIVE_BOMB:

@@ -225,6 +225,40 @@ def test_an_archive_that_expands_beyond_reason_is_a_bomb_and_nothing_of_it_is_wr
     assert house.files(PROCESS) == []
 
 
+def test_of_many_small_archives_each_is_what_it_would_be_alone(make_house, content):
+    house = make_house(workers=2)
+    for number in range(0, 40, 2):
+        zipped(house.drop / f"{number:02}.zip", {"a.dcm": content, "b/c.dcm": content})
+    inner = zipped(house.drop / "09.zip", {"inner.dcm": content})
+    zipped(house.drop / "09.zip", {"in.zip": inner, "notes.txt": b"hi"})
+    zipped(house.drop / "11.zip", {})
+    bomb = bytearray(zipped(house.drop / "13.zip", {"a.dcm": content}))
+    size = bomb.index(b"PK\1\2") + 24  # as the directory declares it
+    bomb[size : size + 4] = (3 << 29).to_bytes(4, "little")
+    (house.drop / "13.zip").write_bytes(bomb)
+    damaged = zipped(house.drop / "15.zip", {"a.dcm": content})[:-30]
+    (house.drop / "15.zip").write_bytes(damaged)
+    (house.drop / "17.zip").write_bytes(content)
+    (house.drop / "19.dcm").write_bytes(content)
+    organise(house.run)
+    assert house.failures() == {
+        "09.zip!/notes.txt": "not_dicom",
+        "11.zip": "archive_empty",
+        "13.zip": "archive_bomb",
+        "15.zip": "archive_damaged",
+    }
+    taken = {row["sourcePath"]: row["filePath"] for row in house.rows(catalog.PROCESS_FILES)}
+    assert set(taken) == {
+        *(f"{n:02}.zip!/{name}" for n in range(0, 40, 2) for name in ("a.dcm", "b/c.dcm")),
+        "09.zip!/in.zip!/inner.dcm",
+        "17.zip",
+        "19.dcm",
+    }
+    assert len(set(taken.values())) == len(house.files(PROCESS)) == 43
+    assert {unzipped(f) for f in house.files(PROCESS) if f.suffix == ".zip"} == {content}
+    assert list(house.drop.iterdir()) == []
+
+
 def test_an_archive_of_archives_with_more_members_than_its_bytes_can_hold_is_a_bomb(house):
     inner = zipped(house.drop / "in.zip", {f"{number}": b"" for number in range(3000)})
     (house.drop / "in.zip").unlink()
