@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(
         default=16 * GIB, ge=1, description="largest DICOM file or archive member"
     )
+    max_header_bytes: int = Field(
+        default=64 * 1024**2, ge=1 << 16, description="longest DICOM header, without pixels"
+    )
     archive_max_depth: int = Field(
         default=5, ge=1, description="how many archives may lie inside each other"
     )

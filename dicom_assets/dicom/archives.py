@@ -222,7 +222,7 @@ def _ends(files: Sequence[zipfile.ZipInfo], directory: int) -> list[int]:
     order = sorted(range(len(files)), key=lambda number: files[number].header_offset)
     ends = [directory] * len(files)
     for number, following in pairwise(order):
-        ends[number] = files[following].header_offset
+        ends[number] = min(files[following].header_offset, directory)
     return ends
 
 
@@ -266,7 +266,7 @@ def _begin_of_data(archive: int, task: _Task) -> int:
         named.decode("utf-8" if flags & _UTF8 else "cp437") == info.orig_filename
     )
     if signature != b"PK\3\4" or flags & _ENCRYPTED or not is_same:
-        raise ArchiveError(Reason.MEMBER_DAMAGED)
+        raise ArchiveError(Reason.MEMBER_DAMAGED, "the member begins otherwise than it should")
     begin = info.header_offset + _LOCAL.size + name + extra
     if begin + info.compress_size > task.end:
         raise ArchiveError(Reason.MEMBER_DAMAGED, "the member's data overlap the next member")

@@ -280,7 +280,7 @@ class _Turn:
                 looks = what_it_looks_like(stream.read(HEAD_BYTES))
                 return Reason.NOT_DICOM, f"not a DICOM file: {looks}"
             try:
-                read_header(stream)
+                read_header(stream, most=self._settings.max_header_bytes)
             except HeaderError as error:
                 return error.reason, error.message
         return None

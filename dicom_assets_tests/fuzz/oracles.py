@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 import pydicom
 from pydicom import config
+from pydicom.tag import BaseTag
 
 from dicom_assets.dicom import Header, HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, Member, members
@@ -54,6 +55,7 @@ def check_header(data: bytes) -> str:
     theirs = None if header.decode_notes else _pydicom(data)
     if theirs is None:
         return "row"
+    theirs.pop("00000000", None)  # zeros behind the dataset, which pydicom takes for an element
     for tag, attribute in theirs.items():
         assert json.get(tag) == attribute, f"pydicom reads ({tag[:4]},{tag[4:]}) otherwise"
     return "row as pydicom reads it"
@@ -89,7 +91,7 @@ def _pydicom(data: bytes) -> dict[str, object] | None:
         config.settings.reading_validation_mode = mode
 
 
-def _is_long(dataset: pydicom.Dataset, tag: pydicom.tag.BaseTag) -> bool:
+def _is_long(dataset: pydicom.Dataset, tag: BaseTag) -> bool:
     value = dataset[tag].value
     return isinstance(value, bytes) and len(value) > BULK_BYTES
 
@@ -137,7 +139,7 @@ def check_archive(data: bytes, folder: Path) -> str:
 
 def _check_against_zipfile(path: Path, found: list[Member]) -> None:
     with zipfile.ZipFile(path) as archive:
-        files = [each for each in archive.infolist() if each.file_size or not each.is_dir()]
+        files = [each for each in archive.infolist() if each.file_size or each.filename[-1:] != "/"]
         assert len(files) == len(found), "members were left out"
         for info, member in zip(files, found, strict=True):
             if member.error is None:

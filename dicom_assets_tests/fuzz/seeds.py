@@ -1,6 +1,6 @@
 """The seeds that the fuzz targets start from: small files made here, one of each kind.
 
-    python -m dicom_assets_tests.fuzz.seeds
+python -m dicom_assets_tests.fuzz.seeds
 """
 
 import io
@@ -67,7 +67,7 @@ def headers() -> dict[str, bytes]:
         "two_character_sets": file_of(japanese),
         "command_set": file_of(element(0x00000002, None, b"1.2\0") + plain),
         "endless": file_of(uids() + element(0x00081115, "SQ", b"", length=0xFFFFFFFF)),
-        "four_gigabytes_claimed": file_of(uids() + element(0x00104000, "UT", b"x", length=0xFFFFFFF0)),
+        "four_gigabytes": file_of(uids() + element(0x00104000, "UT", b"x", length=0xFFFFFFF0)),
     }
 
 
