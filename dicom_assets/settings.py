@@ -84,11 +84,20 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(
         default=16 * GIB, ge=1, description="largest DICOM file or archive member"
     )
+    max_header_bytes: int = Field(
+        default=64 * 1024**2, ge=1 << 16, description="longest DICOM header, without pixels"
+    )
     archive_max_depth: int = Field(
         default=5, ge=1, description="how many archives may lie inside each other"
     )
     archive_max_ratio: float = Field(
         default=250.0, ge=1, description="an archive past 1 GiB may expand at most so many times"
+    )
+    archive_max_bytes: int = Field(
+        default=256 * GIB, ge=1, description="what one dropped archive may expand to"
+    )
+    archive_max_members: int = Field(
+        default=1_000_000, ge=1, description="how many members one dropped archive may have"
     )
     keep_removed_files_days: int = Field(
         default=30, ge=0, description="how long files that are of no table any more are kept"

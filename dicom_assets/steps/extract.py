@@ -95,7 +95,14 @@ def _read_all(
     settings = run.settings
     level = settings.compression_level if settings.compress else 0
     tasks = [
-        Task(run.engine.layout.root, run.ingest_date, chunk, settings.promoted, level)
+        Task(
+            run.engine.layout.root,
+            run.ingest_date,
+            chunk,
+            settings.promoted,
+            level,
+            settings.max_header_bytes,
+        )
         for chunk in _chunks(files)
     ]
     progress = report.Progress(STEP, len(files), "files")

@@ -133,7 +133,11 @@ class _Turn:
         self._day, self._run_id = run.ingest_date, run.id
         settings = run.settings
         self._limits = Limits(
-            settings.max_file_bytes, settings.archive_max_ratio, settings.archive_max_depth
+            max_file_bytes=settings.max_file_bytes,
+            max_bytes=settings.archive_max_bytes,
+            max_ratio=settings.archive_max_ratio,
+            max_depth=settings.archive_max_depth,
+            max_members=settings.archive_max_members,
         )
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
         self._prefixes = count(time.time_ns() // 1_000_000)
@@ -338,7 +342,7 @@ class _Turn:
                 looks = what_it_looks_like(stream.read(HEAD_BYTES))
                 return Reason.NOT_DICOM, f"not a DICOM file: {looks}"
             try:
-                read_header(stream)
+                read_header(stream, most=self._settings.max_header_bytes)
             except HeaderError as error:
                 return error.reason, error.message
         return None

@@ -39,6 +39,7 @@ class Task:
         files: `process_files` rows.
         tags: Promoted tags.
         level: Deflate level of the files' own ZIPs; 0 leaves files as they are.
+        max_header_bytes: Longest header.
     """
 
     root: Path
@@ -46,6 +47,7 @@ class Task:
     files: pa.RecordBatch
     tags: tuple[PromotedTag, ...]
     level: int
+    max_header_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def _read(row: dict, layout: Layout, task: Task) -> tuple[Header, Digest, Path]:
         # read once: for header, hash, checksum and ZIP
         is_small = not is_zipped and row["fileSize"] <= CHUNK
         source = BytesIO(file.read()) if is_small else file
-        header = read_header(source, tags=task.tags)
+        header = read_header(source, tags=task.tags, most=task.max_header_bytes)
         if is_zipped and row["contentHash"]:  # it came out of an archive so
             return header, Digest(row["fileSize"], row["contentHash"]), lies
         source.seek(0)
