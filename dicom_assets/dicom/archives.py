@@ -16,13 +16,15 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from isal import isal_zlib
 
 from dicom_assets.dicom.own_zip import DEFLATED, RAW, Entry, is_large
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
+from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
@@ -120,6 +122,7 @@ def members(
     organised: Callable[[str], str],
     own_name: Callable[[str], str] | None,
     workers: int = 1,
+    within: Path | None = None,
 ) -> Iterator[Member]:
     """Streams every member of a ZIP into a folder, under running numbers.
 
@@ -131,6 +134,7 @@ def members(
         own_name: That name → the name of its member in the ZIP of its own; None when DICOM files
             are not to have one.
         workers: Threads that read, inflate and write.
+        within: A folder above the archive, below which no link is followed.
 
     Yields:
         One Member for each file, in the archive's order; folders are passed over.
@@ -138,9 +142,7 @@ def members(
     Raises:
         ArchiveError: The archive as a whole cannot be read (damaged directory), or is a bomb.
     """
-    with _damage_is(Reason.ARCHIVE_DAMAGED):
-        opened = zipfile.ZipFile(archive)
-    with opened, archive.open("rb", buffering=0) as raw:
+    with _opened(archive, within) as (opened, raw):
         files = [info for info in opened.infolist() if info.file_size or not _is_folder(info)]
         problems = [_problem(info, budget.limits) for info in files]
         # by what the directory declares: no member is expanded past that
@@ -164,6 +166,16 @@ def members(
                 return Member(task.info.filename, task.name, None, error=error)
 
         yield from over_threads(unpack, tasks(), workers=workers, count=len(files))
+
+
+@contextmanager
+def _opened(archive: Path, within: Path | None) -> Iterator[tuple[zipfile.ZipFile, BinaryIO]]:
+    with open_regular(archive, within=within) as raw:
+        with _damage_is(Reason.ARCHIVE_DAMAGED):
+            # the library moves about in the file, with a buffer; who else reads does so by position
+            opened = zipfile.ZipFile(BufferedReader(raw))  # pyright: ignore[reportArgumentType]
+        with opened:
+            yield opened, raw
 
 
 @dataclass(frozen=True, slots=True)
