@@ -25,6 +25,7 @@ from isal import isal_zlib
 from dicom_assets.dicom.expand import CHUNK, METHODS, expander
 from dicom_assets.dicom.own_zip import DEFLATED, Entry, is_large
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
+from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
@@ -134,6 +135,7 @@ def members(
     organised: Callable[[str], str],
     own_name: Callable[[str], str] | None,
     workers: int = 1,
+    within: Path | None = None,
 ) -> Iterator[Member]:
     """Streams every member of a ZIP into a folder, under running numbers.
 
@@ -145,6 +147,7 @@ def members(
         own_name: That name → the name of its member in the ZIP of its own; None when DICOM files
             are not to have one.
         workers: Threads that read, inflate and write.
+        within: A folder above the archive, below which no link is followed.
 
     Yields:
         One Member for each file, in the archive's order; folders are passed over.
@@ -152,9 +155,10 @@ def members(
     Raises:
         ArchiveError: The archive as a whole cannot be read (damaged directory), or is a bomb.
     """
-    with _Bounded(archive, budget.members) as raw:
+    with open_regular(archive, within=within) as raw:
         with _damage_is(Reason.ARCHIVE_DAMAGED):
-            opened = zipfile.ZipFile(raw)  # pyright: ignore[reportArgumentType]
+            bounded = _Bounded(raw.fileno(), budget.members)
+            opened = zipfile.ZipFile(bounded)  # pyright: ignore[reportArgumentType]
         files = [info for info in opened.infolist() if info.file_size or not _is_folder(info)]
         problems = [_problem(info, budget.limits) for info in files]
         # by what the directory declares: no member is expanded past that
@@ -187,8 +191,8 @@ class _Bounded(io.FileIO):
     What is known of a member takes ten times the bytes of its entry, so it is counted before.
     """
 
-    def __init__(self, archive: Path, members: int) -> None:
-        super().__init__(archive)
+    def __init__(self, archive: int, members: int) -> None:
+        super().__init__(archive, closefd=False)
         self._members = members
 
     def read(self, size: int | None = -1, /) -> bytes:

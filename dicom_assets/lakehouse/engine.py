@@ -23,7 +23,7 @@ from dicom_assets.lakehouse.log import appends, partition_transactions, span
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
 from dicom_assets.lakehouse.places import Places
-from dicom_assets.lakehouse.query import Where, columns_of, conform, quoted, select
+from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
@@ -198,12 +198,13 @@ class LocalEngine:
             self._tables.create(table)
             .merge(
                 rows,
-                f'target."ingestDate" = \'{ingest_date}\' AND target."{key}" = source."{key}"',
+                f"target.{quoted(INGEST_DATE)} = {literal(ingest_date)}"
+                f" AND target.{quoted(key)} = source.{quoted(key)}",
                 source_alias="source",
                 target_alias="target",
                 writer_properties=writer_properties(table),
             )
-            .when_matched_update({f'"{name}"': f'source."{name}"' for name in columns})
+            .when_matched_update({quoted(name): f"source.{quoted(name)}" for name in columns})
             .execute()
         )
 
@@ -317,7 +318,7 @@ class LocalEngine:
                 starting_version=version,
                 ending_version=version,
                 columns=[*names, '"_change_type"'],
-                predicate=f"\"ingestDate\" = '{ingest_date}'",
+                predicate=f"{quoted(INGEST_DATE)} = {literal(ingest_date)}",
             )
             for batch in pa.RecordBatchReader.from_stream(changes):
                 rows = pa.Table.from_batches([batch])

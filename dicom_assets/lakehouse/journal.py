@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from dicom_assets.lakehouse.drop_folder import Dropped, is_same
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.move import transfer
 
 APP_ID = "organise"
@@ -158,12 +159,12 @@ class _Note:
         """Reads a note back.
 
         Raises:
-            ValueError: It is damaged; files that it was about may have been moved half-way.
+            PlainError: It is damaged; files that it was about may have been moved half-way.
         """
         try:
             return cls._of(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise PlainError(
                 f"the journal of an interrupted run is damaged: {path}. What it was about lies in"
                 " the drop folder, in `staging` beside it, or in Process already: look there, move"
                 f" {path.parent} away and run again"

@@ -15,6 +15,7 @@ from typing import Literal
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
 
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.schemas import INGEST_MONTH
 
@@ -25,7 +26,7 @@ _PROPERTIES = {
 }
 
 
-class TableError(Exception):
+class TableError(PlainError):
     """A table cannot be used as it is. The message says what to do."""
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, Member, members
@@ -29,6 +30,7 @@ from dicom_assets.lakehouse.layout import (
     printable,
     zip_name,
 )
+from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.report import Progress, Report, now, reporting
@@ -188,7 +190,7 @@ class _Turn:
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
         source, plan, path = self._source_of(entry), Plan(entry), entry.path
-        found = _look(path, entry.size) if entry.regular else None
+        found = self._look(entry) if entry.regular else None
         if found is None:
             self._fail(plan, path, source, self._name(source), Reason.NOT_A_FILE)
         elif found.kind is Kind.ZIP:
@@ -197,6 +199,15 @@ class _Turn:
             self._take_file(plan, found, source, self._name(source))
         self._plans.append(plan)
         self._planned += 1 + len(plan.files)
+
+    def _open(self, path: Path) -> BinaryIO:
+        """Opens a dropped or a staged file; follows no link that a dropper may have put there."""
+        dropped = path.is_relative_to(self._layout.drop_folder)
+        return open_regular(path, within=self._layout.drop_folder if dropped else None)
+
+    def _look(self, entry: Dropped) -> _Found:
+        with self._open(entry.path) as stream:
+            return _Found(entry.path, entry.size, kind_of(stream.read(HEAD_BYTES)))
 
     def _take_file(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
@@ -232,7 +243,8 @@ class _Turn:
         try:
             if found.size > _MAX_MANIFEST_BYTES:
                 raise ValueError("no manifest is that long")
-            content = manifest.kept(found.path.read_bytes(), folder=source.folder)
+            with self._open(found.path) as stream:
+                content = manifest.kept(stream.read(), folder=source.folder)
         except ValueError as error:
             self._fail(plan, found.path, source, name, Reason.INVALID_JSON, str(error))
         else:
@@ -261,6 +273,7 @@ class _Turn:
         """Unpacks an archive into a staging folder of its own."""
         folder = self._journal.staging / f"{next(self._staged)}"
         folder.mkdir()
+        drop_folder = self._layout.drop_folder
         yield from members(
             archive,
             into=folder,
@@ -268,6 +281,7 @@ class _Turn:
             organised=lambda inner: self._name(source.inside(inner)),
             own_name=dicom_name if self._settings.compress else None,
             workers=workers or self._settings.workers,
+            within=drop_folder if archive.is_relative_to(drop_folder) else None,
         )
 
     def _unpack_alone(self, archive: Path, source: _Source, budget: Budget) -> list[Member]:
@@ -337,7 +351,7 @@ class _Turn:
             return None
         if found.kind is Kind.DICOMDIR:
             return Reason.DICOMDIR, MEANINGS[Reason.DICOMDIR]
-        with found.path.open("rb") as stream:
+        with self._open(found.path) as stream:
             if found.kind is not Kind.BARE:
                 looks = what_it_looks_like(stream.read(HEAD_BYTES))
                 return Reason.NOT_DICOM, f"not a DICOM file: {looks}"
@@ -407,8 +421,3 @@ class _Turn:
         first, _, rest = inside.partition("/")
         named = rest and self._settings.is_namespace(first)
         return _Source(inside, first if named else DEFAULT_SOURCE_SYSTEM, entry.modified_ns)
-
-
-def _look(path: Path, size: int) -> _Found:
-    with path.open("rb", buffering=0) as stream:
-        return _Found(path, size, kind_of(stream.read(HEAD_BYTES)))

@@ -51,22 +51,10 @@ def reporting(step: str, root: Path) -> Iterator[Report]:
         root: Root of the lakehouse.
     """
     report = Report(step)
-    try:
-        with locked(root):
-            begin = time.perf_counter()
-            yield report
-            report.seconds = time.perf_counter() - begin
-    except OSError as error:
-        _take_names_out(error)
-        raise
-
-
-def _take_names_out(error: BaseException | None) -> None:
-    """Removes file names, maybe of persons, from what logs and events will say of an error."""
-    while error:
-        if isinstance(error, OSError):
-            del error.filename, error.filename2
-        error = error.__cause__ or error.__context__
+    with locked(root):
+        begin = time.perf_counter()
+        yield report
+        report.seconds = time.perf_counter() - begin
 
 
 class Progress:

@@ -187,7 +187,9 @@ HEADERS = {
     ),
     "an unknown character set": one(file_of(element(0x00080005, "CS", b"EBCDIC") + uids()), ROW),
     "a DICOMDIR": one(
-        file_of(uids()).replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.1.3.10\0\0\0\0\0\0"),
+        file_of(uids()).replace(
+            b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.1.3.10\0\0\0\0\0\0"
+        ),
         "dicomdir",
     ),
     "directory records": one(
@@ -222,7 +224,7 @@ NAMES = (
 def drop_names(folder: Path) -> None:
     for name in NAMES:
         path = os.fsencode(folder) + b"/" + name
-        with open(path, "wb") as file:  # noqa: PTH123
+        with open(path, "wb") as file:
             file.write(IMAGE)
 
 
@@ -238,7 +240,7 @@ def _entries(folder: Path) -> None:
     (folder / "cycle").symlink_to(folder / "cycle")
     (folder / "up").symlink_to("..", target_is_directory=True)
     os.mkfifo(folder / "pipe.dcm")
-    here = os.getcwd()  # noqa: PTH109
+    here = os.getcwd()
     os.chdir(folder)  # a socket's whole address has 108 bytes at most
     try:
         with socket.socket(socket.AF_UNIX) as listening:
@@ -307,7 +309,8 @@ ARCHIVES = {
         in_directory(_TWO, 24, struct.pack("<L", 1 << 25)), {"a.dcm": "too_large", "b.dcm": ROW}
     ),
     "an offset that lies": of_members(
-        in_directory(_TWO, 42, struct.pack("<L", 1 << 30)), {"a.dcm": "member_damaged", "b.dcm": ROW}
+        in_directory(_TWO, 42, struct.pack("<L", 1 << 30)),
+        {"a.dcm": "member_damaged", "b.dcm": ROW},
     ),
     "members that overlap": of_members(
         in_directory(_TWO, 20, struct.pack("<L", 300)), {"a.dcm": "member_damaged", "b.dcm": ROW}

@@ -81,7 +81,9 @@ def test_running_again_changes_nothing(ended):
 
 
 def test_a_file_cut_at_any_byte_is_a_row_or_has_a_reason(house):
-    whole = file_of(element(0x00080005, "CS", b"ISO_IR 192") + uids() + element(0x0020000F, "UL", b""))
+    whole = file_of(
+        element(0x00080005, "CS", b"ISO_IR 192") + uids() + element(0x0020000F, "UL", b"")
+    )
     for end in range(len(whole) + 1):
         (house.drop / f"{end:03}").write_bytes(whole[:end])
     house.chain()
