@@ -41,3 +41,8 @@ def locked(root: Path) -> Iterator[None]:
         finally:
             _HELD.discard(root)
             os.close(descriptor)
+
+
+def holds(root: Path) -> bool:
+    """Says whether this process holds the lock of a folder."""
+    return root.resolve() in _HELD

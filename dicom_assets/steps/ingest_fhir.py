@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dicom_assets.fhir.ndjson import BadLine, Line, read_lines
+from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.spill import spilled
@@ -121,6 +122,7 @@ class _File:
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / self._path.name
         kept.write_bytes(b"".join(line.text + b"\n" for line in self.bad))
+        sync([folder])
         failures = [
             Failure(
                 STEP,

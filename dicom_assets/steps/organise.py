@@ -10,6 +10,7 @@ here: whether a DICOM file's content is good (`extract`).
 import os
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -45,10 +46,9 @@ def organise(run: Run) -> Report:
         there are any, `not_taken`: files that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
-    run.check_choices()
     keep_memory()
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
-    with reporting(STEP, layout.root) as report, journal.open():
+    with _begun(run) as report, journal.open():
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
@@ -72,6 +72,13 @@ def organise(run: Run) -> Report:
             settle_seconds=settings.settle_seconds,
         )
     return report
+
+
+@contextmanager
+def _begun(run: Run) -> Iterator[Report]:
+    with reporting(STEP, run.engine.layout.root) as report:
+        run.check_choices()  # before anything is moved
+        yield report
 
 
 def _namespace_folders(run: Run) -> Iterator[str]:

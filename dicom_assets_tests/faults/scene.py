@@ -1,0 +1,103 @@
+"""A disturbed run beside an undisturbed one: set up, disturb, run again, compare.
+
+Decided here: what a scene starts from, and that what counts is what the lakehouse is like after one
+more run without faults. Not decided here: what goes wrong (`faults.test_…`, `faults.torture`).
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from dicom_assets_tests.conftest import House
+from dicom_assets_tests.faults.drops import DELIVERIES, drop
+from dicom_assets_tests.faults.likeness import differences, likeness
+from dicom_assets_tests.faults.nursery import Ended, Fault, Nursery
+
+DAYS = tuple(DELIVERIES)
+QUICK = {"mkdir": 6, "open": 4, "write": 3}
+"""Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
+
+
+class Scene:
+    """A day's run, on the lakehouse that the days before have left."""
+
+    def __init__(self, nursery: Nursery, folder: Path, day: str, **choices: Any) -> None:
+        """Makes the lakehouse as it is before the day's run.
+
+        Args:
+            nursery: Who runs it.
+            folder: An empty folder.
+            day: The ingest date.
+            choices: Settings.
+        """
+        self.nursery, self.folder, self.day, self.choices = nursery, folder, day, choices
+        self._before = folder / "before"
+        self._numbers = count()  # a lakehouse of its own each: an opened one is remembered
+        for earlier in DAYS[: DAYS.index(day)]:
+            drop(self._before, earlier, folder / "drops")
+            self.run(self._before, day=earlier)
+        drop(self._before, day, folder / "drops")
+
+    @cached_property
+    def undisturbed(self) -> tuple[Ended, dict[str, Any]]:
+        """How the day's run goes by itself, and what it leaves."""
+        root = self.fresh("undisturbed")
+        ended = self.run(root)
+        assert ended.status == 0, ended.error
+        return ended, likeness(root)
+
+    def fresh(self, name: str) -> Path:
+        """Returns a lakehouse as it is before the day's run."""
+        root = self.folder / name
+        shutil.copytree(self._before, root, symlinks=True)
+        return root
+
+    def run(self, root: Path, fault: Fault | None = None, **more: Any) -> Ended:
+        """Runs the day's chain in a process of its own, which something may happen to."""
+        work = {"root": str(root), "days": [more.pop("day", self.day)], "choices": self.choices}
+        return self.nursery.run({**work, **more}, fault)
+
+    def run_again(self, root: Path) -> list[str]:
+        """Runs the day once more without faults; returns how it differs from the undisturbed."""
+        from datetime import date
+
+        House(root, **{"workers": 1, **self.choices}).chain(date.fromisoformat(self.day))
+        return differences(likeness(root), self.undisturbed[1])
+
+    def disturbed(self, fault: Fault, **more: Any) -> tuple[Ended, list[str]]:
+        """Has something happen, runs again; returns how it ended, and the differences."""
+        root = self.fresh(f"disturbed {next(self._numbers)}")
+        try:
+            ended = self.run(root, fault, **more)
+            return ended, self.run_again(root)
+        finally:
+            shutil.rmtree(root)
+
+    def kill_points(self, every: Mapping[str, int]) -> list[Fault]:
+        """Returns a kill before acts of the undisturbed run, and half-way through writes.
+
+        Args:
+            every: Kind of act → which of them: every one, every other one, …; 1 for other kinds.
+        """
+        seen: Counter[str] = Counter()
+        points = []
+        for number, act in enumerate(self.undisturbed[0].acts):
+            if seen[act.kind] % every.get(act.kind, 1) == 0:
+                points.append(Fault("half" if act.kind == "write" else "kill", number))
+            seen[act.kind] += 1
+        return points
+
+    def all_killed(self, faults: Sequence[Fault]) -> list[str]:
+        """Tries many faults that kill; returns what differs, and which did not kill."""
+        found = []
+        for fault in faults:
+            ended, different = self.disturbed(fault)
+            last = ended.acts[-1] if ended.acts else None
+            found += [f"{fault} at {last}: {each}" for each in different]
+            if not ended.killed:
+                found.append(f"{fault} did not kill: {ended}")
+        return found
