@@ -26,7 +26,7 @@ profile: $(BENCH_READY)
 
 dev: $(READY)
 	@home=$$($(BIN)/python -c 'from dicom_assets.runner import dagster_home; print(dagster_home())'); \
-	DAGSTER_HOME=$$home $(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1 --port 3000
+	umask 027; DAGSTER_HOME=$$home $(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1 --port 3000
 
 screenshots: $(READY)
 	SCREENSHOTS=$(CURDIR)/docs $(BIN)/pytest dicom_assets_tests/defs/test_ui.py

@@ -13,8 +13,9 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ import pyarrow as pa
 from dicom_assets.lakehouse.drop_folder import Dropped, is_same
 from dicom_assets.lakehouse.durable import put, sync
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.modes import FILE
 from dicom_assets.lakehouse.move import transfer
 
 APP_ID = "organise"
@@ -78,16 +80,27 @@ class Journal:
         yield
         shutil.rmtree(self._folder)
 
-    def carry_out(self, plans: list[Plan], *, ingest_date: date) -> list[Plan]:
+    def instant(self) -> int:
+        """Returns microseconds since 1970: now, but after all that has been organised before.
+
+        A clock may be set back; what came later must still be told to be later.
+        """
+        return max(time.time_ns() // 1000, self._last() + 1)
+
+    def carry_out(self, plans: list[Plan], *, ingest_date: date, instant: int) -> list[Plan]:
         """Takes the entries, moves the files, commits the rows.
+
+        Args:
+            plans: What becomes of each entry.
+            ingest_date: The partition.
+            instant: When it was decided, of `instant`; the commits carry it as their progress.
 
         Returns:
             The plans that were carried out; the entries of the others could not be taken.
         """
         if not plans:
             return []
-        sequence = max(self._done(self._files), self._done(self._failures)) + 1
-        note = _Note(ingest_date, sequence, plans)
+        note = _Note(ingest_date, instant, plans)
         sync([self.staging])
         note.write(self._note)
         self._act(note)
@@ -126,6 +139,9 @@ class Journal:
                 progress=Progress(APP_ID, sequence),
                 ingest_date=ingest_date,
             )
+
+    def _last(self) -> int:
+        return max(self._done(self._files), self._done(self._failures))
 
     def _done(self, table: Table) -> int:
         return self._engine.progress(table, APP_ID) or 0
@@ -199,11 +215,23 @@ def _taken(plans: list[Plan]) -> list[Plan]:
     sync({own.parent for plan in plans if (own := _copied(plan))})
     taken = [plan for plan in plans if _take(plan)]
     for plan in taken:
+        if plan.entry.regular and (own := _own(plan)):
+            _make_ours(own)
         for source, target in plan.moves:
             # a source that stands beside its target is a new file under an old name
-            if source != plan.entry.path and not os.path.lexists(target) and os.path.lexists(source):
+            if (
+                source != plan.entry.path
+                and not os.path.lexists(target)
+                and os.path.lexists(source)
+            ):
                 transfer(source, target)
     return taken
+
+
+def _make_ours(path: Path) -> None:
+    """Gives what a sender has written the mode of our files, where that is ours to give."""
+    with suppress(PermissionError):
+        path.chmod(FILE)
 
 
 def _own(plan: Plan) -> Path | None:

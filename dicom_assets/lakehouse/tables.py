@@ -2,8 +2,8 @@
 
 Decided here: a table's properties, its partitioning, and that an opened table is kept and brought
 up to date, since reading the log of thousands of files from its last checkpoint costs more than
-most steps do. Who holds the lakehouse's lock mends it first. Not decided here: which tables there are (`dicom_assets.steps.catalog`) and how they
-are read and written (`engine`).
+most steps do. Who holds the lakehouse's lock mends it first. Not decided here: which tables there
+are (`dicom_assets.steps.catalog`) and how they are read and written (`engine`).
 """
 
 from collections.abc import Iterable

@@ -8,7 +8,6 @@ here: whether a DICOM file's content is good (`extract`).
 """
 
 import os
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +56,9 @@ def organise(run: Run) -> Report:
         for entry in entries:
             try:
                 turn.take(entry)
-            except (PermissionError, FileNotFoundError):
+            except (PermissionError, FileNotFoundError) as error:
+                if error.filename != entry.address:
+                    raise
                 # not ours to read, or gone meanwhile: it stays for a later run
                 report.count({"not_taken": 1})
             progress.advance()
@@ -127,10 +128,11 @@ class _Turn:
         self._limits = Limits(
             settings.max_file_bytes, settings.archive_max_ratio, settings.archive_max_depth
         )
+        # each turn is later than the one before, on whatever day it ran
+        self._organised_at = journal.instant()
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
-        self._prefixes = count(time.time_ns() // 1_000_000)
+        self._prefixes = count(self._organised_at // 1000)
         self._staged = count()
-        self._organised_at = microseconds(now())
         self._drop_folder = str(self._layout.drop_folder)
         self._folders: dict[str, tuple[Path, Path]] = {}
         self._plans: list[Plan] = []
@@ -143,7 +145,9 @@ class _Turn:
 
     def finish(self, report: Report) -> None:
         """Has everything that was decided carried out."""
-        done = self._journal.carry_out(self._plans, ingest_date=self._day)
+        done = self._journal.carry_out(
+            self._plans, ingest_date=self._day, instant=self._organised_at
+        )
         for plan in done:
             report.rows += len(plan.files)
             report.size += sum(row["fileSize"] for row in plan.files)
@@ -152,6 +156,7 @@ class _Turn:
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
         self._plans, self._planned = [], 0
+        self._organised_at = self._journal.instant()
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""

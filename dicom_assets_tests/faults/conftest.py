@@ -8,7 +8,6 @@ from dicom_assets_tests.faults.nursery import Nursery
 from dicom_assets_tests.faults.syscalls import unavailable
 
 
-
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     if why_not := unavailable():

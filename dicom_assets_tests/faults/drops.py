@@ -7,6 +7,7 @@ a delivery; the undisturbed run that all others are compared with takes it, too.
 import io
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,34 +23,35 @@ _LONG_AGO = 1_577_836_800  # 2020-01-01: told apart from what the clock says whi
 
 def first(folder: Path) -> None:
     """A delivery with everything that organise and extract tell apart."""
-    file(folder / "a/1.dcm", 1, PatientSex="F", PatientBirthDate="19600101")
-    file(folder / "a/same again.dcm", 1, PatientSex="F", PatientBirthDate="19600101")
-    file(folder / "2.dcm", 2, SeriesInstanceUID="1.2.3.4.2")
-    file(folder / "no series.dcm", 3, SeriesInstanceUID=None)
-    file(folder / "no uid.dcm", 4, SeriesInstanceUID="1_2")
-    (folder / "notes.txt").write_text("no DICOM")
+    file(folder / "a/Doe 1.dcm", 1, PatientSex="F", PatientBirthDate="19600101")
+    file(folder / "a/Doe same again.dcm", 1, PatientSex="F", PatientBirthDate="19600101")
+    file(folder / "Doe 2.dcm", 2, SeriesInstanceUID="1.2.3.4.2")
+    file(folder / "Doe no series.dcm", 3, SeriesInstanceUID=None)
+    with warnings.catch_warnings(action="ignore"):  # pydicom warns of it
+        file(folder / "Doe no uid.dcm", 4, SeriesInstanceUID="1_2")
+    (folder / "Doe notes.txt").write_text("no DICOM")
     (folder / MANIFEST).write_text('{"expected": {"process_files": 12}}')
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("deep/5.dcm", of(5, StudyInstanceUID="1.2.3.5"))
-    good = {"6.dcm": of(6), "notes.txt": b"no DICOM", "in.zip": inner.getvalue()}
-    packed(folder / "b/good.zip", good)
-    with zipfile.ZipFile(folder / "b/good.zip", "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr("stored.dcm", of(7))
-        archive.writestr("bad.dcm", of(8, StudyInstanceUID=None))
-    packed(folder / "damaged member.zip", {"9.dcm": of(9), "spoilt.dcm": of(10)})
-    spoil(folder / "damaged member.zip", "spoilt.dcm")
-    (folder / "damaged.zip").write_bytes((folder / "b/good.zip").read_bytes()[:-30])
+        archive.writestr("deep/Doe 5.dcm", of(5, StudyInstanceUID="1.2.3.5"))
+    good = {"Doe 6.dcm": of(6), "Doe notes.txt": b"no DICOM", "Doe in.zip": inner.getvalue()}
+    packed(folder / "b/Doe good.zip", good)
+    with zipfile.ZipFile(folder / "b/Doe good.zip", "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr("Doe stored.dcm", of(7))
+        archive.writestr("Doe bad.dcm", of(8, StudyInstanceUID=None))
+    packed(folder / "Doe damaged member.zip", {"Doe 9.dcm": of(9), "Doe spoilt.dcm": of(10)})
+    spoil(folder / "Doe damaged member.zip", "Doe spoilt.dcm")
+    (folder / "Doe damaged.zip").write_bytes((folder / "b/Doe good.zip").read_bytes()[:-30])
 
 
 def second(folder: Path) -> None:
     """What comes a day later: late parts, a file with other content, a new study."""
-    file(folder / "1.dcm", 1, PatientSex="M", StudyDescription="corrected")
-    file(folder / "late.dcm", 11, SeriesInstanceUID="1.2.3.4.3")
-    file(folder / "moved.dcm", 2, SeriesInstanceUID="1.2.3.4.1")
-    file(folder / "new.dcm", 12, StudyInstanceUID="1.2.3.6", PatientID="P2")
-    (folder / "notes.txt").write_text("no DICOM either")
-    packed(folder / "more.zip", {"13.dcm": of(13, StudyInstanceUID="1.2.3.5"), "x": b""})
+    file(folder / "Doe 1.dcm", 1, PatientSex="M", StudyDescription="corrected")
+    file(folder / "Doe late.dcm", 11, SeriesInstanceUID="1.2.3.4.3")
+    file(folder / "Doe moved.dcm", 2, SeriesInstanceUID="1.2.3.4.1")
+    file(folder / "Doe new.dcm", 12, StudyInstanceUID="1.2.3.6", PatientID="P2")
+    (folder / "Doe notes.txt").write_text("no DICOM either")
+    packed(folder / "Doe more.zip", {"Doe 13.dcm": of(13, StudyInstanceUID="1.2.3.5"), "x": b""})
 
 
 DELIVERIES: Mapping[str, Callable[[Path], None]] = {"2026-03-14": first, "2026-03-15": second}

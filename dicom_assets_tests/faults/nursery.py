@@ -9,6 +9,7 @@ must be there after (`faults.test_…`).
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,11 @@ from typing import Any
 
 from dicom_assets_tests.faults.syscalls import Act, Decision, Watch, watched
 
+_CHANCE = re.compile(
+    r"\b1[5-9]\d{11}(?=_)|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|(?<=_ImagingStudy_)[0-9a-f]{8}_v\d+-\d+|#\d+"
+)
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -30,6 +36,7 @@ class Fault:
 
     Attributes:
         do: `kill`, `half`, `main` (kill the main process, whoever acts), an errno, or None.
+        act: The act, as `named` names it, and how often it comes before; instead of `at`.
         at: Number of the act, from 0.
         kinds: Only acts of these kinds are counted by `at`; none means all.
         below: Only acts on paths with one of these parts are.
@@ -38,6 +45,7 @@ class Fault:
     """
 
     do: str | int | None = None
+    act: tuple[str, int] | None = None
     at: int = 0
     kinds: Sequence[str] = ()
     below: Sequence[str] = ()
@@ -147,10 +155,9 @@ def _clock(shifts: Sequence[float]) -> None:
 
     time.time_ns = shifted_ns
     time.time = lambda: shifted_ns() / 1e9
-    for loaded in list(sys.modules.values()):
-        if getattr(loaded, "__name__", "").startswith("dicom_assets.") and hasattr(loaded, "datetime"):
-            if loaded.datetime is module.datetime:
-                loaded.datetime = Shifted  # pyright: ignore[reportAttributeAccessIssue]
+    for name, loaded in list(sys.modules.items()):
+        if name.startswith("dicom_assets.") and vars(loaded).get("datetime") is module.datetime:
+            vars(loaded)["datetime"] = Shifted
 
 
 def _child(work: Mapping[str, Any], to_parent: socket.socket) -> None:
@@ -173,17 +180,28 @@ def _child(work: Mapping[str, Any], to_parent: socket.socket) -> None:
     os._exit(0)
 
 
-def _decide(fault: Fault, main: int, times: list[float]) -> Any:
+def named(act: Act, root: str) -> str:
+    """Returns what an act is called in every run: without instants, versions and random ids."""
+    paths = (_CHANCE.sub("*", path.removeprefix(root)) for path in act[1:])
+    return f"{act.kind} {' '.join(paths)}"
+
+
+def _decide(fault: Fault, root: str, main: int, times: list[float]) -> Any:
     counted = -1
 
     def decide(_: int, act: Act) -> Decision:
         nonlocal counted
         times.append(time.time())
-        is_one = (not fault.kinds or act.kind in fault.kinds) and (
-            not fault.below or any(part in path for part in fault.below for path in act[1:])
-        )
+        if fault.act:
+            name, at = fault.act
+            is_one = named(act, root) == name
+        else:
+            at = fault.at
+            is_one = (not fault.kinds or act.kind in fault.kinds) and (
+                not fault.below or any(part in path for part in fault.below for path in act[1:])
+            )
         counted += is_one
-        if not is_one or counted < fault.at or (counted > fault.at and not fault.lasts):
+        if not is_one or counted < at or (counted > at and not fault.lasts):
             return None
         if fault.do == "main":
             os.kill(main, signal.SIGKILL)
@@ -201,18 +219,18 @@ def _run(work: Mapping[str, Any], fault: Fault) -> dict[str, Any]:
         _child(work, its)
     its.close()
     _, (listener, *_), _, _ = socket.recv_fds(mine, 1, 1)
+    timer = threading.Timer(fault.seconds or 0, os.kill, (child, signal.SIGKILL))
     if fault.seconds is not None:
-        timer = threading.Timer(fault.seconds, os.kill, (child, signal.SIGKILL))
         timer.start()
     times: list[float] = []
     roots = (work["root"], *work.get("roots", ()))
-    acts = Watch(listener, roots, _decide(fault, child, times)).run()
+    acts = Watch(listener, roots, _decide(fault, work["root"], child, times)).run()
     error = b""
     while piece := mine.recv(1 << 16):
         error += piece
     mine.close()
-    if fault.seconds is not None:
-        timer.cancel()
+    timer.cancel()
+    if timer.is_alive():
         timer.join()
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)

@@ -97,7 +97,9 @@ def watched() -> int:
     ]
     code = b"".join(struct.pack("<HBBI", *each) for each in program)
     buffer = ctypes.create_string_buffer(code, len(code))
-    head = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(program), ctypes.addressof(buffer)))
+    head = ctypes.create_string_buffer(
+        struct.pack("<HxxxxxxQ", len(program), ctypes.addressof(buffer))
+    )
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
     listener = libc.syscall(_SECCOMP, _FILTER, _NEW_LISTENER, head)
