@@ -248,7 +248,7 @@ def _copied(plan: Plan) -> Path | None:
 def _bring(plan: Plan) -> None:
     """Moves an entry to where it goes, or copies it."""
     own = _own(plan)
-    with _left_where_it_may_not_be_taken():
+    with _left_where_it_may_not_be_taken(plan.entry):
         if own and not os.path.lexists(own) and is_same(plan.entry):
             transfer(plan.entry.path, own)
 
@@ -258,7 +258,7 @@ def _take(plan: Plan) -> bool:
     entry, own = plan.entry.path, _own(plan)
     if own and not os.path.lexists(own):
         return False
-    with _left_where_it_may_not_be_taken():
+    with _left_where_it_may_not_be_taken(plan.entry):
         if is_same(plan.entry):
             entry.unlink()
         return True
@@ -268,13 +268,14 @@ def _take(plan: Plan) -> bool:
 
 
 @contextmanager
-def _left_where_it_may_not_be_taken() -> Iterator[None]:
+def _left_where_it_may_not_be_taken(entry: Dropped) -> Iterator[None]:
     try:
         yield
     except shutil.SpecialFileError:
         return
     except OSError as error:
-        if error.errno not in _NOT_TO_BE_TAKEN:
+        # about a folder of ours it is no matter of this entry
+        if error.errno not in _NOT_TO_BE_TAKEN or error.filename != entry.address:
             raise
 
 

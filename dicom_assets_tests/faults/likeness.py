@@ -7,6 +7,7 @@ content, a file or row that is there twice counts twice.
 """
 
 import hashlib
+import os
 import re
 import zipfile
 from collections import Counter
@@ -28,7 +29,7 @@ def likeness(root: Path) -> dict[str, Counter[str]]:
     """Returns place → what is there, each as often as it is."""
     found: dict[str, Counter[str]] = {"temporaries": Counter(), "folders": Counter()}
     tables = [path.parent for path in sorted(root.glob("*/Tables/*/_delta_log"))]
-    for path in sorted(root.rglob("*")):
+    for path in _below(root):
         inside = path.relative_to(root)
         if ".dagster" in inside.parts:
             continue
@@ -55,6 +56,14 @@ def differences(one: dict[str, Counter[str]], other: dict[str, Counter[str]]) ->
         for side, a, b in (("only here", one, other), ("missing", other, one))
         for what, number in (a.get(place, Counter()) - b.get(place, Counter())).items()
     ]
+
+
+def _below(root: Path) -> list[Path]:
+    """Lists everything; folders on another file system, to which links lead, too."""
+    found = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        found += [Path(folder, name) for name in (*folders, *files)]
+    return sorted(found)
 
 
 def _content(path: Path) -> str:

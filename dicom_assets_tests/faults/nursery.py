@@ -35,7 +35,8 @@ class Fault:
     """What goes wrong.
 
     Attributes:
-        do: `kill`, `half`, `main` (kill the main process, whoever acts), an errno, or None.
+        do: `kill`, `half` (kill when half is written), `main` (kill the main process, whoever
+            acts), `conflict` (another writer commits first), an errno, or None.
         act: The act, as `named` names it, and how often it comes before; instead of `at`.
         at: Number of the act, from 0.
         kinds: Only acts of these kinds are counted by `at`; none means all.
@@ -113,11 +114,16 @@ class Nursery:
 
 def _chain(work: Mapping[str, Any]) -> None:
     """Runs the chain, as the command line does but for Dagster."""
+    from dicom_assets.lakehouse import pool
     from dicom_assets.settings import load_settings
+    from dicom_assets.steps import extract
     from dicom_assets.steps.chain import STEPS
     from dicom_assets.steps.run import Run
 
     choices = {"settle_seconds": 0, "workers": 1, **work.get("choices", {})}
+    if work.get("processes"):
+        pool.MANY_TASKS = pool._FEW_TASKS = 1
+        extract._FILES_PER_TASK = 2
     settings = load_settings(lakehouse=Path(work["root"]), **choices)
     for day in work["days"]:
         for step in STEPS.values():
@@ -206,6 +212,9 @@ def _decide(fault: Fault, root: str, main: int, times: list[float]) -> Any:
         if fault.do == "main":
             os.kill(main, signal.SIGKILL)
             return "kill"
+        if fault.do == "conflict":
+            Path(act.to).write_text('{"commitInfo":{"timestamp":0,"operation":"ANOTHER WRITER"}}\n')
+            return None
         return fault.do
 
     return decide

@@ -5,6 +5,7 @@ more run without faults. Not decided here: what goes wrong (`faults.test_…`, `
 """
 
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,6 +17,7 @@ from dicom_assets_tests.conftest import House
 from dicom_assets_tests.faults.drops import DELIVERIES, drop
 from dicom_assets_tests.faults.likeness import differences, likeness
 from dicom_assets_tests.faults.nursery import Ended, Fault, Nursery, named
+from dicom_assets_tests.faults.power import Volatile
 
 DAYS = tuple(DELIVERIES)
 QUICK = {"mkdir": 6, "open": 3, "write": 2}
@@ -25,16 +27,26 @@ QUICK = {"mkdir": 6, "open": 3, "write": 2}
 class Scene:
     """A day's run, on the lakehouse that the days before have left."""
 
-    def __init__(self, nursery: Nursery, folder: Path, day: str, **choices: Any) -> None:
+    def __init__(
+        self,
+        nursery: Nursery,
+        folder: Path,
+        day: str,
+        *,
+        elsewhere: Sequence[str] = (),
+        **choices: Any,
+    ) -> None:
         """Makes the lakehouse as it is before the day's run.
 
         Args:
             nursery: Who runs it.
             folder: An empty folder.
             day: The ingest date.
+            elsewhere: Folders of the lakehouse that lie on another file system.
             choices: Settings.
         """
         self.nursery, self.folder, self.day, self.choices = nursery, folder, day, choices
+        self.elsewhere = elsewhere
         self._before = folder / "before"
         self._numbers = count()  # a lakehouse of its own each: an opened one is remembered
         for earlier in DAYS[: DAYS.index(day)]:
@@ -54,7 +66,20 @@ class Scene:
         """Returns a lakehouse as it is before the day's run."""
         root = self.folder / name
         shutil.copytree(self._before, root, symlinks=True)
+        for inside in self.elsewhere:
+            there = Path(tempfile.mkdtemp(dir="/dev/shm"))
+            if (root / inside).exists():
+                shutil.copytree(root / inside, there, dirs_exist_ok=True)
+                shutil.rmtree(root / inside)
+            (root / inside).parent.mkdir(parents=True, exist_ok=True)
+            (root / inside).symlink_to(there, target_is_directory=True)
         return root
+
+    def remove(self, root: Path) -> None:
+        """Removes a lakehouse, and what lies elsewhere of it."""
+        for inside in self.elsewhere:
+            shutil.rmtree((root / inside).resolve())
+        shutil.rmtree(root)
 
     def run(self, root: Path, fault: Fault | None = None, **more: Any) -> Ended:
         """Runs the day's chain in a process of its own, which something may happen to."""
@@ -75,7 +100,7 @@ class Scene:
             ended = self.run(root, fault, **more)
             return ended, self.run_again(root)
         finally:
-            shutil.rmtree(root)
+            self.remove(root)
 
     def kill_points(self, every: Mapping[str, int]) -> list[Fault]:
         """Returns a kill before acts of the undisturbed run, and half-way through writes.
@@ -95,15 +120,28 @@ class Scene:
             names[name] += 1
         return points
 
-    def killed_again_and_again(self, faults: Sequence[Fault]) -> tuple[int, list[str]]:
+    def killed_again_and_again(
+        self, faults: Sequence[Fault], *, power: str | None = None, **more: Any
+    ) -> tuple[int, list[str]]:
         """Kills a run, the next run, …, then lets one get through.
+
+        Args:
+            faults: What kills them.
+            power: `data` or `names`: what the disk loses each time, of all that is not durable.
+            more: What else the runs are told.
 
         Returns:
             How many were killed, and the differences.
         """
         root = self.fresh(f"disturbed {next(self._numbers)}")
+        killed = 0
         try:
-            killed = sum(self.run(root, fault).killed for fault in faults)
-            return killed, [f"{faults}: {each}" for each in self.run_again(root)]
+            for fault in faults:
+                ended = self.run(root, fault, **more)
+                killed += ended.killed
+                if power and ended.killed:
+                    volatile = Volatile.after(ended.acts[:-1])
+                    volatile.lose_data() if power == "data" else volatile.lose_names()
+            return killed, [f"{power} {faults}: {each}" for each in self.run_again(root)]
         finally:
-            shutil.rmtree(root)
+            self.remove(root)
