@@ -32,28 +32,16 @@ def sync(folders: Iterable[Path]) -> None:
             os.close(descriptor)
 
 
-def sync_path(path: Path) -> None:
-    """Makes one file durable, or the names in one folder.
-
-    Raises:
-        OSError: The storage could not take it.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def put(temporary: Path, target: Path) -> None:
     """Gives a file its name, under which it is there whole or not at all, and stays.
 
     Raises:
         OSError: The storage could not take it.
     """
-    sync_path(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     temporary.replace(target)
-    sync_path(target.parent)
+    sync([target.parent])  # with the names of folders that are new, too
 
 
 def _sync_file_system(descriptor: int) -> None:

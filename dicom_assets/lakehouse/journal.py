@@ -218,12 +218,7 @@ def _taken(plans: list[Plan]) -> list[Plan]:
         if plan.entry.regular and (own := _own(plan)):
             _make_ours(own)
         for source, target in plan.moves:
-            # a source that stands beside its target is a new file under an old name
-            if (
-                source != plan.entry.path
-                and not os.path.lexists(target)
-                and os.path.lexists(source)
-            ):
+            if source != plan.entry.path and os.path.lexists(source):
                 transfer(source, target)
     return taken
 
@@ -249,7 +244,8 @@ def _bring(plan: Plan) -> None:
     """Moves an entry to where it goes, or copies it."""
     own = _own(plan)
     with _left_where_it_may_not_be_taken(plan.entry):
-        if own and not os.path.lexists(own) and is_same(plan.entry):
+        # what lies at its place already is a copy, of which a power cut may have taken the data
+        if own and is_same(plan.entry):
             transfer(plan.entry.path, own)
 
 

@@ -125,11 +125,11 @@ def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message:
     """Moves a bad file to Failed, unless an earlier try already did."""
     path = layout.absolute(row["filePath"])
     failed = _failed_path(row, layout, ingest_date)
-    if path.exists() and not failed.exists():
+    if path.exists():
         transfer(path, failed)
-    if failed.exists() and path.exists():  # it was copied: now, or by a run that was killed
-        sync([failed.parent])
-        path.unlink()
+        if path.exists():  # it was copied, to another file system
+            sync([failed.parent])
+            path.unlink()
     return Failure(
         STEP,
         reason,

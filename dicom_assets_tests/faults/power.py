@@ -21,11 +21,14 @@ class Volatile:
 
     Attributes:
         data: Files of which data are not.
-        names: Acts that gave a name which is not, in order.
+        names: Acts that gave a name which is not, in order; a name that was there and now stands
+            for another file is not taken back, since that other one is gone.
+        known: Names that were given, durable or not.
     """
 
     data: set[str] = field(default_factory=set)
     names: list[Act] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
 
     @classmethod
     def after(cls, acts: Iterable[Act]) -> "Volatile":
@@ -46,12 +49,16 @@ class Volatile:
         elif act.kind in ("write", "truncate"):
             self.data.add(act.path)
         elif act.kind in _NAMING:
-            self.names.append(act)
+            if (act.to or act.path) not in self.known:
+                self.names.append(act)
+            self.known.add(act.to or act.path)
             if act.path in self.data and act.to:
                 self.data.add(act.to)
             if act.kind == "rename":
                 self.data.discard(act.path)
+                self.known.discard(act.path)
         elif act.kind == "unlink":
+            self.known.discard(act.path)
             self.data.discard(act.path)
             self.names = [n for n in self.names if (n.to or n.path) != act.path]
 

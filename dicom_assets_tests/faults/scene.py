@@ -20,6 +20,7 @@ from dicom_assets_tests.faults.nursery import Ended, Fault, Nursery, named
 from dicom_assets_tests.faults.power import Volatile
 
 DAYS = tuple(DELIVERIES)
+MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 QUICK = {"mkdir": 6, "open": 3, "write": 2}
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
 
@@ -48,7 +49,7 @@ class Scene:
         self.nursery, self.folder, self.day, self.choices = nursery, folder, day, choices
         self.elsewhere = elsewhere
         self._before = folder / "before"
-        self._numbers = count()  # a lakehouse of its own each: an opened one is remembered
+        self.numbers = count()  # a lakehouse of its own each: an opened one is remembered
         for earlier in DAYS[: DAYS.index(day)]:
             drop(self._before, earlier, folder / "drops")
             self.run(self._before, day=earlier)
@@ -67,7 +68,7 @@ class Scene:
         root = self.folder / name
         shutil.copytree(self._before, root, symlinks=True)
         for inside in self.elsewhere:
-            there = Path(tempfile.mkdtemp(dir="/dev/shm"))
+            there = Path(tempfile.mkdtemp(dir=MEMORY))
             if (root / inside).exists():
                 shutil.copytree(root / inside, there, dirs_exist_ok=True)
                 shutil.rmtree(root / inside)
@@ -95,7 +96,7 @@ class Scene:
 
     def disturbed(self, fault: Fault, **more: Any) -> tuple[Ended, list[str]]:
         """Has something happen, runs again; returns how it ended, and the differences."""
-        root = self.fresh(f"disturbed {next(self._numbers)}")
+        root = self.fresh(f"disturbed {next(self.numbers)}")
         try:
             ended = self.run(root, fault, **more)
             return ended, self.run_again(root)
@@ -133,7 +134,7 @@ class Scene:
         Returns:
             How many were killed, and the differences.
         """
-        root = self.fresh(f"disturbed {next(self._numbers)}")
+        root = self.fresh(f"disturbed {next(self.numbers)}")
         killed = 0
         try:
             for fault in faults:
