@@ -8,7 +8,7 @@ BENCH_PACKAGES := chromium dcmtk $(if $(shell command -v npm),,nodejs npm) \
 	$(if $(shell command -v java),,default-jre-headless) $(if $(shell command -v mvn),,maven)
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: demo test bench profile dev screenshots lint fmt clean
+.PHONY: demo test torture bench profile dev screenshots lint fmt clean
 
 demo: $(READY)
 	@$(BIN)/dicom-assets demo
@@ -16,6 +16,10 @@ demo: $(READY)
 test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
 	$(BIN)/pytest -n 2
+
+# kills and faults of every kind, more than 2,000; writes its results into docs/guarantees.md
+torture: $(READY)
+	$(BIN)/python -m dicom_assets_tests.faults.torture --write $(TORTURE)
 
 # some 10 GB of disk for a while; BENCH=--quick tries it all in a few minutes and writes nothing
 bench: $(BENCH_READY)
