@@ -113,11 +113,12 @@ class Nursery:
 
 
 def _chain(work: Mapping[str, Any]) -> None:
-    """Runs the chain, as the command line does but for Dagster."""
+    """Runs the chain, or upkeep, as the command line does but for Dagster."""
     from dicom_assets.lakehouse import pool
     from dicom_assets.settings import load_settings
     from dicom_assets.steps import extract
     from dicom_assets.steps.chain import STEPS
+    from dicom_assets.steps.maintain import maintain
     from dicom_assets.steps.run import Run
 
     choices = {"settle_seconds": 0, "workers": 1, **work.get("choices", {})}
@@ -125,6 +126,10 @@ def _chain(work: Mapping[str, Any]) -> None:
         pool.MANY_TASKS = pool._FEW_TASKS = 1
         extract._FILES_PER_TASK = 2
     settings = load_settings(lakehouse=Path(work["root"]), **choices)
+    if work.get("maintain"):
+        run = Run.of(settings, work["days"][0])
+        maintain(run.engine, settings)
+        return
     for day in work["days"]:
         for step in STEPS.values():
             step(Run.of(settings, day, "test-run"))

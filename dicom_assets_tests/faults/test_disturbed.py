@@ -16,6 +16,7 @@ from dicom_assets_tests.conftest import House
 from dicom_assets_tests.faults.drops import drop
 from dicom_assets_tests.faults.likeness import differences, likeness
 from dicom_assets_tests.faults.nursery import Fault, Nursery
+from dicom_assets_tests.faults.power import Volatile
 from dicom_assets_tests.faults.scene import DAYS, MEMORY, Scene
 
 DROP, FAILED = "bronze/Files/Ingest/Imaging/DICOM", "bronze/Files/Failed/Imaging/DICOM"
@@ -36,7 +37,7 @@ def next_day(nursery, tmp_path_factory) -> Scene:
 def test_a_storage_that_fails_ends_the_run_with_words_that_name_no_file(scene, code, lasts):
     acts = scene.undisturbed[0].acts
     begin = [errno.ENOSPC, errno.EIO].index(code) * 10 + lasts * 20
-    for at in range(begin, len(acts), 80):
+    for at in range(begin, len(acts), 100):
         root = scene.fresh(f"failing {next(scene.numbers)}")
         ended = scene.run(root, Fault(code, at=at, lasts=lasts))
         assert "Doe" not in ended.error
@@ -92,7 +93,7 @@ def test_a_file_system_that_is_mounted_read_only_ends_the_run_and_nothing_is_los
 
 
 def test_a_second_writer_who_commits_first_ends_the_run_and_the_next_goes_on(next_day):
-    for at in range(9):
+    for at in range(0, 9, 2):
         fault = Fault("conflict", at=at, kinds=["link"])
         _, different = next_day.disturbed(fault)
         assert different == []
@@ -176,6 +177,22 @@ def test_a_run_over_midnight_is_all_of_its_date(next_day):
     assert differences(likeness(root), next_day.undisturbed[1]) == []
 
 
+def test_upkeep_that_is_killed_or_loses_power_loses_no_row(nursery, tmp_path):
+    scene = Scene(nursery, tmp_path, DAYS[1], keep_removed_files_days=0)
+    content = scene.undisturbed[1]
+    acts = scene.run(tmp_path / "undisturbed", maintain=True).acts
+    assert {act.kind for act in acts} >= {"link", "unlink", "syncfs"}
+    for row in range(2):
+        root = scene.fresh(f"upkeep {row}")
+        assert scene.run(root).status == 0
+        for at in range(row, len(acts), len(acts) // 4):
+            ended = scene.run(root, Fault("kill", at=at), maintain=True)
+            if ended.killed:
+                Volatile.after(ended.acts[:-1]).lose_data()
+        assert scene.run(root, maintain=True).status == 0
+        assert differences(likeness(root), content) == []
+
+
 @pytest.mark.parametrize("left", [0, 100], ids=["empty", "cut short"])
 def test_a_journal_that_the_disk_has_lost_stops_the_run_and_says_where_to_look(scene, left):
     root = scene.fresh(f"journal {left}")
@@ -198,8 +215,6 @@ def test_a_journal_that_the_disk_has_lost_stops_the_run_and_says_where_to_look(s
 
 def test_acts_that_depend_on_others_come_after_these_are_durable(scene, next_day):
     """Data and names before the commit that tells of them; commits before anything is removed."""
-    from dicom_assets_tests.faults.power import Volatile
-
     for each in (scene, next_day):
         volatile = Volatile()
         removed = committed = 0
