@@ -2,7 +2,8 @@
 
 Decided here: how Delta tables are created, appended to, upserted and read incrementally. Progress
 is an application transaction in the commit that holds the data; a second writer with the same
-application id fails instead of writing twice. Not decided here: what is read or written
+application id fails instead of writing twice. delta-rs syncs nothing, so each commit is made
+durable before anything that depends on it is done. Not decided here: what is read or written
 (`dicom_assets.steps`).
 """
 
@@ -18,6 +19,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.compaction import compact_small, writer_properties
+from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, partition_transactions, span
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
@@ -138,7 +140,9 @@ class LocalEngine:
             commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=0),
         )
         folder = self.layout.table(table.layer, table.name)
-        compact_small(self._tables.create(table), table, f"{ingest_date}", folder=folder)
+        sync([folder])
+        if compact_small(self._tables.create(table), table, f"{ingest_date}", folder=folder):
+            sync([folder])
 
     def upsert(
         self,
@@ -176,8 +180,10 @@ class LocalEngine:
             properties=writer_properties(table),
         )
         folder = self.layout.table(table.layer, table.name)
+        sync([folder])
         for partition in partitions:
-            compact_small(self._tables.create(table), table, partition, folder=folder)
+            if compact_small(self._tables.create(table), table, partition, folder=folder):
+                sync([folder])
 
     def update(
         self,
@@ -207,6 +213,7 @@ class LocalEngine:
             .when_matched_update({quoted(name): f"source.{quoted(name)}" for name in columns})
             .execute()
         )
+        sync([self.layout.table(table.layer, table.name)])
 
     def maintain(self, table: Table, *, keep_hours: int) -> Upkeep | None:
         """Looks after a table's files; None where it does not exist yet.

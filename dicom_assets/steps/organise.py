@@ -8,9 +8,9 @@ here: whether a DICOM file's content is good (`extract`).
 """
 
 import os
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -50,11 +50,10 @@ def organise(run: Run) -> Report:
         there are any, `not_taken`: files that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
-    run.check_choices()
     keep_memory()
     journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
     threads = ThreadPoolExecutor(settings.workers)
-    with reporting(STEP, layout.root) as report, journal.open(), threads:
+    with _begun(run) as report, journal.open(), threads:
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
@@ -64,7 +63,9 @@ def organise(run: Run) -> Report:
         for entry in turn.ahead_of(entries):
             try:
                 turn.take(entry)
-            except (PermissionError, FileNotFoundError):
+            except (PermissionError, FileNotFoundError) as error:
+                if error.filename != entry.address:
+                    raise
                 # not ours to read, or gone meanwhile: it stays for a later run
                 report.count({"not_taken": 1})
             progress.advance()
@@ -79,6 +80,13 @@ def organise(run: Run) -> Report:
             settle_seconds=settings.settle_seconds,
         )
     return report
+
+
+@contextmanager
+def _begun(run: Run) -> Iterator[Report]:
+    with reporting(STEP, run.engine.layout.root) as report:
+        run.check_choices()  # before anything is moved
+        yield report
 
 
 def _namespace_folders(run: Run) -> Iterator[str]:
@@ -141,10 +149,11 @@ class _Turn:
             max_depth=settings.archive_max_depth,
             max_members=settings.archive_max_members,
         )
+        # each turn is later than the one before, on whatever day it ran
+        self._organised_at = journal.instant()
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
-        self._prefixes = count(time.time_ns() // 1_000_000)
+        self._prefixes = count(self._organised_at // 1000)
         self._staged = count()
-        self._organised_at = microseconds(now())
         self._drop_folder = str(self._layout.drop_folder)
         self._folders: dict[str, tuple[Path, Path]] = {}
         self._plans: list[Plan] = []
@@ -177,7 +186,9 @@ class _Turn:
 
     def finish(self, report: Report) -> None:
         """Has everything that was decided carried out."""
-        done = self._journal.carry_out(self._plans, ingest_date=self._day)
+        done = self._journal.carry_out(
+            self._plans, ingest_date=self._day, instant=self._organised_at
+        )
         for plan in done:
             report.rows += len(plan.files)
             report.size += sum(row["fileSize"] for row in plan.files)
@@ -186,6 +197,7 @@ class _Turn:
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
         self._plans, self._planned = [], 0
+        self._organised_at = self._journal.instant()
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""

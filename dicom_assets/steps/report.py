@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_assets.lakehouse.lock import locked
+from dicom_assets.lakehouse.storage_error import told_without_names
 
 PROGRESS_LOG = logging.getLogger("dicom_assets.progress")
 _INTERVAL_SECONDS = 1.0
@@ -49,9 +50,12 @@ def reporting(step: str, root: Path) -> Iterator[Report]:
     Args:
         step: The step's name.
         root: Root of the lakehouse.
+
+    Raises:
+        StorageError: The storage failed; what is done goes on from there when it is run again.
     """
     report = Report(step)
-    with locked(root):
+    with told_without_names(), locked(root):
         begin = time.perf_counter()
         yield report
         report.seconds = time.perf_counter() - begin

@@ -8,9 +8,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -359,44 +358,6 @@ def test_organising_twice_changes_nothing(house, write_dicom):
     before = house.everything()
     assert organise(house.run).rows == 0
     assert house.everything() == before
-
-
-@pytest.mark.parametrize("done", range(10))
-def test_a_run_killed_at_any_point_is_finished_by_the_next(
-    house, write_dicom, monkeypatch, done: int
-):
-    """Interrupts the journal at each of its acts in turn."""
-    for name in ("a.dcm", "b.dcm"):
-        write_dicom(house.drop / name)
-    (house.drop / "bad.txt").write_text("no")
-    with zipfile.ZipFile(house.drop / "z.zip", "w") as archive:
-        archive.write(house.drop / "a.dcm", "inside.dcm")
-    acts = iter(range(100))
-
-    def interrupted(original: Callable) -> Callable:
-        def act(*args, **kwargs):
-            if next(acts) == done:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)
-
-        return act
-
-    with monkeypatch.context() as patch:
-        for name in ("rename", "replace", "unlink"):
-            patch.setattr(Path, name, interrupted(getattr(Path, name)))
-        patch.setattr(Journal, "_commit", interrupted(Journal._commit))
-        with pytest.raises(KeyboardInterrupt):
-            organise(house.run)
-    organise(house.on(date(2026, 3, 15)))
-    rows = house.rows(catalog.PROCESS_FILES)
-    assert sorted(row["sourcePath"] for row in rows) == ["a.dcm", "b.dcm", "z.zip!/inside.dcm"]
-    # killed before anything was written down, nothing has happened on the first day
-    day = "2026-03-14" if done else "2026-03-15"
-    assert {row["ingestDate"].isoformat() for row in rows} == {day}
-    assert all((house.settings.lakehouse / row["filePath"]).is_file() for row in rows)
-    assert house.failures() == {"bad.txt": "not_dicom"}
-    assert len(house.files(PROCESS)) == 3
-    assert house.files(INGEST) == []
 
 
 def test_a_new_file_under_the_name_of_a_removed_archive_is_not_lost(house, content):
