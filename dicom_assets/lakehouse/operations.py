@@ -7,7 +7,7 @@ for the others the steps that make silver and gold).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -141,7 +141,7 @@ def parse(content: bytes) -> list[Operation]:
 
 
 def rows(
-    operations: list[Operation], *, source_path: str, modified_us: int
+    operations: Sequence[Operation], *, source_path: str, modified_us: int
 ) -> Iterator[dict[str, Any]]:
     """Yields what `schemas.OPERATIONS` says of each, but for when and from where it came.
 

@@ -60,6 +60,7 @@ def reread(run: Run, report: Report) -> None:
             pa.RecordBatch.from_pylist(chunk, schema=_FILE),
             run.settings.promoted,
             level=0,
+            max_header_bytes=run.settings.max_header_bytes,
         )
         rows, bad = read_again(task, step=STEP)
         failures += bad
