@@ -140,6 +140,15 @@ def parse(content: bytes) -> list[Operation]:
     return operations
 
 
+def operation(**values: str) -> Operation:
+    """Returns an operation with the given fields.
+
+    Raises:
+        OperationError: It is not valid.
+    """
+    return parse(msgspec.json.encode(values))[0]
+
+
 def rows(
     operations: Sequence[Operation], *, source_path: str, modified_us: int
 ) -> Iterator[dict[str, Any]]:
