@@ -153,8 +153,8 @@ def test_a_markdown_cell_is_one_cell_of_text(value):
         assert html.unescape(cells[1]) == value
 
 
-BAD_SILVER = catalog.silver_imaging_study()
-NAMESPACES = [
+SILVER = catalog.silver_imaging_study()
+BAD_NAMESPACES = [
     "..",
     ".hidden",
     "a/b",

@@ -118,9 +118,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
         None,
     ),
     "a header that inflates to 100 MiB": (
-        lambda: file_of(
-            deflated(uids() + element(0x00204000, "UT", b"x" * (100 * MIB))), DEFLATED
-        ),
+        lambda: file_of(deflated(uids() + element(0x00204000, "UT", b"x" * (100 * MIB))), DEFLATED),
         "too_large",
     ),
     "elements that are all noted": (notes, None),
