@@ -115,6 +115,7 @@ class Journal:
     def _recover(self) -> None:
         if self._note.exists():
             _LOG.warning("an earlier run was interrupted while moving files; finishing its work")
+            sync([self._folder])  # before it counts
             self._act(_Note.read(self._note))
         if self._folder.exists():
             shutil.rmtree(self._folder)

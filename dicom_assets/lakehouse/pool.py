@@ -126,7 +126,7 @@ def _begin(main_process: int) -> None:
 class _NoPandas:
     """Has it that there is no pandas in workers, which do not need it.
 
-    pyarrow looks for it when it is first given a list: a quarter of a second, and 35 MiB, in each.
+    pyarrow looks for it when it is first given a list, and each would load it.
     """
 
     @staticmethod

@@ -94,6 +94,8 @@ class Tables:
         """
         path = self.layout.table(table.layer, table.name)
         if path not in self._mended and holds(self.layout.root):
+            if not self._mended:  # what a killed run has left must be durable before it counts
+                sync([self.layout.root])
             mend(path)
             self._mended.add(path)
         made = _made(path)

@@ -69,7 +69,7 @@ def kills_in_a_row(scene: Scene, chance: random.Random, number: int) -> Iterator
 
 
 def errors(scene: Scene, code: int, *, lasts: bool) -> Iterator[Trial]:
-    """Yields an error of the storage at every third act, once or from then on."""
+    """Yields an error of the storage at every fifth act, once or from then on."""
 
     def trial(at: int) -> tuple[int, int, list[str]]:
         root = scene.fresh(f"error {next(scene.numbers)}")
@@ -82,21 +82,21 @@ def errors(scene: Scene, code: int, *, lasts: bool) -> Iterator[Trial]:
             found.append(f"{code} at {at}: said otherwise: {ended.error[-300:]}")
         return 1, 1, found
 
-    for at, act in list(enumerate(scene.undisturbed[0].acts))[code % 3 :: 3]:
+    for at, act in list(enumerate(scene.undisturbed[0].acts))[code % 5 :: 5]:
         # what may not be taken stays for the next run, which makes of it what a late part is made
         if code != errno.EACCES or not _is_about_the_drop_folder(act):
             yield lambda at=at: trial(at)
 
 
 def conflicts(scene: Scene) -> Iterator[Trial]:
-    """Yields another writer's commit just before each of ours."""
+    """Yields another writer's commit just before each of ours; a table is made by one alone."""
     commits = [act for act in scene.undisturbed[0].acts if act.kind == "link"]
 
     def trial(at: int) -> tuple[int, int, list[str]]:
         ended, different = scene.disturbed(Fault("conflict", at=at, kinds=["link"]))
         return 1, int(ended.status != 0), [f"conflict {at}: {each}" for each in different]
 
-    for at in range(len(commits)):
+    for at in (n for n, act in enumerate(commits) if not act.to.endswith(f"{0:020}.json")):
         yield lambda at=at: trial(at)
 
 
@@ -153,7 +153,10 @@ def tortured(share: int, shares: int, seed: int, rows: int) -> dict[str, Tally]:
             tally = found.setdefault(name, Tally())
             if number % shares != share:
                 continue
-            tried, struck, different = trial()
+            try:
+                tried, struck, different = trial()
+            except Exception as error:  # a run that does not get through is a difference as well
+                tried, struck, different = 1, 1, [f"{type(error).__name__}: {error}"]
             tally.tried += tried
             tally.struck += struck
             tally.different += different
@@ -183,7 +186,7 @@ def main() -> None:
     """Tries everything, prints the table, and writes it into the page of guarantees."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311
-    parser.add_argument("--rows", type=int, default=90, help="random rows of kills")
+    parser.add_argument("--rows", type=int, default=80, help="random rows of kills")
     parser.add_argument("--shares", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="into docs/guarantees.md")
     chosen = parser.parse_args()

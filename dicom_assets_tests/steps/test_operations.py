@@ -25,7 +25,8 @@ DELETE = {
 def ask(house, *operations: dict[str, Any], name: str = "x.json", namespace: str = "") -> Path:
     path = house.drop / namespace / "Operations" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(operations if len(operations) > 1 else operations[0]))
+    one, *more = operations
+    path.write_text(json.dumps([one, *more] if more else one))
     return path
 
 
