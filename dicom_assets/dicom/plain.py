@@ -325,7 +325,8 @@ class PlainReader:
         self, context: Context, dataset: Dataset, before: list[Attribute]
     ) -> Context:
         """Returns the context of a dataset's Specific Character Set."""
-        value = dataset.elements[CHARACTER_SET].value
+        stated = dataset.elements.get(CHARACTER_SET)  # none where it claims to be a sequence
+        value = stated and stated.value
         encodings, reason = charset.encodings_of(value) if isinstance(value, bytes) else ((), "")
         if reason or not encodings:
             raise NotPlain

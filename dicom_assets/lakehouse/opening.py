@@ -42,16 +42,17 @@ def open_regular(path: Path, *, within: Path | None = None) -> BinaryIO:
     except OSError as error:
         # a link: ELOOP, where a folder was expected ENOTDIR; a socket or a pipe's end: ENXIO
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise _gone() from None
+            raise _gone(path) from None
+        error.filename = str(path)  # by which the caller knows whose error it is
         raise
     finally:
         if folder is not None:
             os.close(folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _gone()
+        raise _gone(path)
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-def _gone() -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, "what was a file is none any more")
+def _gone(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "what was a file is none any more", str(path))

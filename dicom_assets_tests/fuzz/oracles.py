@@ -7,8 +7,10 @@ Decided here: what counts as a finding. Not decided here: which bytes are tried 
 import hashlib
 import io
 import shutil
+import struct
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import orjson
@@ -165,6 +167,17 @@ def _content(member: Member) -> bytes:
 
 def _is_readable(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
     try:
-        return len(archive.read(info)) == info.file_size
+        return len(archive.read(info)) == info.file_size and _is_as_long_as_said(archive, info)
     except Exception:  # zipfile raises almost anything
         return False
+
+
+def _is_as_long_as_said(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    """Says whether a stream ends where its length says; zipfile cuts a longer one in silence."""
+    if info.compress_type != zipfile.ZIP_DEFLATED:
+        return True
+    data = Path(str(archive.filename)).read_bytes()
+    lengths = struct.unpack_from("<HH", data, info.header_offset + 26)
+    begin = info.header_offset + 30 + sum(lengths)
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    return len(stream.decompress(data[begin : begin + info.compress_size])) == info.file_size
