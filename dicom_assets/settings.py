@@ -23,13 +23,17 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableSetting
 
 from dicom_assets.lakehouse.errors import PlainError
-from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, is_safe_name
+from dicom_assets.lakehouse.layout import (
+    DEFAULT_SOURCE_SYSTEM,
+    OPERATIONS_FOLDER,
+    is_safe_name,
+)
 from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
 
 GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
-# would be taken for no namespace, or for a year
-_NO_NAMESPACE = re.compile(r"default|\d{4}")
+# would be taken for no namespace, for a year, or for corrections
+_NO_NAMESPACE = re.compile(rf"default|\d{{4}}|{OPERATIONS_FOLDER}")
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
@@ -178,7 +182,7 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{name!r} cannot be a namespace: 127 bytes at most, no slash, none of"
                     ' \\:*?"<>|%, no control character, no dot or blank at either end, no year,'
-                    " not 'default'"
+                    f" not 'default' or '{OPERATIONS_FOLDER}'"
                 )
         return value
 

@@ -47,12 +47,14 @@ class Plan:
             that is not moved is removed.
         files: `process_files` rows, times as microseconds since 1970.
         failures: `ingestion_failures` rows, times as microseconds since 1970.
+        operations: `operations` rows, times as microseconds since 1970.
     """
 
     entry: Dropped
     moves: list[tuple[Path, Path]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    operations: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Journal:
@@ -63,11 +65,14 @@ class Journal:
             organised files.
     """
 
-    def __init__(self, engine: LocalEngine, *, files: Table, failures: Table) -> None:
-        """Uses an engine and the two tables that rows go to."""
+    def __init__(
+        self, engine: LocalEngine, *, files: Table, failures: Table, operations: Table
+    ) -> None:
+        """Uses an engine and the tables that rows go to."""
         self._engine = engine
         self._files = files
         self._failures = failures
+        self._operations = operations
         self._folder = engine.layout.organise_folder
         self._note = self._folder / "journal.json"
         self.staging = self._folder / "staging"
@@ -124,8 +129,11 @@ class Journal:
             note.write(self._note)
         files = [row for plan in note.plans for row in plan.files]
         failures = [row for plan in note.plans for row in plan.failures]
+        operations = [row for plan in note.plans for row in plan.operations]
         chunks = range(0, max(len(files), 1), ROWS_PER_COMMIT)
-        self._commit(self._failures, failures, note.sequence + len(chunks) - 1, note.ingest_date)
+        last = note.sequence + len(chunks) - 1
+        self._commit(self._failures, failures, last, note.ingest_date)
+        self._commit(self._operations, operations, last, note.ingest_date)
         for number, start in enumerate(chunks):
             rows = files[start : start + ROWS_PER_COMMIT]
             self._commit(self._files, rows, note.sequence + number, note.ingest_date)
@@ -143,7 +151,7 @@ class Journal:
             )
 
     def _last(self) -> int:
-        return max(self._done(self._files), self._done(self._failures))
+        return max(map(self._done, (self._files, self._failures, self._operations)))
 
     def _done(self, table: Table) -> int:
         return self._engine.progress(table, APP_ID) or 0
@@ -199,6 +207,7 @@ class _Note:
                 [(Path(source), Path(target)) for source, target in plan["moves"]],
                 plan["files"],
                 plan["failures"],
+                plan["operations"],
             )
             for plan in plain["plans"]
         ]

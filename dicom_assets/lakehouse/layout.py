@@ -12,7 +12,11 @@ from datetime import date
 from pathlib import Path
 
 DEFAULT_SOURCE_SYSTEM = "default"
+OPERATIONS_FOLDER = "Operations"
+"""The folder of the drop folder, or of a namespace's, whose `*.json` are operations."""
+
 _MAX_NAME_BYTES = 255
+_MAX_FOLDERS = 1000
 _RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
 _YEAR = re.compile(r"\d{4}")
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
@@ -61,9 +65,29 @@ class Layout:
         root = self.root / "bronze/Files/Failed/Imaging/DICOM"
         return _dated(root, source_system, day)
 
+    def operations_drop(self, source_system: str) -> Path:
+        """Returns where operations about a source system are dropped."""
+        is_default = source_system == DEFAULT_SOURCE_SYSTEM
+        folder = self.drop_folder if is_default else self.drop_folder / source_system
+        return folder / OPERATIONS_FOLDER
+
+    def dropped_as(self, source_path: str) -> Path:
+        """Returns where a file is dropped again that came under a source path.
+
+        Member names of archives may be anything; what is made of them lies in the drop folder.
+        """
+        *folders, name = map(_safe_name, source_path.split("/"))
+        if sum(map(len, folders)) > _MAX_FOLDERS:
+            folders = []
+        return self.drop_folder.joinpath(*folders, name)
+
     def manifest_folder(self, day: date) -> Path:
         """Returns the date folder of delivery manifests."""
         return _dated(self.root / "bronze/Files/Process/Manifests", DEFAULT_SOURCE_SYSTEM, day)
+
+    def operations_folder(self, source_system: str, day: date) -> Path:
+        """Returns the date folder of files of operations that were taken in."""
+        return _dated(self.root / "bronze/Files/Process/Operations", source_system, day)
 
     def fhir_folder(self, source_system: str, day: date, resource_type: str) -> Path:
         """Returns the date folder of one FHIR resource type."""
@@ -138,6 +162,13 @@ def organised_name(prefix_ms: int, original: str) -> str:
         keep = room - len(f"{dot}{extension}".encode())
         safe = stem.encode()[:keep].decode("utf-8", "ignore") + dot + extension
     return f"{prefix_ms}_{safe}"
+
+
+def _safe_name(name: str) -> str:
+    """Returns a name that is that of one file or folder, here and nowhere else."""
+    if not name.strip(" ."):
+        return "".join(f"%{ord(character):02X}" for character in name) or "unnamed"
+    return organised_name(0, name).partition("_")[2]
 
 
 def _escaped(match: re.Match[str]) -> str:

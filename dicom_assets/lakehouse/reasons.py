@@ -30,6 +30,7 @@ class Reason(StrEnum):
     INVALID_JSON = "invalid_json"
     WRONG_RESOURCE_TYPE = "wrong_resource_type"
     INVALID_RESOURCE = "invalid_resource"
+    INVALID_OPERATION = "invalid_operation"
 
 
 MEANINGS: dict[Reason, str] = {
@@ -55,4 +56,5 @@ MEANINGS: dict[Reason, str] = {
     Reason.INVALID_JSON: "the line is not JSON",
     Reason.WRONG_RESOURCE_TYPE: "the line holds another resource type than its folder",
     Reason.INVALID_RESOURCE: "the resource is not valid FHIR R4B",
+    Reason.INVALID_OPERATION: "the file holds no operations, or a wrong one",
 }

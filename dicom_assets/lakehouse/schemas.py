@@ -105,6 +105,7 @@ INGESTION_FAILURES = pa.schema(
         field("line", pa.int64(), "Line number in an NDJSON file, from 1, where it applies"),
         field("failedAt", TIMESTAMP, "When"),
         field("runId", pa.string(), "The Dagster run"),
+        field("retriedAt", TIMESTAMP, "When its file was dropped again; null: not yet"),
     ]
 )
 

@@ -23,6 +23,7 @@ from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, shared_out
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.read_files import STEP, Done, Task, read_files
 from dicom_assets.steps.report import Report, reporting
+from dicom_assets.steps.reread import reread
 from dicom_assets.steps.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -34,11 +35,12 @@ _BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them sever
 
 
 def extract(run: Run) -> Report:
-    """Reads the partition's organised files that have no row yet.
+    """Reads the partition's organised files that have no row yet, then what is to be read again.
 
     Returns:
-        Rows = metastore rows appended; counts `failures`, and of all files read `slow_path`: those
-        that the fast header reader left to the careful one; size in bytes.
+        Rows = metastore rows appended; counts `failures`, of all files read `slow_path`: those that
+        the fast header reader left to the careful one, and, where there are any, `read_again`; size
+        in bytes.
     """
     engine, ingest_date = run.engine, run.ingest_date
     keep_memory()
@@ -61,6 +63,7 @@ def extract(run: Run) -> Report:
             )
             give_back_memory()
         done.count({"failures": len(failures)})
+        reread(run, done)
     return done
 
 

@@ -5,6 +5,9 @@ to Process under a name of their own, deflated members already in the ZIP of the
 want one); everything else goes to Failed with a reason; the drop folder ends empty. An archive of
 which any member could not be read goes to Failed as it came, so that no byte is lost. Not decided
 here: whether a DICOM file's content is good (`extract`).
+
+Operations are taken in before everything else: they are about what came earlier, not about what was
+dropped with them. What one may say is decided in `lakehouse.operations`.
 """
 
 import os
@@ -19,7 +22,7 @@ from typing import BinaryIO
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, Member, members
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
-from dicom_assets.lakehouse import manifest
+from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
@@ -33,6 +36,7 @@ from dicom_assets.lakehouse.layout import (
 from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog, extract
+from dicom_assets.steps.new_operations import NewOperations
 from dicom_assets.steps.report import Progress, Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -47,11 +51,17 @@ def organise(run: Run) -> Report:
 
     Returns:
         Rows = DICOM files organised; counts `failures`, `archives`, `still_changing`, and, where
-        there are any, `not_taken`: files that may not be read or taken away, or have gone.
+        there are any, `operations` taken in, `operations_known` already, and `not_taken`: files
+        that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
     keep_memory()
-    journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
+    journal = Journal(
+        run.engine,
+        files=catalog.PROCESS_FILES,
+        failures=catalog.INGESTION_FAILURES,
+        operations=catalog.OPERATIONS,
+    )
     threads = ThreadPoolExecutor(settings.workers)
     with _begun(run) as report, journal.open(), threads:
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +70,7 @@ def organise(run: Run) -> Report:
         extract.expect(run, files=len(entries), size=sum(entry.size for entry in entries))
         progress = Progress(STEP, len(entries), "dropped files")
         turn = _Turn(run, journal, threads)
-        for entry in turn.ahead_of(entries):
+        for entry in turn.ahead_of(sorted(entries, key=turn.is_of_files)):  # operations first
             try:
                 turn.take(entry)
             except (PermissionError, FileNotFoundError) as error:
@@ -140,6 +150,7 @@ class _Turn:
     def __init__(self, run: Run, journal: Journal, threads: ThreadPoolExecutor) -> None:
         self._threads, self._begun = threads, dict[str, _Begun]()
         self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
+        self._operations = NewOperations(run.engine)
         self._day, self._run_id = run.ingest_date, run.id
         settings = run.settings
         self._limits = Limits(
@@ -159,6 +170,11 @@ class _Turn:
         self._plans: list[Plan] = []
         self._planned = 0
         self._archives: set[str] = set()
+
+    def is_of_files(self, entry: Dropped) -> bool:
+        """Says whether an entry is about files, not one of operations by its place and name."""
+        source = self._source_of(entry) if entry.address.lower().endswith(".json") else None
+        return not (source and operations.holds_operations(source.path, source.system))
 
     def ahead_of(self, entries: Sequence[Dropped]) -> Iterator[Dropped]:
         """Yields the entries, while a few small archives that come next are unpacked already.
@@ -194,6 +210,10 @@ class _Turn:
             report.size += sum(row["fileSize"] for row in plan.files)
             archives = int(plan.entry.address in self._archives)
             report.count({"failures": len(plan.failures), "archives": archives})
+            if plan.operations:
+                report.count({"operations": len(plan.operations)})
+        if known := self._operations.known():
+            report.count({"operations_known": known})
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
         self._plans, self._planned = [], 0
@@ -210,7 +230,7 @@ class _Turn:
         else:
             self._take_file(plan, found, source, self._name(source))
         self._plans.append(plan)
-        self._planned += 1 + len(plan.files)
+        self._planned += 1 + len(plan.files) + len(plan.operations)
 
     def _open(self, path: Path) -> BinaryIO:
         """Opens a dropped or a staged file; follows no link that a dropper may have put there."""
@@ -225,6 +245,9 @@ class _Turn:
         """Plans the move of one file to Process or, with a reason, to Failed."""
         if source.name == manifest.NAME:
             self._take_manifest(plan, found, source, name)
+            return
+        if found.kind is not Kind.DICOM and operations.holds_operations(source.path, source.system):
+            self._take_operations(plan, found, source, name)
             return
         problem = self._problem(found)
         if problem:
@@ -264,6 +287,30 @@ class _Turn:
             staged.write_bytes(content)
             folder = self._layout.manifest_folder(self._day)
             plan.moves.append((staged, folder / self._free([folder], manifest.NAME)))
+
+    def _take_operations(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
+        """Takes in the operations of a file that are not known yet, and puts the file aside."""
+        try:
+            if found.size > operations.MAX_BYTES:
+                raise operations.OperationError(f"longer than {operations.MAX_BYTES} bytes")
+            with self._open(found.path) as stream:
+                asked = operations.parse(stream.read())
+            new = self._operations.of(
+                asked,
+                source_system=source.system,
+                source_path=source.path,
+                modified_us=source.modified_ns // 1000,
+            )
+        except operations.OperationError as error:
+            self._fail(plan, found.path, source, name, Reason.INVALID_OPERATION, str(error))
+            return
+        for row in new:
+            when = {"ingestDate": self._day.isoformat(), "takenAt": self._organised_at}
+            plan.operations.append(row | when)
+            # each has an instant of its own, which says their order, before that of the files
+            self._organised_at += 1
+        folder = self._layout.operations_folder(source.system, self._day)
+        plan.moves.append((found.path, folder / self._free([folder], source.path)))
 
     def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""

@@ -4,6 +4,7 @@ Decided here: which rows are filled and how; no DICOM file is read again. Rows a
 inserted, so that later steps do not take them for new ones.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 
@@ -68,11 +69,17 @@ def _fill_day(
     rows = engine.read(
         table, ["filePath", "metadata_string", *names], ingest_date=date.fromisoformat(day)
     )
-    found = [
-        {"filePath": row["filePath"], **values}
-        for row in rows.to_pylist()
-        if (values := _values(row, tags)) != {name: row[name] for name in names}
-    ]
+    files: defaultdict[str, list[dict]] = defaultdict(list)
+    for row in rows.to_pylist():
+        files[row["filePath"]].append(row)  # several, where it was read again: they get the same
+    found = []
+    filled = 0
+    for path, same in files.items():
+        values = _values(same, tags)
+        changed = sum({name: row[name] for name in names} != values for row in same)
+        if changed:
+            found.append({"filePath": path, **values})
+            filled += changed
     if found:
         schema = pa.schema([("filePath", pa.string()), *((name, pa.string()) for name in names)])
         engine.update(
@@ -82,13 +89,14 @@ def _fill_day(
             columns=names,
             ingest_date=date.fromisoformat(day),
         )
-    return len(found)
+    return filled
 
 
-def _values(row: dict, tags: Sequence[PromotedTag]) -> dict[str, str | None]:
-    """Returns the row's values: what it has, else what its JSON says."""
-    elements = orjson.loads(row["metadata_string"])
-    return {tag.column: row[tag.column] or _text(elements.get(tag.tag, {})) for tag in tags}
+def _values(rows: Sequence[dict], tags: Sequence[PromotedTag]) -> dict[str, str | None]:
+    """Returns the values of one file: what one of its rows has, else what its JSON says."""
+    elements = orjson.loads(rows[-1]["metadata_string"])
+    known = {tag.column: next((v for row in rows if (v := row[tag.column])), None) for tag in tags}
+    return {tag.column: known[tag.column] or _text(elements.get(tag.tag, {})) for tag in tags}
 
 
 def _text(element: dict) -> str | None:

@@ -28,6 +28,8 @@ from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 STEP = "extract"
 _DAMAGED = "the ZIP that the file lies in is damaged"
 _MISSING = "the file lies neither in Process nor in Failed any more"
+_GONE = "the stored file is not there any more"
+_CHANGED = "the stored file is not what was taken in: its SHA-256 is another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +174,39 @@ def _rows(
         for f in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def read_again(task: Task, *, step: str) -> tuple[pa.RecordBatch, list[Failure]]:
+    """Reads stored files where they lie, and changes none of them.
+
+    Args:
+        task: Metastore rows of the files, with `organisedAt`: the instant of the rows to be made.
+        step: Whose failures those are.
+
+    Returns:
+        Metastore rows, and failures: of files that are gone, damaged, or not what was taken in.
+    """
+    good: list[tuple[dict, Header, Digest, Path]] = []
+    failures: list[Failure] = []
+    layout = Layout(task.root)
+    for row in task.files.to_pylist():
+        path = layout.absolute(row["filePath"])
+        reason, message = Reason.UNREADABLE, _DAMAGED
+        try:
+            with open_organised(path) as file:
+                content = digest(file)  # first: what is damaged has no header to speak of
+                if row["contentHash"] in (None, content.sha256):
+                    file.seek(0)
+                    header = read_header(file, tags=task.tags, most=task.max_header_bytes)
+                    good.append((row, header, content, path))
+                    continue
+            message = _CHANGED
+        except HeaderError as error:
+            reason, message = error.reason, error.message or MEANINGS[error.reason]
+        except BadZipFile:
+            pass
+        except FileNotFoundError:
+            message = _GONE
+        system, kept = row["sourceSystem"], row["filePath"] if path.exists() else None
+        failures.append(Failure(step, reason, message, system, row["sourcePath"], kept))
+    return _rows(good, layout, task), failures

@@ -115,11 +115,21 @@ class Day:
     @cached_property
     def instances(self) -> pd.DataFrame:
         """Metastore rows: keys, modality, paths, contentHash, and the silver id of the study."""
-        columns = [*_KEYS, "modality", "filePath", "sourcePath", "contentHash"]
+        columns = [*_KEYS, "modality", "filePath", "sourcePath", "contentHash", "ingestedAt"]
         rows = self._read(self.run.metastore, columns)
         pairs = zip(rows["sourceSystem"], rows["studyInstanceUid"], strict=True)
         rows["study"] = [silver_study_id(system, uid) for system, uid in pairs]
         return rows
+
+    @cached_property
+    def received(self) -> pd.DataFrame:
+        """Those of the instances that came on the date, a row for each file.
+
+        A file that was read again has several rows; it may have come on another date.
+        """
+        known = {path.rpartition("/")[0] for path in self.organised["filePath"]}
+        is_known = [path.rpartition("/")[0] in known for path in self.instances["filePath"]]
+        return self.instances.loc[is_known].drop_duplicates("filePath", keep="last")
 
     @cached_property
     def converted(self) -> pd.DataFrame:
@@ -277,7 +287,7 @@ class Day:
             files = _below(folder, self.organised)
             pairs = zip(files["sourceSystem"], files["filePath"], strict=True)
             return sum((system, one_name(path)) not in self.unread for system, path in pairs)
-        instances = _below(folder, self.instances)
+        instances = _below(folder, self.received)
         if table == "ImagingStudy":
             return len(set(instances["study"]) & set(self.silver["id"].to_pylist()))
         if table == "Image_Occurrence":
@@ -294,7 +304,9 @@ class Day:
         earlier = self._earlier_rows().assign(today=False)
         rows = pd.concat([earlier, self.instances.assign(today=True)], ignore_index=True)
         copies = rows.groupby(keys).agg(
-            today=("today", "any"), sent=("today", "size"), contents=("contentHash", "nunique")
+            today=("today", "any"),
+            sent=("filePath", "nunique"),
+            contents=("contentHash", "nunique"),
         )
         today = copies[copies["today"].astype(bool)]
         return Counter(
@@ -314,7 +326,7 @@ class Day:
         others = set(dates["ingestDate"].to_pylist()) - {self.run.ingest_date}
         return engine.read(
             self.run.metastore,
-            ["sourceSystem", "sopInstanceUid", "contentHash"],
+            ["sourceSystem", "sopInstanceUid", "contentHash", "filePath"],
             where={"ingestDate": others, "studyInstanceUid": uids},
         ).to_pandas()
 

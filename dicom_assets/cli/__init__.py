@@ -2,27 +2,19 @@
 
 Decided here: verbs, options, what is printed and the exit code (1: a run failed or a blocking check
 does not hold; 2: a wrong option or setting). Work is done elsewhere, and imported only when a verb
-needs it, so that `--help` stays quick.
+needs it, so that `--help` stays quick. Verbs about failures and corrections have modules of their
+own.
 """
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from dicom_assets.lakehouse.reasons import Reason
-
-if TYPE_CHECKING:
-    from dicom_assets.lakehouse.engine import LocalEngine
-    from dicom_assets.settings import Settings
-
-_LAKEHOUSE = click.option(
-    "--lakehouse",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Root folder of the lakehouse.  [default: the setting, else data/lakehouse]",
-)
-_DAY = click.DateTime(["%Y-%m-%d"])
+from dicom_assets.cli import corrections
+from dicom_assets.cli.failures import failures
+from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,7 +53,7 @@ def sample(to: Path) -> None:
 )
 def demo(to: Path | None) -> None:
     """Makes a fresh demo lakehouse from the sample and shows what came out."""
-    settings = _settings((to or _home() / "data/demo").absolute())
+    settings = settings_of((to or _home() / "data/demo").absolute())
     from dicom_assets.console import print_demo, print_outcome, shown_progress
     from dicom_assets.demo import DAGSTER_FOLDER, counted, fresh
     from dicom_assets.runner import run_chain
@@ -80,11 +72,11 @@ def demo(to: Path | None) -> None:
 
 
 @main.command()
-@click.option("--date", "day", type=_DAY, help="Ingest date, yyyy-mm-dd.  [default: today]")
-@_LAKEHOUSE
+@click.option("--date", "day", type=DAY, help="Ingest date, yyyy-mm-dd.  [default: today]")
+@LAKEHOUSE
 def run(day: Any, lakehouse: Path | None) -> None:
     """Runs the chain, drop folder to gold, for one ingest date."""
-    settings = _settings(lakehouse)
+    settings = settings_of(lakehouse)
     from dicom_assets.console import print_outcome, shown_progress
     from dicom_assets.defs.partitions import ingest_date
     from dicom_assets.runner import run_chain
@@ -96,7 +88,7 @@ def run(day: Any, lakehouse: Path | None) -> None:
         raise click.BadParameter(f"choose a day from {first} to {today}", param_hint="--date")
     click.echo(f"lakehouse {settings.lakehouse}, ingest date {key}")
     if not settings.lakehouse.exists():
-        click.echo(f"it is new: drop files under {_engine(settings).layout.drop_folder}")
+        click.echo(f"it is new: drop files under {engine_of(settings).layout.drop_folder}")
     with shown_progress():
         outcome = run_chain(lakehouse=settings.lakehouse, partition_key=key)
     print_outcome(outcome)
@@ -104,7 +96,7 @@ def run(day: Any, lakehouse: Path | None) -> None:
 
 
 @main.command()
-@_LAKEHOUSE
+@LAKEHOUSE
 @click.option(
     "--days",
     type=click.IntRange(min=1),
@@ -114,11 +106,11 @@ def run(day: Any, lakehouse: Path | None) -> None:
 )
 def status(lakehouse: Path | None, days: int) -> None:
     """Shows files, rows and failures for each layer and date."""
-    settings = _settings(lakehouse)
+    settings = settings_of(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.steps.status import by_date, totals
 
-    engine = _engine(settings)
+    engine = engine_of(settings)
     rows = by_date(engine, settings, days=days)
     if not rows:
         click.echo(
@@ -130,60 +122,29 @@ def status(lakehouse: Path | None, days: int) -> None:
     print_table(["table", "rows"], list(totals(engine, settings).items()))
 
 
-@main.command()
-@_LAKEHOUSE
-@click.option("--date", "day", type=_DAY, help="Only this ingest date.")
-@click.option(
-    "--reason",
-    type=click.Choice([str(reason) for reason in Reason]),
-    metavar="CODE",
-    help="Only this reason code.",
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many to list."
-)
-def failures(lakehouse: Path | None, day: Any, reason: str | None, limit: int) -> None:
-    """Shows what failed, why, and where its bytes lie now."""
-    settings = _settings(lakehouse)
-    from dicom_assets.console import print_table
-    from dicom_assets.steps.status import failed
-
-    found = failed(_engine(settings), ingest_date=day.date() if day else None, reason=reason)
-    if found.empty:
-        click.echo("no failures")
-        return
-    groups = found.groupby(["ingestDate", "step", "reasonCode"])
-    counts = groups.agg(count=("message", "size")).reset_index()
-    print_table(list(counts.columns), counts.values.tolist())
-    columns = ["reasonCode", "message", "sourcePath", "failedPath"]
-    print_table(columns, found[columns].head(limit).values.tolist())
-    if len(found) > limit:
-        click.echo(f"{len(found) - limit} more; see --date, --reason and --limit")
-
-
 @main.command("fill-promoted")
-@_LAKEHOUSE
+@LAKEHOUSE
 def fill_promoted(lakehouse: Path | None) -> None:
     """Fills columns of newly configured promoted tags in old rows; reads no file again."""
-    settings = _settings(lakehouse)
+    settings = settings_of(lakehouse)
     from dicom_assets.steps.promote import fill
 
     try:
-        report = fill(_engine(settings), settings)
+        report = fill(engine_of(settings), settings)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{report.rows} rows filled in {report.seconds:.1f} s")
 
 
 @main.command()
-@_LAKEHOUSE
+@LAKEHOUSE
 def maintain(lakehouse: Path | None) -> None:
     """Joins small files of all tables and removes files that are of no table any more."""
-    settings = _settings(lakehouse)
+    settings = settings_of(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.steps.maintain import maintain as look_after
 
-    done = look_after(_engine(settings), settings)
+    done = look_after(engine_of(settings), settings)
     head = ["table", "files before", "after", "old files removed", "MB freed"]
     print_table(
         head,
@@ -195,27 +156,18 @@ def maintain(lakehouse: Path | None) -> None:
     )
 
 
-def _settings(lakehouse: Path | None) -> "Settings":
-    from dicom_assets.settings import SettingsError, load_settings
-
-    try:
-        return load_settings(lakehouse=lakehouse)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error
-
-
 def _home() -> Path:
     from dicom_assets.settings import home
 
     return home()
 
 
-def _engine(settings: "Settings") -> "LocalEngine":
-    from dicom_assets.lakehouse.engine import LocalEngine
-    from dicom_assets.lakehouse.layout import Layout
-
-    return LocalEngine(Layout(settings.lakehouse))
-
-
-if __name__ == "__main__":
-    main()
+for verb in (
+    failures,
+    corrections.delete,
+    corrections.restore,
+    corrections.reread,
+    corrections.change_patient,
+    corrections.operations,
+):
+    main.add_command(verb)

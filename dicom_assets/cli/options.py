@@ -1,0 +1,42 @@
+"""What verbs of the command line share: options, the settings, the engine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from dicom_assets.lakehouse.engine import LocalEngine
+    from dicom_assets.settings import Settings
+
+LAKEHOUSE = click.option(
+    "--lakehouse",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Root folder of the lakehouse.  [default: the setting, else data/lakehouse]",
+)
+DAY = click.DateTime(["%Y-%m-%d"])
+LIMIT = click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many to list."
+)
+
+
+def settings_of(lakehouse: Path | None) -> "Settings":
+    """Returns the settings; a wrong one is a wrong option.
+
+    Raises:
+        click.UsageError: One is wrong.
+    """
+    from dicom_assets.settings import SettingsError, load_settings
+
+    try:
+        return load_settings(lakehouse=lakehouse)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def engine_of(settings: "Settings") -> "LocalEngine":
+    """Returns the engine on the lakehouse of the settings."""
+    from dicom_assets.lakehouse.engine import LocalEngine
+    from dicom_assets.lakehouse.layout import Layout
+
+    return LocalEngine(Layout(settings.lakehouse))

@@ -1,0 +1,61 @@
+"""Asking for a correction: an operation is written into the drop folder, like anybody's.
+
+Decided here: what the lakehouse holds of what an operation names, and that its file is there whole
+or not at all. Not decided here: what an operation may say (`lakehouse.operations`), or how it is
+taken in (`organise`).
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from dicom_assets.lakehouse.durable import sync
+from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.move import transfer
+from dicom_assets.lakehouse.operations import Operation
+from dicom_assets.steps import catalog
+
+
+def held(engine: LocalEngine, metastore: Table, operation: Operation) -> Counter[str]:
+    """Returns source system → instances in the metastore that an operation names, if it is there.
+
+    A change of patient names those whose files say the wrong Patient ID.
+    """
+    where = {name: [uid] for name, uid in operation.uids.items()}
+    if operation.operation == "change_patient":
+        where["patientId"] = [str(operation.patientId)]
+    columns = ["sourceSystem", "sopInstanceUid"]
+    rows = engine.read(metastore, columns, where=where).to_pylist()
+    return Counter(system for system, _ in {(row[columns[0]], row[columns[1]]) for row in rows})
+
+
+def ask(engine: LocalEngine, operation: Operation, *, source_system: str) -> Path:
+    """Writes an operation into the drop folder and returns its file.
+
+    Args:
+        engine: The lakehouse.
+        operation: With an id of its own.
+        source_system: The namespace it is about, or `default`.
+    """
+    layout = engine.layout
+    name = f"{time.time_ns() // 1_000_000}_{operation.operation}_{operation.id}.json"
+    target = layout.operations_drop(source_system) / name
+    # beside the drop folder: what lies in it may be taken at any time
+    temporary = layout.drop_folder.parent / f".{name}.tmp"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.write_bytes(operation.text)
+        sync([temporary.parent])
+        transfer(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync([target.parent])
+    return target
+
+
+def asked(engine: LocalEngine) -> pd.DataFrame:
+    """Returns the operations that were taken in, newest first."""
+    rows = engine.read(catalog.OPERATIONS, catalog.OPERATIONS.schema.names).to_pandas()
+    return rows.sort_values("takenAt", ascending=False)

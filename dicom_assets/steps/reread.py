@@ -1,0 +1,98 @@
+"""Operation reread: stored files are read again, and get new rows beside their old ones.
+
+Decided here: which files an operation names (those taken in before it, of its source system, that
+have all the UIDs it gives), and that each is read once, however many operations and rows name it.
+The new rows stand in the operation's partition, with the instant at which it was taken in. A file
+that cannot be read any more gives a failure; its old rows stand. Not decided here: what a header
+says (`dicom_assets.dicom`), or what becomes of new rows (the steps that follow).
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+from dicom_assets.lakehouse.engine import Progress
+from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
+from dicom_assets.steps import catalog
+from dicom_assets.steps.read_files import Task, read_again
+from dicom_assets.steps.report import Report
+from dicom_assets.steps.run import Run
+
+STEP = "reread"
+_FILES_PER_COMMIT = 500
+_KNOWN = [
+    field
+    for field in catalog.metastore().schema
+    if field.name
+    in ("ingestDate", "sourceSystem", "filePath", "sourcePath", "contentHash", "sourceModifiedAt")
+]
+_FILE = pa.schema([*_KNOWN, catalog.PROCESS_FILES.schema.field("organisedAt")])
+
+
+def reread(run: Run, report: Report) -> None:
+    """Reads again what the partition's new operations name.
+
+    Args:
+        run: The run; its caller holds the lakehouse's lock.
+        report: Where rows, failures and, where there are any, `read_again` are counted.
+    """
+    engine = run.engine
+    app_id = engine.app_id(STEP, catalog.OPERATIONS, run.ingest_date)
+    until = engine.version(catalog.OPERATIONS)
+    since = engine.progress(run.metastore, app_id)
+    columns = ["operation", "sourceSystem", *REQUIRED_TAGS, "takenAt"]
+    new = engine.table_of_new(
+        catalog.OPERATIONS, columns, since=since, until=until, ingest_date=run.ingest_date
+    ).to_pylist()
+    operations = [row for row in new if row["operation"] == STEP]
+    if not operations:
+        return
+    files = _files(run, operations)
+    done = Progress(app_id, until)
+    failures: list[Failure] = []
+    # none at all is a commit, too: it says that the operations are done
+    for start in range(0, max(len(files), 1), _FILES_PER_COMMIT):
+        chunk = files[start : start + _FILES_PER_COMMIT]
+        task = Task(
+            engine.layout.root,
+            run.ingest_date,
+            pa.RecordBatch.from_pylist(chunk, schema=_FILE),
+            run.settings.promoted,
+            level=0,
+            max_header_bytes=run.settings.max_header_bytes,
+        )
+        rows, bad = read_again(task, step=STEP)
+        failures += bad
+        is_last = start + _FILES_PER_COMMIT >= len(files)
+        if is_last:
+            run.record(failures, done)
+        engine.append(
+            run.metastore,
+            pa.Table.from_batches([rows], schema=run.metastore.schema),
+            progress=done if is_last else None,
+            ingest_date=run.ingest_date,
+        )
+        report.rows += rows.num_rows
+        report.count({"read_again": rows.num_rows})
+    report.count({"failures": len(failures)})
+
+
+def _files(run: Run, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the files that operations name and that have no row of theirs yet."""
+    found: dict[str, dict[str, Any]] = {}
+    for operation in sorted(operations, key=lambda each: each["takenAt"]):
+        where = {name: [uid] for name in REQUIRED_TAGS if (uid := operation[name])}
+        where["sourceSystem"] = [operation["sourceSystem"]]
+        columns = [*(field.name for field in _KNOWN), "ingestedAt"]
+        for row in run.engine.read(run.metastore, columns, where=where).to_pylist():
+            if row["ingestedAt"] < operation["takenAt"]:
+                row |= {"ingestDate": run.ingest_date, "organisedAt": operation["takenAt"]}
+                found[row["filePath"]] = row
+    # of a run that was killed between two commits
+    made = run.engine.read(
+        run.metastore, ["filePath", "ingestedAt"], ingest_date=run.ingest_date
+    ).to_pylist()
+    known = {(row["filePath"], row["ingestedAt"]) for row in made}
+    files = [row for path, row in found.items() if (path, row["organisedAt"]) not in known]
+    return sorted(files, key=lambda row: row["filePath"])

@@ -1,0 +1,103 @@
+"""Corrections and failures on the command line, on a real lakehouse."""
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dicom_assets.cli import main
+from dicom_assets.steps import catalog
+from dicom_assets.steps.organise import organise
+
+
+@pytest.fixture
+def call(house):
+    def run(*arguments: str, **more: str) -> Result:
+        environment = {"DICOM_ASSETS_LAKEHOUSE": str(house.settings.lakehouse), **more}
+        return CliRunner().invoke(main, arguments, env=environment)
+
+    return run
+
+
+@pytest.mark.parametrize("verb", ["delete", "restore", "reread"])
+def test_a_correction_is_asked_for_and_taken_in_by_the_next_run(house, write_dicom, call, verb):
+    for number in range(3):
+        write_dicom(house.drop / f"{number}.dcm", SOPInstanceUID=f"1.2.{number}")
+    house.chain(until="extract")
+    done = call(verb, "--study", "1.2.3.4", "--reason", "wrong patient", "--by", "Moll")
+    assert done.exit_code == 0, done.output
+    assert "holds 3 instances of it" in done.output
+    assert "dicom-assets run" in done.output
+    (file,) = house.files("bronze/Files/Ingest")
+    assert re.fullmatch(rf"\d{{13}}_{verb}_[0-9a-f]{{32}}\.json", file.name)
+    assert call("operations").output.strip() == "no operations"
+    organise(house.run)
+    (row,) = house.rows(catalog.OPERATIONS)
+    assert (row["operation"], row["studyInstanceUid"]) == (verb, "1.2.3.4")
+    assert (row["requestedBy"], row["reason"]) == ("Moll", "wrong patient")
+    shown = call("operations").output
+    assert all(text in shown for text in (verb, "studyInstanceUid 1.2.3.4", "Moll", "wrong"))
+
+
+def test_an_instance_may_be_named_alone_and_the_login_name_asks(house, write_dicom, call):
+    write_dicom(house.drop / "x.dcm", SOPInstanceUID="1.2.9")
+    house.chain(until="extract")
+    done = call("delete", "--instance", "1.2.9", "--reason", "blurred", LOGNAME="somebody")
+    assert "holds 1 instances" in done.output
+    (file,) = house.files("bronze/Files/Ingest")
+    said = json.loads(file.read_text())
+    assert (said["sopInstanceUid"], said["requestedBy"]) == ("1.2.9", "somebody")
+
+
+def test_a_change_of_patient_may_be_about_one_study(house, write_dicom, call):
+    write_dicom(house.drop / "1.dcm", PatientID="P1")
+    write_dicom(house.drop / "2.dcm", PatientID="P1", StudyInstanceUID="1.2.5")
+    house.chain(until="extract")
+    ask = ("change-patient", "--from", "P1", "--to", "P2", "--reason", "merged")
+    assert "holds 2 instances" in call(*ask).output
+    assert "holds 1 instances" in call(*ask, "--study", "1.2.5").output
+    organise(house.run)
+    rows = {row["studyInstanceUid"]: row for row in house.rows(catalog.OPERATIONS)}
+    assert set(rows) == {None, "1.2.5"}
+    assert {(row["patientId"], row["newPatientId"]) for row in rows.values()} == {("P1", "P2")}
+
+
+def test_what_is_not_there_or_not_right_is_refused_and_nothing_is_written(
+    make_house, write_dicom, call
+):
+    house = make_house(source_systems=("PACS1",))
+    write_dicom(house.drop / "PACS1/x.dcm", PatientID="P1")
+    house.chain(until="extract")
+    delete, why = ("delete", "--reason", "x"), {"DICOM_ASSETS_SOURCE_SYSTEMS": "PACS1"}
+    change = ("change-patient", "--reason", "x", "--from", "P1", "--to")
+    for arguments, says in (
+        ((*delete, "--study", "1.2.3.5"), "holds nothing of it in default"),
+        ((*delete, "--study", "1.2.3.4"), "PACS1 holds 1 instances: --namespace PACS1"),
+        ((*delete, "--study", "1.2.3.4", "--namespace", "PACS2"), "no such namespace"),
+        ((*delete, "--study", "1.2.x"), "studyInstanceUid is not a UID"),
+        (delete, "delete needs one of"),
+        ((*delete[:1], "--study", "1.2.3.4"), "--reason"),
+        ((*change, "P1"), "are the same"),
+        ((*change, "P2"), "--namespace PACS1"),
+    ):
+        done = call(*arguments, **why)
+        assert done.exit_code == 2, done.output
+        assert says in " ".join(done.output.split()), done.output
+    assert house.files("bronze/Files/Ingest") == []
+    ask = (*delete, "--study", "1.2.3.4", "--namespace", "PACS1")
+    assert call(*ask, **why).exit_code == 0
+    (file,) = house.files("bronze/Files/Ingest")
+    assert file.parent == house.drop / "PACS1/Operations"
+
+
+def test_failures_tell_open_from_retried_ones(house, call):
+    (house.drop / "notes.txt").write_text("no")
+    house.chain(until="organise")
+    assert re.search(r"not_dicom +open +1", call("failures").output)
+    done = call("failures", "retry", "--reason", "not_dicom", "--step", "organise")
+    assert "1 files dropped again" in done.output
+    assert (house.drop / "notes.txt").exists()
+    assert re.search(r"not_dicom +retried +1", call("failures").output)
+    misplaced = call("failures", "--reason", "not_dicom", "retry")
+    assert (misplaced.exit_code, "belong behind retry" in misplaced.output) == (2, True)
