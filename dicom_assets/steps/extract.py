@@ -9,18 +9,18 @@ it lies, so it makes the same row.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import pyarrow as pa
 
 from dicom_assets.lakehouse.allocator import give_back_memory, keep_memory
 from dicom_assets.lakehouse.engine import Progress
-from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.layout import one_name
 from dicom_assets.lakehouse.pool import shared_out
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.read_files import STEP, Task, read_files
-from dicom_assets.steps.report import Report, reporting
+from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -57,6 +57,26 @@ def extract(run: Run) -> Report:
             give_back_memory()
         done.count({"failures": len(failures)})
     return done
+
+
+def extract_again(run: Run, addresses: Collection[str]) -> None:
+    """Reads organised files whatever has been read, for `repair`; says no progress.
+
+    Args:
+        run: The run.
+        addresses: `filePath` of their `process_files` rows, which have neither a metastore nor a
+            failure row.
+    """
+    table, day = catalog.PROCESS_FILES, run.ingest_date
+    where = {"filePath": addresses}
+    files = run.engine.read(table, table.schema.names, ingest_date=day, where=where)
+    failures: list[Failure] = []
+    for rows, _ in _commits(_read_all(run, files, failures, Report(STEP))):
+        found = pa.Table.from_batches(rows, schema=run.metastore.schema)
+        run.engine.append(run.metastore, found, progress=None, ingest_date=day)
+    if failures:
+        rows = failure_rows(failures, ingest_date=day, failed_at=now(), run_id=run.id)
+        run.engine.append(catalog.INGESTION_FAILURES, rows, progress=None, ingest_date=day)
 
 
 def _new_files(run: Run, since: int | None, until: int) -> pa.Table:

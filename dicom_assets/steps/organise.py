@@ -20,6 +20,7 @@ from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_li
 from dicom_assets.lakehouse import manifest
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
+from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
 from dicom_assets.lakehouse.layout import (
     DEFAULT_SOURCE_SYSTEM,
@@ -47,7 +48,7 @@ def organise(run: Run) -> Report:
     layout, settings = run.engine.layout, run.settings
     run.check_choices()
     keep_memory()
-    journal = Journal(run.engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
+    journal = journal_of(run.engine)
     with reporting(STEP, layout.root) as report, journal.open():
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
@@ -72,6 +73,11 @@ def organise(run: Run) -> Report:
             settle_seconds=settings.settle_seconds,
         )
     return report
+
+
+def journal_of(engine: LocalEngine) -> Journal:
+    """Returns the journal that a killed run's moves, if any, stand in."""
+    return Journal(engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
 
 
 def _namespace_folders(run: Run) -> Iterator[str]:
