@@ -6,7 +6,7 @@ holding more than keys (`verify_silver`, `verify_gold`). Not decided here: what 
 (`verify_files`, `verify_date` and those two) or how one is mended (`repair`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -46,12 +46,13 @@ def verify(settings: Settings, *, day: date | None = None, hashes: bool = False)
         if found.counts[Kind.DATA_FILE]:
             return found  # a table that cannot be read cannot be compared
         days = [day] if day else sorted(_days(run, trees))
-        progress = Progress(STEP, len(days), "dates")
+        rows = run.engine.rows_by_date(run.metastore)
+        files = sum(rows.get(f"{each}", 0) for each in days)
+        progress = Progress(f"{STEP} files", files, "files")
         for each in days:
             check = DateCheck(Run.of(settings, f"{each}"), trees, found)
             check.compare()
-            _check_stored(run, each, check.stored(), found, hashes=hashes)
-            progress.advance()
+            _check_stored(run, each, list(check.stored()), found, progress, hashes=hashes)
         _look_elsewhere(run, found)
         silver = SilverCheck(run, found, days=days, is_whole=day is None)
         gold = GoldCheck(run, found, silver.studies())
@@ -72,13 +73,17 @@ def _days(run: Run, trees: Trees) -> set[date]:
 
 
 def _check_stored(
-    run: Run, day: date, files: Iterable[Stored], found: Findings, *, hashes: bool
+    run: Run,
+    day: date,
+    files: Sequence[Stored],
+    found: Findings,
+    progress: Progress,
+    *,
+    hashes: bool,
 ) -> None:
-    """Looks into the files, each of which is there."""
-    stored = list(files)
-    progress = Progress(STEP, len(stored), f"files of {day}")
+    """Looks into a date's files, each of which is there."""
     size = _FILES_PER_TASK
-    tasks = [Task(stored[at : at + size], hashes) for at in range(0, len(stored), size)]
+    tasks = [Task(files[at : at + size], hashes) for at in range(0, len(files), size)]
     # reading heads is waiting for a disk, hashing is work
     spread = shared_out if hashes else over_threads
     workers = run.settings.workers

@@ -118,7 +118,7 @@ class SilverCheck:
     def _bronze(self) -> pd.DataFrame:
         """STUDY of the lines; `valid` when one is, `theirs` when another wrote one."""
         known = _united([])
-        progress = Progress("verify", len(self._days), "dates of lines")
+        progress = Progress("verify studies", len(self._days), "dates")
         for day in self._days:
             columns = ["sourceSystem", "id", "filePath", "lineNumber"]
             lines = self._engine.read(catalog.BRONZE_IMAGING_STUDY, columns, ingest_date=day)
@@ -159,7 +159,7 @@ class SilverCheck:
 
     def _compare_instances(self, absent: set[tuple[str, str]]) -> None:
         stated = self._buckets(_STATED)
-        progress = Progress("verify", len(self._days), "dates of instances")
+        progress = Progress("verify instances", len(self._days), "dates")
         for day in self._days:
             stated.add(self._stated([day], ingest_date=day))
             progress.advance()
