@@ -8,7 +8,7 @@ BENCH_PACKAGES := chromium dcmtk $(if $(shell command -v npm),,nodejs npm) \
 	$(if $(shell command -v java),,default-jre-headless) $(if $(shell command -v mvn),,maven)
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: demo test bench profile dev screenshots lint fmt clean
+.PHONY: demo test torture fuzz bench profile dev screenshots lint fmt clean
 
 demo: $(READY)
 	@$(BIN)/dicom-assets demo
@@ -16,6 +16,16 @@ demo: $(READY)
 test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
 	$(BIN)/pytest -n 2
+
+# each target for FUZZ_SECONDS; what is found is kept as a test in dicom_assets_tests/fuzz/corpus
+FUZZ_SECONDS ?= 180
+fuzz: $(READY)
+	@$(BIN)/python -m dicom_assets_tests.fuzz header $(FUZZ_SECONDS)
+	@$(BIN)/python -m dicom_assets_tests.fuzz archive $(FUZZ_SECONDS)
+
+# kills and faults of every kind, more than 2,000; writes its results into docs/guarantees.md
+torture: $(READY)
+	$(BIN)/python -m dicom_assets_tests.faults.torture --write $(TORTURE)
 
 # some 10 GB of disk for a while; BENCH=--quick tries it all in a few minutes and writes nothing
 bench: $(BENCH_READY)
@@ -26,7 +36,7 @@ profile: $(BENCH_READY)
 
 dev: $(READY)
 	@home=$$($(BIN)/python -c 'from dicom_assets.runner import dagster_home; print(dagster_home())'); \
-	DAGSTER_HOME=$$home $(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1 --port 3000
+	umask 027; DAGSTER_HOME=$$home $(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1 --port 3000
 
 screenshots: $(READY)
 	SCREENSHOTS=$(CURDIR)/docs $(BIN)/pytest dicom_assets_tests/defs/test_ui.py

@@ -19,7 +19,17 @@ from pathlib import Path
 from benchmarks.results import Results, machine
 from benchmarks.targets import report
 
-_PARTS = ("header", "packing", "chain", "growth", "fhir_speed", "many_runs", "memory")
+_PARTS = (
+    "header",
+    "packing",
+    "chain",
+    "growth",
+    "look_up",
+    "fhir_speed",
+    "many_runs",
+    "memory",
+    "durability",
+)
 _HERE = Path(__file__).parent
 _HOW = """\
 One run of `make bench`: {rounds} rounds, each of which runs every contestant once, in turn, but

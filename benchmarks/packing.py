@@ -39,7 +39,9 @@ PART = "packing"
 UNIT = "µs CPU a file"
 FILES, SMALL = 400, 2000
 DAY = "2026-03-14"
-_LIMITS = Limits(max_file_bytes=1 << 30, max_ratio=250, max_depth=5)
+_LIMITS = Limits(
+    max_file_bytes=1 << 30, max_bytes=1 << 40, max_ratio=250, max_depth=5, max_members=1_000_000
+)
 
 
 def measure(folder: Path, *, quick: bool) -> list[Row]:
@@ -162,7 +164,7 @@ def _pooled(folder: Path, source: Path, many_tasks: int) -> float:
         files = run.engine.read(catalog.PROCESS_FILES, catalog.PROCESS_FILES.schema.names)
         tags = run.settings.promoted
         chunks = _chunks(files.sort_by("filePath"))
-        tasks = [Task(Path(root), run.ingest_date, chunk, tags, 1) for chunk in chunks]
+        tasks = [Task(Path(root), run.ingest_date, chunk, tags, 1, 1 << 27) for chunk in chunks]
         os.sync()
         begin = time.perf_counter()
         done = pool.shared_out(read_files, tasks, workers=2, count=len(tasks))

@@ -86,8 +86,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(escape("" if value is None else str(value)) for value in row))
+        table.add_row(*(escape(shown(value)) for value in row))
     console.print(table)
+
+
+def shown(value: Any) -> str:
+    r"""Returns a value as text that a terminal only shows: what it would obey is escaped.
+
+    Control characters and marks that turn text around become `\x1b`, `\u202e`, …
+    """
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -104,7 +113,9 @@ def print_outcome(outcome: Outcome) -> None:
     print_table(["asset", "written", "seconds", "checks"], rows)
     console = Console(stderr=True)
     if outcome.error:
-        console.print(f"the run failed: {escape(outcome.error)}", style="red", soft_wrap=True)
+        console.print(
+            f"the run failed: {escape(shown(outcome.error))}", style="red", soft_wrap=True
+        )
     elif not outcome.succeeded:
         console.print(
             "a blocking check does not hold, so what follows was not run; "

@@ -16,6 +16,7 @@ from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.defs.running import end_killed_runs, partition_of
 from dicom_assets.lakehouse.lock import locked
+from dicom_assets.lakehouse.modes import keep_private
 from dicom_assets.settings import home
 
 _LEFT = ("still_changing", "not_taken")
@@ -68,6 +69,7 @@ def dagster_home() -> Path:
     """
     chosen = os.environ.get("DAGSTER_HOME")
     folder = Path(chosen).absolute() if chosen else home() / ".dagster"
+    keep_private()
     folder.mkdir(parents=True, exist_ok=True)
     configuration, link = home() / "dagster.yaml", folder / "dagster.yaml"
     if configuration.exists() and not link.exists():

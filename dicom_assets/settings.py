@@ -22,12 +22,14 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSetting
 
+from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, is_safe_name
 from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
 
 GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
-# would be taken for a hidden folder, a path, a part of a key, no namespace, or a year
-_NO_NAMESPACE = re.compile(r"\..*|.*[/\\|].*|default|\d{4}", re.DOTALL)
+# would be taken for no namespace, or for a year
+_NO_NAMESPACE = re.compile(r"default|\d{4}")
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
@@ -38,7 +40,7 @@ def home() -> Path:
     return repository if (repository / "workspace.yaml").exists() else Path.cwd()
 
 
-class SettingsError(ValueError):
+class SettingsError(PlainError):
     """A setting is wrong. The message names it, says why and where it was read from."""
 
 
@@ -84,11 +86,20 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(
         default=16 * GIB, ge=1, description="largest DICOM file or archive member"
     )
+    max_header_bytes: int = Field(
+        default=64 * 1024**2, ge=1 << 16, description="longest DICOM header, without pixels"
+    )
     archive_max_depth: int = Field(
         default=5, ge=1, description="how many archives may lie inside each other"
     )
     archive_max_ratio: float = Field(
         default=250.0, ge=1, description="an archive past 1 GiB may expand at most so many times"
+    )
+    archive_max_bytes: int = Field(
+        default=256 * GIB, ge=1, description="what one dropped archive may expand to"
+    )
+    archive_max_members: int = Field(
+        default=1_000_000, ge=1, description="how many members one dropped archive may have"
     )
     keep_removed_files_days: int = Field(
         default=30, ge=0, description="how long files that are of no table any more are kept"
@@ -163,10 +174,11 @@ class Settings(BaseSettings):
     @classmethod
     def _namespaces(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if _NO_NAMESPACE.fullmatch(name):
+            if not _may_be_namespace(name) and name != "*":
                 raise ValueError(
-                    f"{name!r} cannot be a namespace: no slash, no |, no leading dot, no year, "
-                    "not 'default'"
+                    f"{name!r} cannot be a namespace: 127 bytes at most, no slash, none of"
+                    ' \\:*?"<>|%, no control character, no dot or blank at either end, no year,'
+                    " not 'default'"
                 )
         return value
 
@@ -201,8 +213,19 @@ class Settings(BaseSettings):
     def is_namespace(self, folder: str) -> bool:
         """Says whether a first-level drop folder names a source system."""
         return folder in self.source_systems or (
-            "*" in self.source_systems and not _NO_NAMESPACE.fullmatch(folder)
+            "*" in self.source_systems and _may_be_namespace(folder)
         )
+
+    def shown_namespace(self, name: str) -> str:
+        """Returns a namespace that the site has chosen; `other` for one that a folder's name made.
+
+        With `source_systems = *` anybody who drops files makes namespaces, of persons' names too.
+        """
+        return name if name in (*self.source_systems, DEFAULT_SOURCE_SYSTEM) else "other"
+
+
+def _may_be_namespace(name: str) -> bool:
+    return is_safe_name(name) and not _NO_NAMESPACE.fullmatch(name)
 
 
 def config_file() -> Path:

@@ -79,6 +79,11 @@ class House:
         }
 
 
+@pytest.fixture(scope="session")
+def house_class() -> type[House]:
+    return House
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return House(tmp_path / "lakehouse")

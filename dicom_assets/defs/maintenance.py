@@ -7,6 +7,7 @@ done (`dicom_assets.steps.maintain`, `dicom_assets.steps.verify`).
 
 import dagster as dg
 
+from dicom_assets.defs.errors import told_plainly
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout
@@ -16,6 +17,7 @@ from dicom_assets.steps.verify import verify as compare
 
 
 @dg.op(description="Joins small files, writes checkpoints, removes files that are of no table")
+@told_plainly()
 def look_after_tables(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
     """Maintains every table and says what was done, as the op's metadata."""
     settings = lakehouse.settings

@@ -1,9 +1,11 @@
 """What a materialization shows: counts, schema, lineage, address, throughput and a preview.
 
 Decided here: which metadata an asset carries. Everything shown is free of patient data: counts,
-codes, concept ids, never names, identifiers or dates of a patient.
+codes, concept ids, never names, identifiers or dates of a patient. Text is escaped, so that a value
+is never taken for Markdown or HTML.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.report import Report
 
 _PREVIEW_ROWS = 20
+_MARKUP = re.compile(r"[^\w .,:;+-]")
 
 
 def table_metadata(table: Table) -> dict[str, Any]:
@@ -100,12 +103,17 @@ def markdown(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "nothing new"
     lines = [
-        "| " + " | ".join(str(value).replace("|", "\\|") for value in values) + " |"
+        "| " + " | ".join(map(_cell, values)) + " |"
         for values in rows.head(_PREVIEW_ROWS).itertuples(index=False)
     ]
     head = [
-        "| " + " | ".join(map(str, rows.columns)) + " |",
+        "| " + " | ".join(map(_cell, rows.columns)) + " |",
         "|" + " --- |" * len(rows.columns),
     ]
     left = len(rows) - _PREVIEW_ROWS
     return "\n".join([*head, *lines, *([f"\n… and {left} more"] if left > 0 else [])])
+
+
+def _cell(value: object) -> str:
+    """Returns a value as it reads: nothing in it is a link, a picture, a tag or another cell."""
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", str(value))

@@ -16,6 +16,7 @@ import dagster as dg
 
 from dicom_assets.defs.automation import drop_to_gold
 from dicom_assets.defs.bronze.drop_folder import KEY
+from dicom_assets.defs.errors import told_plainly
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.defs.running import RESUMES, end_killed_runs, partition_of
@@ -100,6 +101,7 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Reports complete files in the drop folder for today's partition, and runs it",
 )
+@told_plainly()
 def drop_folder_sensor(
     context: dg.SensorEvaluationContext, lakehouse: Lakehouse
 ) -> dg.SensorResult:

@@ -9,6 +9,7 @@ whole member in memory.
 
 import errno
 import hashlib
+import io
 import os
 import stat
 import struct
@@ -16,13 +17,15 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from isal import isal_zlib
 
-from dicom_assets.dicom.own_zip import DEFLATED, RAW, Entry, is_large
+from dicom_assets.dicom.expand import CHUNK, METHODS, expander
+from dicom_assets.dicom.own_zip import DEFLATED, Entry, is_large
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
+from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
@@ -30,10 +33,12 @@ FREE_EXPANSION = 1 << 30
 FREE_MEMBERS = 10_000
 MEMBER_OVERHEAD = 76
 """Bytes that the shortest member takes in a ZIP: local header and directory entry."""
-_CHUNK = 1 << 20
+ENTRY_BYTES = 512
+"""Bytes of a directory entry, on average, up to which a directory is read at all."""
+_ENTRY_SIGNATURE = b"PK\1\2"
 _ENCRYPTED = 0x1 | 0x40
+_PATCHED = 0x20
 _UTF8 = 0x800
-_SUPPORTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _LOCAL = struct.Struct("<4s5H3L2H")
 
 
@@ -43,13 +48,17 @@ class Limits:
 
     Attributes:
         max_file_bytes: Largest member, expanded.
+        max_bytes: What the dropped archive may expand to, all depths together.
         max_ratio: Past 1 GiB, the dropped archive may expand at most so many times.
         max_depth: How many archives may lie inside each other.
+        max_members: How many members it may have, all depths together.
     """
 
     max_file_bytes: int
+    max_bytes: int
     max_ratio: float
     max_depth: int
+    max_members: int
 
 
 class ArchiveError(Exception):
@@ -73,9 +82,15 @@ class Budget:
     def __init__(self, archive_bytes: int, limits: Limits) -> None:
         """Starts the budget for a dropped archive of so many bytes."""
         self.limits = limits
-        self._bytes = max(FREE_EXPANSION, int(archive_bytes * limits.max_ratio))
+        by_ratio = max(FREE_EXPANSION, int(archive_bytes * limits.max_ratio))
+        self._bytes = min(by_ratio, limits.max_bytes)
         # only archives compressed inside archives hold more members than their bytes have room for
-        self._members = FREE_MEMBERS + archive_bytes // MEMBER_OVERHEAD
+        self._members = min(FREE_MEMBERS + archive_bytes // MEMBER_OVERHEAD, limits.max_members)
+
+    @property
+    def members(self) -> int:
+        """How many members there may still be."""
+        return self._members
 
     def spend(self, *, members: int, size: int) -> None:
         """Takes members and their bytes from the budget.
@@ -120,6 +135,7 @@ def members(
     organised: Callable[[str], str],
     own_name: Callable[[str], str] | None,
     workers: int = 1,
+    within: Path | None = None,
 ) -> Iterator[Member]:
     """Streams every member of a ZIP into a folder, under running numbers.
 
@@ -131,6 +147,7 @@ def members(
         own_name: That name → the name of its member in the ZIP of its own; None when DICOM files
             are not to have one.
         workers: Threads that read, inflate and write.
+        within: A folder above the archive, below which no link is followed.
 
     Yields:
         One Member for each file, in the archive's order; folders are passed over.
@@ -138,9 +155,10 @@ def members(
     Raises:
         ArchiveError: The archive as a whole cannot be read (damaged directory), or is a bomb.
     """
-    with _damage_is(Reason.ARCHIVE_DAMAGED):
-        opened = zipfile.ZipFile(archive)
-    with opened, archive.open("rb", buffering=0) as raw:
+    with open_regular(archive, within=within) as raw:
+        with _damage_is(Reason.ARCHIVE_DAMAGED):
+            bounded = _Bounded(raw.fileno(), budget.members)
+            opened = zipfile.ZipFile(bounded)  # pyright: ignore[reportArgumentType]
         files = [info for info in opened.infolist() if info.file_size or not _is_folder(info)]
         problems = [_problem(info, budget.limits) for info in files]
         # by what the directory declares: no member is expanded past that
@@ -149,21 +167,43 @@ def members(
         ends = _ends(files, opened.start_dir)
 
         def tasks() -> Iterator[_Task]:
-            for number, (info, problem) in enumerate(zip(files, problems, strict=True)):
+            every = zip(files, problems, ends, strict=True)
+            for number, (info, problem, end) in enumerate(every):
                 name = organised(info.filename)
                 own = own_name(name) if own_name else None
-                yield _Task(info, problem, ends[info.header_offset], into / f"{number}", name, own)
+                yield _Task(info, problem, end, into / f"{number}", name, own)
 
         def unpack(task: _Task) -> Member:
             try:
                 if task.problem:
                     raise ArchiveError(task.problem)
-                return _unpack(opened, raw.fileno(), task)
+                return _unpack(raw.fileno(), task)
             except ArchiveError as error:
                 task.target.unlink(missing_ok=True)
                 return Member(task.info.filename, task.name, None, error=error)
 
         yield from over_threads(unpack, tasks(), workers=workers, count=len(files))
+
+
+class _Bounded(io.FileIO):
+    """An archive of which no directory is read that holds more members than there may be.
+
+    What is known of a member takes ten times the bytes of its entry, so it is counted before.
+    """
+
+    def __init__(self, archive: int, members: int) -> None:
+        super().__init__(archive, closefd=False)
+        self._members = members
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:  # of the archive's end
+            size = CHUNK
+        if size > max(self._members * ENTRY_BYTES, CHUNK):
+            raise ArchiveError(Reason.ARCHIVE_BOMB)
+        data = super().read(size) or b""
+        if data.count(_ENTRY_SIGNATURE) > self._members:
+            raise ArchiveError(Reason.ARCHIVE_BOMB)
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +218,16 @@ class _Task:
     own: str | None
 
 
-def _ends(files: Sequence[zipfile.ZipInfo], directory: int) -> dict[int, int]:
-    """Returns where each member ends at the latest, by its offset: where the next one begins."""
-    offsets = sorted({info.header_offset for info in files})
-    return dict(zip(offsets, [*offsets[1:], directory], strict=False))
+def _ends(files: Sequence[zipfile.ZipInfo], directory: int) -> list[int]:
+    """Returns where each member ends at the latest: where the next one begins.
+
+    Of members that begin at the same place all but one have no room.
+    """
+    order = sorted(range(len(files)), key=lambda number: files[number].header_offset)
+    ends = [directory] * len(files)
+    for number, following in pairwise(order):
+        ends[number] = min(files[following].header_offset, directory)
+    return ends
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
@@ -199,20 +245,19 @@ def _problem(info: zipfile.ZipInfo, limits: Limits) -> Reason | None:
         return Reason.ARCHIVE_MEMBER_UNSAFE
     if info.flag_bits & _ENCRYPTED:
         return Reason.ARCHIVE_ENCRYPTED
-    if info.compress_type not in _SUPPORTED:
+    if info.compress_type not in METHODS or info.flag_bits & _PATCHED:
         return Reason.ARCHIVE_UNSUPPORTED_COMPRESSION
     if info.file_size > limits.max_file_bytes:
         return Reason.TOO_LARGE
     return None
 
 
-def _unpack(opened: zipfile.ZipFile, archive: int, task: _Task) -> Member:
+def _unpack(archive: int, task: _Task) -> Member:
     """Writes one member, in one pass over it."""
     with _damage_is(Reason.MEMBER_DAMAGED):
-        if task.info.compress_type != DEFLATED:
-            return _by_zipfile(opened, task)
         begin = _begin_of_data(archive, task)
-        return _deflated(archive, begin, task, carry=task.own is not None)
+        carry = task.own is not None and task.info.compress_type == DEFLATED
+        return _expanded(archive, begin, task, carry=carry)
 
 
 def _begin_of_data(archive: int, task: _Task) -> int:
@@ -221,17 +266,19 @@ def _begin_of_data(archive: int, task: _Task) -> int:
     local = os.pread(archive, _LOCAL.size, info.header_offset)
     signature, _, flags, method, *_, name, extra = _LOCAL.unpack(local)
     named = os.pread(archive, name, info.header_offset + _LOCAL.size)
-    is_same = named.decode("utf-8" if flags & _UTF8 else "cp437") == info.orig_filename
-    if signature != b"PK\3\4" or method != DEFLATED or flags & _ENCRYPTED or not is_same:
-        raise ArchiveError(Reason.MEMBER_DAMAGED)
+    is_same = method == info.compress_type and (
+        named.decode("utf-8" if flags & _UTF8 else "cp437") == info.orig_filename
+    )
+    if signature != b"PK\3\4" or flags & _ENCRYPTED or not is_same:
+        raise ArchiveError(Reason.MEMBER_DAMAGED, "the member begins otherwise than it should")
     begin = info.header_offset + _LOCAL.size + name + extra
     if begin + info.compress_size > task.end:
         raise ArchiveError(Reason.MEMBER_DAMAGED, "the member's data overlap the next member")
     return begin
 
 
-def _deflated(archive: int, begin: int, task: _Task, *, carry: bool) -> Member:
-    """Inflates a member, and writes what that gives, or carries its deflate stream over.
+def _expanded(archive: int, begin: int, task: _Task, *, carry: bool) -> Member:
+    """Expands a member, and writes what that gives, or carries its deflate stream over.
 
     Args:
         archive: Descriptor of the archive.
@@ -244,12 +291,12 @@ def _deflated(archive: int, begin: int, task: _Task, *, carry: bool) -> Member:
     entry = Entry(
         task.own or "", DEFLATED, info.CRC, left, info.file_size, is_large(info.file_size)
     )
-    inflater = isal_zlib.decompressobj(RAW)
+    stream = expander(info.compress_type, info.file_size)
     kind, size, crc, sha = None, 0, 0, hashlib.sha256()
     with task.target.open("wb") as sink:
-        while left and not inflater.eof and (piece := os.pread(archive, min(left, _CHUNK), at)):
+        while left and (piece := os.pread(archive, min(left, CHUNK), at)):
             at, left = at + len(piece), left - len(piece)
-            for data in _inflate(inflater, piece):
+            for data in stream.feed(piece):
                 if kind is None:
                     kind = kind_of(data[:HEAD_BYTES])
                     carry = carry and kind is Kind.DICOM
@@ -262,34 +309,17 @@ def _deflated(archive: int, begin: int, task: _Task, *, carry: bool) -> Member:
                 else:
                     sink.write(data)
             if carry and kind is None:  # nothing to tell it by
-                return _deflated(archive, begin, task, carry=False)
+                return _expanded(archive, begin, task, carry=False)
             sink.write(piece if carry else b"")
+            if stream.ended:
+                break
         sink.write(entry.tail if carry else b"")
     if (size, crc) != (info.file_size, info.CRC):
         raise ArchiveError(Reason.MEMBER_DAMAGED)
-    if carry and (left or inflater.unused_data or not inflater.eof):
-        return _deflated(archive, begin, task, carry=False)  # a stream that not all would read
+    if carry and (left or stream.ended_early or not stream.ended):
+        return _expanded(archive, begin, task, carry=False)  # a stream that not all would read
     sha256 = sha.hexdigest() if carry else None
     return _member(task, kind or kind_of(b""), size, sha256)
-
-
-def _inflate(inflater: Any, piece: bytes) -> Iterator[bytes]:
-    """Yields what a piece inflates to, a chunk at a time, however much that is."""
-    while data := inflater.decompress(piece, _CHUNK):
-        yield data
-        piece = inflater.unconsumed_tail
-
-
-def _by_zipfile(opened: zipfile.ZipFile, task: _Task) -> Member:
-    """Writes a member as it is; the library knows the methods that are rare."""
-    kind, size = None, 0
-    with opened.open(task.info) as source, task.target.open("wb") as sink:
-        while chunk := source.read(_CHUNK):
-            kind, size = kind or kind_of(chunk[:HEAD_BYTES]), size + len(chunk)
-            sink.write(chunk)
-    if size != task.info.file_size:
-        raise ArchiveError(Reason.MEMBER_DAMAGED)
-    return _member(task, kind or kind_of(b""), size, None)
 
 
 def _member(task: _Task, kind: Kind, size: int, sha256: str | None) -> Member:

@@ -43,7 +43,7 @@ def careful_header(file: DicomFile, tags: Sequence[PromotedTag]) -> Header:
         if text(key, "UI") is None:
             raise _missing(file, key, reason)
     promoted = {tag.column: text(tag.tag, tag.vr) for tag in tags}
-    notes = list(dict.fromkeys(file.notes + converter.notes))
+    notes = list(dict.fromkeys([*file.notes, *converter.notes]))
     attributes = [attribute_of(key, attribute) for key, attribute in json.items()]
     return Header(attributes, promoted, file.transfer_syntax_uid, notes, slow=True)
 

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass, field
 
 from dicom_assets.dicom import vr as vrs
+from dicom_assets.dicom.notes import Notes
 from dicom_assets.dicom.source import CHUNK, Source, Truncated
 
 BULK_BYTES = 1024
@@ -90,7 +91,7 @@ class Walker:
             kept: Tags that are read whole, though they are excluded or bulk.
         """
         order = "<" if little_endian else ">"
-        self.notes: list[str] = []
+        self.notes = Notes()
         self.pixels: Pixels | None = None
         self.whole = True
         self._source = source
@@ -160,6 +161,8 @@ class Walker:
                 self._skip_zeros()
             else:
                 self._element(dataset, high << 16 | low, head, bound)
+        if until is not None and source.position > until:
+            self._note_here("an item that ends inside an element")
 
     def _element(self, dataset: Dataset, tag: int, head: bytes, bound: int | None) -> None:
         source = self._source
@@ -201,7 +204,7 @@ class Walker:
         """Passes over padding, which may be long, in steps that keep the alignment."""
         self._source.take(8)
         while self._source.peek(CHUNK) == bytes(CHUNK):
-            self._source.take(CHUNK)
+            self._source.skip(CHUNK)
 
     def _vr_and_length(self, dataset: Dataset, tag: int, head: bytes) -> tuple[str, int, int]:
         """Returns VR, length of the value, and bytes that stand before it."""
@@ -340,10 +343,9 @@ class Walker:
         while len(window := source.peek(CHUNK)) >= 8:
             found = window.find(self._end_mark)
             if found >= 0:
-                source.take(found)
-                source.skip(8)
+                source.skip(found + 8)
                 return
-            source.take(len(window) - 3)
+            source.skip(len(window) - 3)
         raise Truncated
 
     def _note_here(self, reason: str) -> None:
@@ -351,7 +353,7 @@ class Walker:
 
     def _note(self, tag: int | None, reason: str) -> None:
         path = self._path if tag is None else [*self._path, tag]
-        self.notes.append(f"{'.'.join(f'{part:08X}' for part in path)} {reason}")
+        self.notes.add(path, reason)
 
 
 def looks_implicit(head: bytes) -> bool:

@@ -75,6 +75,8 @@ def fast_header(source: Source, tags: Sequence[PromotedTag]) -> Header:
         little = struct.unpack_from("<H", first)[0] < 0x0400
     reader = _reader(tags)
     plain = reader.read(source, at, implicit=not explicit, little_endian=little)
+    if plain.end - at > source.most:
+        raise NotPlain
     uids = [plain.texts.get(tag) or "" for tag in _THREE_UIDS]
     if not all(uids) or (bare and not all(map(_UID.fullmatch, uids))):
         raise NotPlain
@@ -146,14 +148,14 @@ def _with_what_lies_behind(
         if deciding.elements.get(tag) is not element
     }
     if any(tag <= PIXEL_DATA or tag in reader.vrs for tag in new):
-        file = read_file(Source(io.BytesIO(before)))
+        file = read_file(Source(io.BytesIO(before), most=source.most))
         return careful_header(joined(file, new, walker), tags)
     converter = Converter(little_endian=little)
     attributes = [
         attribute_of(f"{tag:08X}", converter.attribute(new[tag], behind, plain.encodings))
         for tag in sorted(new)
     ]
-    notes = list(dict.fromkeys(walker.notes + converter.notes))
+    notes = list(walker.notes | converter.notes)
     return Header(
         [*header.attributes, *attributes], header.promoted, header.transfer_syntax_uid, notes
     )

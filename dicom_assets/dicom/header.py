@@ -12,14 +12,23 @@ from dicom_assets.dicom.attributes import Header
 from dicom_assets.dicom.careful import careful_header
 from dicom_assets.dicom.fast import NotPlain, fast_header
 from dicom_assets.dicom.part10 import HeaderError, read_file
-from dicom_assets.dicom.source import Source
+from dicom_assets.dicom.source import Source, TooLong
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
 from dicom_assets.lakehouse.reasons import Reason
 
 __all__ = ["Header", "HeaderError", "read_header"]
 
 
-def read_header(stream: BinaryIO, *, tags: Sequence[PromotedTag] = PROMOTED_TAGS) -> Header:
+MAX_HEADER_BYTES = 1 << 26
+"""Default of what may be kept of a header: values, and 32 bytes for each element and item."""
+
+
+def read_header(
+    stream: BinaryIO,
+    *,
+    tags: Sequence[PromotedTag] = PROMOTED_TAGS,
+    most: int = MAX_HEADER_BYTES,
+) -> Header:
     """Reads everything but the pixels of a DICOM file, or of a bare dataset that proves itself one.
 
     What is read: all elements but pixel data and its offset tables, palettes, ICC profiles,
@@ -36,17 +45,20 @@ def read_header(stream: BinaryIO, *, tags: Sequence[PromotedTag] = PROMOTED_TAGS
         stream: A binary file at its start. It is read forward only; a member of an archive will
             do. No length in the file makes this allocate more than the file holds.
         tags: The attributes to promote.
+        most: Longest header, in bytes that are kept: its values, and 32 for each element and item.
 
     Raises:
         HeaderError: With reason `not_dicom`, `dicomdir`, `truncated` (the file ends before the
             three UIDs are known), `no_study_uid`, `no_series_uid`, `no_sop_uid`,
-            `nested_too_deep` or `unreadable`.
+            `nested_too_deep`, `too_large` or `unreadable`.
         OSError: The stream cannot be read: a broken machine, not a broken file.
     """
     try:
-        return _header(Source(stream), tags)
+        return _header(Source(stream, most=most), tags)
     except (HeaderError, OSError, MemoryError):
         raise
+    except TooLong:
+        error = HeaderError(Reason.TOO_LARGE, "the header is longer than max_header_bytes")
     except RecursionError:
         error = HeaderError(Reason.NESTED_TOO_DEEP)
     except Exception as unforeseen:

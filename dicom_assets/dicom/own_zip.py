@@ -20,6 +20,8 @@ from typing import Any, BinaryIO, cast
 
 from isal import isal_zlib
 
+from dicom_assets.lakehouse.opening import open_regular
+
 CHUNK = 4 << 20
 """Bytes held at once; a file up to this size is read, packed and written in one go."""
 
@@ -208,16 +210,17 @@ def open_organised(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         zipfile.BadZipFile: The ZIP is damaged; also when reading, at its end at the latest.
-        OSError: The file is missing or cannot be read.
+        FileNotFoundError: The file is missing, or there is a link in its place.
+        OSError: It cannot be read.
     """
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         yield file if path.suffix != ".zip" else _Member(file)  # pyright: ignore[reportReturnType]
 
 
 class _Member(io.RawIOBase):
     """The one member of a ZIP, inflated as far as it is read."""
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         """Reads what stands before the data."""
         start = file.read(_PIECE)
         if len(start) < _LOCAL.size or not start.startswith(b"PK\3\4"):

@@ -89,7 +89,7 @@ def read_file(source: Source, *, kept: frozenset[int] = frozenset()) -> DicomFil
     syntax = _raw(meta, 0x00020010).decode("latin-1") or None
     command, between = _group(source, 0x0000)
     if syntax == DEFLATED:
-        source = Source(_Inflated(source))
+        source = Source(_Inflated(source), most=source.most)
     implicit, little = _encoding(source, syntax)
     dataset = Dataset(None, implicit)
     walker = Walker(source, little_endian=little, kept=kept)
@@ -105,7 +105,7 @@ def read_file(source: Source, *, kept: frozenset[int] = frozenset()) -> DicomFil
         command,
         little,
         syntax,
-        before.notes + between.notes + walker.notes,
+        [*before.notes, *between.notes, *walker.notes],
         walker.pixels,
         whole=before.whole and between.whole and walker.whole and bool(dataset.elements),
         damaged=source.damaged,
@@ -120,7 +120,8 @@ def joined(file: DicomFile, behind: dict[int, Element], walker: Walker) -> Dicom
     """
     file.dataset.elements.update(behind)
     _refuse_directory(file.dataset)
-    return replace(file, notes=file.notes + walker.notes, pixels=walker.pixels, whole=walker.whole)
+    notes = [*file.notes, *walker.notes]
+    return replace(file, notes=notes, pixels=walker.pixels, whole=walker.whole)
 
 
 def _refuse_directory(dataset: Dataset) -> None:

@@ -5,6 +5,7 @@ counts as their end. Not decided here: what the bytes mean (`elements`).
 """
 
 import io
+import sys
 import zipfile
 import zlib
 from typing import Protocol
@@ -31,16 +32,32 @@ class ReadableStream(Protocol):
         ...
 
 
+TAKE_BYTES = 32
+"""What is kept of each element and item besides its value, about."""
+
+
 class Truncated(Exception):
     """The file ends here."""
+
+
+class TooLong(Exception):
+    """More is to be kept of the file than may be."""
 
 
 class Source:
     """Bytes read forward with a look ahead, never holding more than the stream has."""
 
-    def __init__(self, stream: ReadableStream) -> None:
-        """Starts at the stream's position, which is counted as 0."""
+    def __init__(self, stream: ReadableStream, *, most: int = sys.maxsize) -> None:
+        """Starts at the stream's position, which is counted as 0.
+
+        Args:
+            stream: The bytes.
+            most: How many may be taken, TAKE_BYTES more counted for each time. A small file may
+                inflate to very many.
+        """
         self.position = 0
+        self.most = most
+        self._left = most
         self.damaged = False
         self._stream = stream
         self._seekable = stream.seekable()
@@ -64,6 +81,7 @@ class Source:
 
         Raises:
             Truncated: The stream ends before.
+            TooLong: Too many have been taken.
         """
         end = self._at + size
         if end <= len(self._buffer):
@@ -73,6 +91,8 @@ class Source:
             pieces = [self._rest()]
             missing = size - len(pieces[0])
             while missing:
+                if size - missing > self._left:
+                    raise TooLong
                 piece = self._read(min(missing, _PIECE))
                 if not piece:
                     raise Truncated
@@ -80,6 +100,9 @@ class Source:
                 missing -= len(piece)
             taken = b"".join(pieces)
         self.position += size
+        self._left -= size + TAKE_BYTES
+        if self._left < 0:
+            raise TooLong
         return taken
 
     def some(self) -> bytes:

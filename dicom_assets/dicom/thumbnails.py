@@ -272,7 +272,7 @@ def contact_sheet(tiles: Sequence[Tile]) -> bytes:
         count = f"{tile.instances} instance{'' if tile.instances == 1 else 's'}"
         draw.text((box[0] + 1, below + 17), count, _MUTED, _font(12))
     out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
+    sheet.save(out, "PNG", compress_level=3)  # as small as with `optimize`, in less time
     return out.getvalue()
 
 

@@ -17,6 +17,7 @@ import orjson
 from dicom_assets.dicom import charset
 from dicom_assets.dicom import vr as vrs
 from dicom_assets.dicom.elements import BULK_BYTES, Dataset, Element
+from dicom_assets.dicom.notes import Notes
 
 Encodings = tuple[str, ...]
 CHARACTER_SET = 0x00080005
@@ -59,7 +60,7 @@ class Converter:
         Args:
             little_endian: By the transfer syntax.
         """
-        self.notes: list[str] = []
+        self.notes = Notes()
         self._order = "<" if little_endian else ">"
         self._path: list[int] = []
 
@@ -198,8 +199,7 @@ class Converter:
         return struct.unpack_from(f"{self._order}{count}H", element.value)
 
     def _note(self, tag: int, reason: str) -> None:
-        path = ".".join(f"{part:08X}" for part in (*self._path, tag))
-        self.notes.append(f"{path} {reason}")
+        self.notes.add((*self._path, tag), reason)
 
 
 def promoted_text(

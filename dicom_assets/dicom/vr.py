@@ -7,6 +7,8 @@ Decided here: the VRs of PS3.5 section 6.2, and the look-up of a tag's VR in the
 
 from functools import lru_cache
 
+from dicom_assets.dicom import dictionaries
+
 
 def names(text: str) -> frozenset[str]:
     """Returns the words of a text as a set."""
@@ -34,21 +36,13 @@ BULKY = BINARY | AMBIGUOUS - {"US or SS"}
 @lru_cache(maxsize=1 << 15)
 def dictionary_vr(tag: int) -> str | None:
     """Returns the VR of a standard element by PS3.6, repeating groups too; None if unknown."""
-    from pydicom.datadict import dictionary_VR
-
-    try:
-        return str(dictionary_VR(tag))
-    except KeyError:
-        return None
+    return dictionaries.standard_vr(tag)
 
 
 @lru_cache(maxsize=1 << 15)
 def private_vr(tag: int, creator: str) -> str | None:
     """Returns the VR of a private element of this private creator; None if unknown."""
-    from pydicom.datadict import private_dictionary_VR
-
-    try:
-        found = str(private_dictionary_VR(tag, creator))
-    except KeyError:
-        return None
-    return found if found in LONG or found in SHORT or found in AMBIGUOUS else "OB or OW"
+    found = dictionaries.private_vr(tag, creator)
+    if found is None or found in LONG or found in SHORT or found in AMBIGUOUS:
+        return found
+    return "OB or OW"

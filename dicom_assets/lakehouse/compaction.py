@@ -29,21 +29,25 @@ def writer_properties(table: Table) -> WriterProperties:
     )
 
 
-def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Path) -> None:
+def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Path) -> bool:
     """Joins small files of a partition once there are many: each costs every reader milliseconds.
 
     Rows become neither new nor changed by it (`LocalEngine.read_new`).
+
+    Returns:
+        Whether it did, in a commit of its own.
     """
     # removed files lie there, too, until they are vacuumed
     there = (folder / f"{table.partition}={partition}").glob("*.parquet")
     if sum(1 for _ in there) <= _SMALL_FILES:
-        return
+        return False
     files = pa.table(delta.get_add_actions(flatten=True))
     values = map(str, files[f"partition.{table.partition}"].to_pylist())
     sizes = zip(values, files["size_bytes"].to_pylist(), strict=True)
     small = sum(value == partition and size < _COMPACTED_BYTES // 2 for value, size in sizes)
     if small > _SMALL_FILES:
         compact(delta, table, partition)
+    return small > _SMALL_FILES
 
 
 def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> None:

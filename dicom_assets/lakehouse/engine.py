@@ -2,7 +2,8 @@
 
 Decided here: how Delta tables are created, appended to, upserted and read incrementally. Progress
 is an application transaction in the commit that holds the data; a second writer with the same
-application id fails instead of writing twice. Not decided here: what is read or written
+application id fails instead of writing twice. delta-rs syncs nothing, so each commit is made
+durable before anything that depends on it is done. Not decided here: what is read or written
 (`dicom_assets.steps`).
 """
 
@@ -18,12 +19,13 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_d
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.compaction import compact_small, writer_properties
+from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, partition_transactions, span
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
 from dicom_assets.lakehouse.places import Key, Places
-from dicom_assets.lakehouse.query import Where, columns_of, conform, quoted, select
+from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
@@ -138,7 +140,9 @@ class LocalEngine:
             commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=0),
         )
         folder = self.layout.table(table.layer, table.name)
-        compact_small(self._tables.create(table), table, f"{ingest_date}", folder=folder)
+        sync([folder])
+        if compact_small(self._tables.create(table), table, f"{ingest_date}", folder=folder):
+            sync([folder])
 
     def upsert(
         self,
@@ -176,8 +180,10 @@ class LocalEngine:
             properties=writer_properties(table),
         )
         folder = self.layout.table(table.layer, table.name)
+        sync([folder])
         for partition in partitions:
-            compact_small(self._tables.create(table), table, partition, folder=folder)
+            if compact_small(self._tables.create(table), table, partition, folder=folder):
+                sync([folder])
 
     def update(
         self,
@@ -198,14 +204,16 @@ class LocalEngine:
             self._tables.create(table)
             .merge(
                 rows,
-                f'target."ingestDate" = \'{ingest_date}\' AND target."{key}" = source."{key}"',
+                f"target.{quoted(INGEST_DATE)} = {literal(ingest_date)}"
+                f" AND target.{quoted(key)} = source.{quoted(key)}",
                 source_alias="source",
                 target_alias="target",
                 writer_properties=writer_properties(table),
             )
-            .when_matched_update({f'"{name}"': f'source."{name}"' for name in columns})
+            .when_matched_update({quoted(name): f"source.{quoted(name)}" for name in columns})
             .execute()
         )
+        sync([self.layout.table(table.layer, table.name)])
 
     def maintain(self, table: Table, *, keep_hours: int) -> Upkeep | None:
         """Looks after a table's files; None where it does not exist yet.
@@ -325,7 +333,7 @@ class LocalEngine:
                 starting_version=version,
                 ending_version=version,
                 columns=[*names, '"_change_type"'],
-                predicate=f"\"ingestDate\" = '{ingest_date}'",
+                predicate=f"{quoted(INGEST_DATE)} = {literal(ingest_date)}",
             )
             for batch in pa.RecordBatchReader.from_stream(changes):
                 rows = pa.Table.from_batches([batch])

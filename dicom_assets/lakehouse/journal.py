@@ -2,7 +2,8 @@
 
 Decided here: in which order dropped files are taken, moved and written about, and how a run that
 was killed in between is brought to its end. What is about to happen is written down first; every
-act can be repeated without harm; then the note is removed. A file that may not be taken from where
+act can be repeated without harm; then the note is removed. Each of these is durable before the next
+begins, so that it holds when the power fails, too. A file that may not be taken from where
 it lies stays there, and nothing is written of it. The caller holds the lakehouse's lock
 (`steps.report.reporting`). Not decided here: what is moved (`dicom_assets.steps.organise`).
 """
@@ -12,8 +13,9 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -22,7 +24,10 @@ from typing import Any
 import pyarrow as pa
 
 from dicom_assets.lakehouse.drop_folder import Dropped, is_same
+from dicom_assets.lakehouse.durable import put, sync
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.modes import FILE
 from dicom_assets.lakehouse.move import transfer
 
 APP_ID = "organise"
@@ -76,16 +81,28 @@ class Journal:
         yield
         shutil.rmtree(self._folder)
 
-    def carry_out(self, plans: list[Plan], *, ingest_date: date) -> list[Plan]:
+    def instant(self) -> int:
+        """Returns microseconds since 1970: now, but after all that has been organised before.
+
+        A clock may be set back; what came later must still be told to be later.
+        """
+        return max(time.time_ns() // 1000, self._last() + 1)
+
+    def carry_out(self, plans: list[Plan], *, ingest_date: date, instant: int) -> list[Plan]:
         """Takes the entries, moves the files, commits the rows.
+
+        Args:
+            plans: What becomes of each entry.
+            ingest_date: The partition.
+            instant: When it was decided, of `instant`; the commits carry it as their progress.
 
         Returns:
             The plans that were carried out; the entries of the others could not be taken.
         """
         if not plans:
             return []
-        sequence = max(self._done(self._files), self._done(self._failures)) + 1
-        note = _Note(ingest_date, sequence, plans)
+        note = _Note(ingest_date, instant, plans)
+        sync([self.staging])
         note.write(self._note)
         self._act(note)
         return note.plans
@@ -99,9 +116,10 @@ class Journal:
 
     def _act(self, note: "_Note") -> None:
         if not note.moved:
-            note.plans = [plan for plan in note.plans if _take(plan)]
+            note.plans = _taken(note.plans)
             # from here on the rows are settled: how they fall into commits must not change
             note.moved = True
+            sync({target.parent for plan in note.plans for _, target in plan.moves})
             note.write(self._note)
         files = [row for plan in note.plans for row in plan.files]
         failures = [row for plan in note.plans for row in plan.failures]
@@ -122,6 +140,9 @@ class Journal:
                 progress=Progress(APP_ID, sequence),
                 ingest_date=ingest_date,
             )
+
+    def _last(self) -> int:
+        return max(self._done(self._files), self._done(self._failures))
 
     def _done(self, table: Table) -> int:
         return self._engine.progress(table, APP_ID) or 0
@@ -151,19 +172,19 @@ class _Note:
         temporary = path.with_name(f"{path.name}.tmp")
         # not orjson: a path may hold bytes that are not UTF-8
         temporary.write_text(json.dumps(plain, default=os.fspath))
-        temporary.replace(path)
+        put(temporary, path)
 
     @classmethod
     def read(cls, path: Path) -> "_Note":
         """Reads a note back.
 
         Raises:
-            ValueError: It is damaged; files that it was about may have been moved half-way.
+            PlainError: It is damaged; files that it was about may have been moved half-way.
         """
         try:
             return cls._of(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise PlainError(
                 f"the journal of an interrupted run is damaged: {path}. What it was about lies in"
                 " the drop folder, in `staging` beside it, or in Process already: look there, move"
                 f" {path.parent} away and run again"
@@ -184,49 +205,75 @@ class _Note:
         return cls(day, plain["sequence"], plans, plain["moved"])
 
 
-def _take(plan: Plan) -> bool:
-    """Takes an entry from the drop folder and moves what was planned; says whether it could.
+def _taken(plans: list[Plan]) -> list[Plan]:
+    """Takes entries from the drop folder and moves what was planned; returns what it could take.
 
-    The entry goes first: where it may not be taken, nothing else must have happened.
+    An entry goes first: where it may not be taken, nothing else must have happened. One on another
+    file system is copied, and goes once all copies are durable.
     """
-    entry = plan.entry.path
-    own = next((target for source, target in plan.moves if source == entry), None)
-    try:
-        if own:
-            taken = _take_over(plan.entry, entry, own)
-        else:
-            taken = True
-            if is_same(plan.entry):
-                entry.unlink()
-    except shutil.SpecialFileError:
-        return False
-    except OSError as error:
-        if error.errno not in _NOT_TO_BE_TAKEN:
-            raise
-        return False
-    if taken:
+    for plan in plans:
+        _bring(plan)
+    sync({own.parent for plan in plans if (own := _copied(plan))})
+    taken = [plan for plan in plans if _take(plan)]
+    for plan in taken:
+        if plan.entry.regular and (own := _own(plan)):
+            _make_ours(own)
         for source, target in plan.moves:
-            if target is own:
-                continue
-            # a source that stands beside its target is a new file under an old name
-            if not os.path.lexists(target) and os.path.lexists(source):
+            if source != plan.entry.path and os.path.lexists(source):
                 transfer(source, target)
     return taken
 
 
-def _take_over(entry: Dropped, path: Path, target: Path) -> bool:
-    """Moves an entry, also to another file system; says whether it was still the same."""
-    if not os.path.lexists(target):
-        if not is_same(entry):
-            return False
-        transfer(path, target)
-    if is_same(entry):  # it was copied: now, or by a run that was killed
-        try:
-            path.unlink()
-        except OSError:
-            target.unlink()
+def _make_ours(path: Path) -> None:
+    """Gives what a sender has written the mode of our files, where that is ours to give."""
+    with suppress(PermissionError):
+        path.chmod(FILE)
+
+
+def _own(plan: Plan) -> Path | None:
+    """Returns where the entry itself goes; None when it is removed."""
+    return next((target for source, target in plan.moves if source == plan.entry.path), None)
+
+
+def _copied(plan: Plan) -> Path | None:
+    """Returns where the entry lies, too: it was copied, now or by a run that was killed."""
+    own = _own(plan)
+    return own if own and os.path.lexists(own) and is_same(plan.entry) else None
+
+
+def _bring(plan: Plan) -> None:
+    """Moves an entry to where it goes, or copies it."""
+    own = _own(plan)
+    with _left_where_it_may_not_be_taken(plan.entry):
+        # what lies at its place already is a copy, of which a power cut may have taken the data
+        if own and is_same(plan.entry):
+            transfer(plan.entry.path, own)
+
+
+def _take(plan: Plan) -> bool:
+    """Sees to it that an entry does not lie in the drop folder any more; says whether it could."""
+    entry, own = plan.entry.path, _own(plan)
+    if own and not os.path.lexists(own):
+        return False
+    with _left_where_it_may_not_be_taken(plan.entry):
+        if is_same(plan.entry):
+            entry.unlink()
+        return True
+    if own:
+        own.unlink()
+    return False
+
+
+@contextmanager
+def _left_where_it_may_not_be_taken(entry: Dropped) -> Iterator[None]:
+    try:
+        yield
+    except shutil.SpecialFileError:
+        return
+    except OSError as error:
+        # about a folder of ours it is no matter of this entry
+        if error.errno not in _NOT_TO_BE_TAKEN or error.filename != entry.address:
             raise
-    return True
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

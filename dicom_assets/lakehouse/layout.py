@@ -16,7 +16,10 @@ _MAX_NAME_BYTES = 255
 _RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
 _YEAR = re.compile(r"\d{4}")
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%\u2028\u2029\ud800-\udfff]')
+# control characters, also those of terminals (C1), marks that turn or hide text, wildcards
+_UNSAFE = re.compile(
+    r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|%\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,8 @@ def printable(text: str) -> str:
 def organised_name(prefix_ms: int, original: str) -> str:
     """Returns `<unix ms>_<original name>`, safe on every file system.
 
-    Path separators, control and wildcard characters and bytes that are not UTF-8 become `%XX`;
+    Path separators, control, direction and wildcard characters and bytes that are not UTF-8
+    become `%XX`;
     a name too long for the later `.dcm.zip` is cut in the middle of its stem.
     """
     base = re.split(r"[/\\]", original)[-1]
@@ -146,6 +150,11 @@ def organised_name(prefix_ms: int, original: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+
+def is_safe_name(name: str) -> bool:
+    """Says whether a folder may have the name on every file system, and reads as what it is."""
+    return not _UNSAFE.search(name) and name == name.strip(" .") != "" and len(name.encode()) < 128
 
 
 def zip_name(name: str) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dicom_assets.lakehouse.modes import keep_private
+
 _LOG = logging.getLogger(__name__)
 _THREADS: defaultdict[Path, threading.RLock] = defaultdict(threading.RLock)
 _HELD: set[Path] = set()
@@ -22,7 +24,8 @@ _HELD: set[Path] = set()
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Holds the lock of a folder, waiting for it if need be."""
+    """Holds the lock of a folder, waiting for it if need be; who does so writes in private."""
+    keep_private()
     root.mkdir(parents=True, exist_ok=True)
     root = root.resolve()
     with _THREADS[root]:
@@ -41,3 +44,8 @@ def locked(root: Path) -> Iterator[None]:
         finally:
             _HELD.discard(root)
             os.close(descriptor)
+
+
+def holds(root: Path) -> bool:
+    """Says whether this process holds the lock of a folder."""
+    return root.resolve() in _HELD

@@ -15,7 +15,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 
 from dicom_assets.lakehouse.places import Key
-from dicom_assets.lakehouse.query import literal
+from dicom_assets.lakehouse.query import literal, quoted
 from dicom_assets.lakehouse.tables import Table
 
 _GONE = "_gone"
@@ -76,9 +76,9 @@ def upsert(
     (
         delta.merge(
             source,
-            f'target."{column.name}" IN ({literals})'
-            f' AND target."{column.name}" = source."{column.name}"'
-            f' AND target."{key}" = source."{key}"',
+            f"target.{quoted(column.name)} IN ({literals})"
+            f" AND target.{quoted(column.name)} = source.{quoted(column.name)}"
+            f" AND target.{quoted(key)} = source.{quoted(key)}",
             source_alias="source",
             target_alias="target",
             writer_properties=properties,

@@ -12,7 +12,7 @@ def transfer(source: Path, target: Path) -> None:
     """Gives a file another place; makes the folder.
 
     On one file system it is moved. On another it is copied, and the source stays: the caller
-    removes it, once nothing can go wrong any more.
+    removes it, once the copy is durable and nothing can go wrong any more.
     """
     try:
         _rename(source, target)

@@ -1,29 +1,36 @@
 """Where keys stand: in which partitions of a table each key has rows.
 
-Decided here: that this is remembered in a file beside the table, since nothing about a hashed key
+Decided here: that this is remembered in files beside the table, since nothing about a hashed key
 says when its row came, and a silver table's files, of hundreds of columns, are dear to open. What
-is remembered is which keys each data file holds; files never change, so it is never wrong, only
-behind: keys of files not seen yet, or of which not all rows are there, are read, those of files no
-longer in the table dropped. It may be deleted at any time. Not decided here: what a lookup is for
-(`engine`, `merge`).
+is remembered is which keys each data file holds; data files never change, so it is never wrong,
+only behind: keys of files not seen yet are read, those of files no longer in the table count no
+more. It may be deleted at any time. What is new is kept beside what is old, and joined with what is
+not much larger: neither a look-up nor a new file costs what the whole table holds. Not decided
+here: how keys are held and found (`segments`), what a look-up is for (`engine`, `merge`).
 """
 
-from collections.abc import Collection, Mapping
-from datetime import date
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from dicom_assets.lakehouse.segments import SUFFIX, UNFINISHED, Segment, sortable
 from dicom_assets.lakehouse.tables import Table
 
-_NAME = "_places.arrow"  # what begins with _ is not of the table, by the Delta protocol
+_NAME = "_places"  # what begins with _ is not of the table, by the Delta protocol
 _KEPT_AFTER_FILES = 8
+_JOINED_BELOW = 4
+"""A segment is joined with smaller ones once it is less than so many times as long as they are."""
+_MOST_KEYS = 1 << 22
+"""Of a joined segment: joining takes memory, some 50 bytes for each."""
+_FORGOTTEN_SECONDS = 86_400
 
-Key = str | int | date
+Key = str | int
 
 
 class Places:
@@ -37,85 +44,98 @@ class Places:
             folder: Where it lies.
         """
         (self._key,) = table.key
+        self._is_text = pa.types.is_string(table.schema.field(self._key).type)
         self._folder = folder
-        key_type = table.schema.field(self._key).type
-        self._schema = pa.schema(
-            [("key", key_type), ("file", pa.dictionary(pa.int32(), pa.string()))]
-        )
-        self._held: pa.Table | None = None
-        self._files: set[str] = set()
-        self._unkept = 0
+        self._segments: list[Segment] | None = None
+        self._seen: tuple[str, int] | None = None
 
     def of(self, delta: DeltaTable, keys: Collection[Key]) -> dict[Key, str]:
         """Returns known key → text of its partition's value, as of the opened version."""
-        found = self._rows(delta, keys)
-        pairs = zip(found["key"].to_pylist(), found["file"].to_pylist(), strict=True)
-        return {key: _partition_of(file) for key, file in pairs}
+        return {key: _partition_of(file) for key, file in self._found(delta, keys)}
 
     def partitions(self, delta: DeltaTable, keys: Collection[Key]) -> set[str]:
         """Returns the texts of the partitions' values in which rows have one of the keys."""
-        return set(map(_partition_of, self._rows(delta, keys)["file"].unique().to_pylist()))
+        return {_partition_of(file) for _, file in self._found(delta, keys)}
 
-    def _rows(self, delta: DeltaTable, keys: Collection[Key]) -> pa.Table:
-        held = self._as_of(delta)
-        return held.filter(_is_one_of(held["key"], pa.array(list(keys), held["key"].type)))
+    def _found(self, delta: DeltaTable, keys: Collection[Key]) -> Iterator[tuple[Key, str]]:
+        """Yields keys with the data files in which they stand."""
+        segments = self._as_of(delta)
+        listed = list(keys)
+        asked = sortable(listed, is_text=self._is_text)
+        order = np.argsort(asked)
+        for segment in segments:
+            which, numbers = segment.find(asked[order])
+            for place, number in zip(order[which].tolist(), numbers.tolist(), strict=True):
+                yield listed[place], segment.files[number]
 
-    def _as_of(self, delta: DeltaTable) -> pa.Table:
-        actions = pa.table(delta.get_add_actions())
-        paths = map(unquote, actions["path"].to_pylist())
-        counts = dict(zip(paths, actions["num_records"].to_pylist(), strict=True))
-        files = set(counts)
-        held = self._load(counts) if self._held is None else self._held
-        new, gone = sorted(files - self._files), self._files - files
-        if gone:
-            place = held["file"].combine_chunks()
-            is_kept = pa.array([file in files for file in place.dictionary.to_pylist()], pa.bool_())
-            held = held.filter(is_kept.take(place.indices))
-        if new or gone:
-            held = pa.concat_tables([held, *map(self._keys_of, new)])
-            held = held.unify_dictionaries().combine_chunks()
-            self._unkept += len(new)
-            self._held, self._files = held, files
-            if self._unkept > _KEPT_AFTER_FILES:
-                self._keep(held)
+    def _as_of(self, delta: DeltaTable) -> list[Segment]:
+        version = str(delta.metadata().id), delta.version()
+        if self._segments is not None and self._seen == version:
+            return self._segments
+        files = set(map(unquote, pa.table(delta.get_add_actions())["path"].to_pylist()))
+        known = self._loaded() if self._segments is None else self._segments
+        told: set[str] = set()
+        for segment in known:
+            segment.live(files - told)  # two processes may have kept the same file's keys
+            told.update(segment.living)
+        held = [*known]
+        for segment in self._of_new(sorted(files - told)):
+            held = self._kept([*held, segment])
+        self._segments, self._seen = held, version
         return held
 
-    def _keys_of(self, file: str) -> pa.Table:
+    def _of_new(self, files: list[str]) -> Iterator[Segment]:
+        """Yields the keys of data files that are not known yet, some files at a time."""
+        keys, count = [], 0
+        for end, file in enumerate(files, start=1):
+            keys.append(self._keys_of(file))
+            count += len(keys[-1])
+            if end == len(files) or count >= _MOST_KEYS // 4:
+                yield Segment.of_files(keys, files[end - len(keys) : end])
+                keys, count = [], 0
+
+    def _keys_of(self, file: str) -> np.ndarray:
         read = pq.ParquetFile(self._folder / file).read([self._key], use_threads=False)
-        keys = read[self._key].cast(self._schema.field(0).type)
-        files = pa.DictionaryArray.from_arrays(
-            pa.repeat(pa.scalar(0, pa.int32()), len(keys)), [file]
-        )
-        return pa.table([keys, files], schema=self._schema)
+        keys = read[self._key].drop_null()
+        if self._is_text:
+            return sortable(keys.to_pylist(), is_text=True)
+        return keys.cast(pa.int64()).to_numpy()
 
-    def _load(self, counts: Mapping[str, int]) -> pa.Table:
-        """Returns what was kept of the files that have so many rows; nothing if it is damaged."""
-        held = self._schema.empty_table()
-        try:
-            with pa.memory_map(str(self._folder / _NAME)) as source:
-                kept = pa.ipc.open_file(source).read_all()
-        except (pa.ArrowInvalid, OSError):  # not there, or cut short: it is made again
-            kept = held
-        if kept.schema == self._schema:
-            known = kept.group_by("file").aggregate([("key", "count")])
-            pairs = zip(known["file"].to_pylist(), known["key_count"].to_pylist(), strict=True)
-            whole = pa.array([file for file, count in pairs if counts.get(file) == count])
-            held = kept.filter(_is_one_of(kept["file"].cast(pa.string()), whole.cast(pa.string())))
-        self._files = set(held["file"].unique().to_pylist())
-        return held
+    def _loaded(self) -> list[Segment]:
+        """Returns what was kept, the longest first; what is damaged is made again."""
+        found = []
+        for path in (self._folder / _NAME).glob(f"*{SUFFIX}"):
+            try:
+                found.append(Segment.at(path, is_text=self._is_text))
+            except (ValueError, KeyError, OSError):
+                path.unlink(missing_ok=True)
+        return sorted(found, key=len, reverse=True)
 
-    def _keep(self, held: pa.Table) -> None:
-        temporary = self._folder / f"{_NAME}.tmp"
-        with pa.ipc.new_file(str(temporary), self._schema) as sink:
-            sink.write_table(held)
-        temporary.replace(self._folder / _NAME)
-        self._unkept = 0
+    def _kept(self, held: list[Segment]) -> list[Segment]:
+        """Keeps what is in memory only, once it is of many files."""
+        new = [segment for segment in held if segment.path is None]
+        if sum(len(segment.files) for segment in new) <= _KEPT_AFTER_FILES:
+            return held
+        joined, rows, rest = new, sum(map(len, new)), []
+        for segment in sorted((s for s in held if s.path), key=len):
+            lives = segment.living_keys()
+            is_small = len(segment) < _JOINED_BELOW * rows or lives < len(segment) / 2
+            if is_small and rows + lives <= _MOST_KEYS:
+                joined, rows = [*joined, segment], rows + lives
+            else:
+                rest.append(segment)
+        folder = self._folder / _NAME
+        folder.mkdir(exist_ok=True)
+        for remains in folder.glob(f"*{UNFINISHED}"):
+            if time.time() - remains.stat().st_mtime > _FORGOTTEN_SECONDS:
+                remains.unlink(missing_ok=True)  # of a writer that was killed
+        kept = Segment.joined(joined).keep(folder)
+        for segment in joined:
+            if segment.path:
+                segment.path.unlink(missing_ok=True)
+        return [*rest, kept]
 
 
 def _partition_of(file: str) -> str:
     """Returns the value that the folder's name says: <column>=<value>."""
     return file.partition("/")[0].partition("=")[2]
-
-
-def _is_one_of(column: pa.ChunkedArray, values: pa.Array) -> pa.ChunkedArray:
-    return pc.call_function("is_in", [column], pc.SetLookupOptions(values))

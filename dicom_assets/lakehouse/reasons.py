@@ -47,9 +47,11 @@ MEANINGS: dict[Reason, str] = {
     Reason.ARCHIVE_ENCRYPTED: "the member is encrypted",
     Reason.ARCHIVE_UNSUPPORTED_COMPRESSION: "the member's compression method is not supported",
     Reason.ARCHIVE_MEMBER_UNSAFE: "the member is a link or its name leaves the archive",
-    Reason.ARCHIVE_BOMB: "the archive expands beyond archive_max_ratio",
+    Reason.ARCHIVE_BOMB: (
+        "the archive expands beyond archive_max_ratio, archive_max_bytes or archive_max_members"
+    ),
     Reason.MEMBER_DAMAGED: "the member's data do not match its length or checksum",
-    Reason.TOO_LARGE: "larger than max_file_bytes",
+    Reason.TOO_LARGE: "larger than max_file_bytes, or its header than max_header_bytes",
     Reason.INVALID_JSON: "the line is not JSON",
     Reason.WRONG_RESOURCE_TYPE: "the line holds another resource type than its folder",
     Reason.INVALID_RESOURCE: "the resource is not valid FHIR R4B",

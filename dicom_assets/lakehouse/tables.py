@@ -2,8 +2,8 @@
 
 Decided here: a table's properties, its partitioning, and that an opened table is kept and brought
 up to date, since reading the log of thousands of files from its last checkpoint costs more than
-most steps do. Not decided here: which tables there are (`dicom_assets.steps.catalog`) and how they
-are read and written (`engine`).
+most steps do. Who holds the lakehouse's lock mends it first. Not decided here: which tables there
+are (`dicom_assets.steps.catalog`) and how they are read and written (`engine`).
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,11 @@ from typing import Literal
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
 
+from dicom_assets.lakehouse.durable import sync
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.lock import holds
+from dicom_assets.lakehouse.mend import mend
 from dicom_assets.lakehouse.schemas import INGEST_MONTH
 
 _PROPERTIES = {
@@ -25,7 +29,7 @@ _PROPERTIES = {
 }
 
 
-class TableError(Exception):
+class TableError(PlainError):
     """A table cannot be used as it is. The message says what to do."""
 
 
@@ -80,6 +84,7 @@ class Tables:
 
     layout: Layout
     _opened: dict[Path, tuple[int | None, DeltaTable]] = field(default_factory=dict)
+    _mended: set[Path] = field(default_factory=set)
 
     def open(self, table: Table) -> DeltaTable | None:
         """Opens a table at its newest version, or returns None where it does not exist yet.
@@ -88,6 +93,9 @@ class Tables:
             TableError: It is partitioned otherwise than it should be.
         """
         path = self.layout.table(table.layer, table.name)
+        if path not in self._mended and holds(self.layout.root):
+            mend(path)
+            self._mended.add(path)
         made = _made(path)
         known = self._opened.get(path)
         if known and known[0] == made and (path / "_delta_log").exists():
@@ -124,6 +132,7 @@ class Tables:
                 "delta.enableChangeDataFeed": str(table.layer == "bronze").lower(),
             },
         )
+        sync([path])
         delta = self.open(table)
         assert delta is not None  # noqa: S101 it has just been made
         return delta

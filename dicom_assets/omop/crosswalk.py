@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM
 
 _LARGEST = 2**63 - 1
@@ -39,7 +40,7 @@ class Crosswalks:
                 or both; a row counts for each that it fills in.
 
         Raises:
-            ValueError: A column is missing, an id is no whole number, or two lines contradict each
+            PlainError: A column is missing, an id is no whole number, or two lines contradict each
                 other. Names file and line.
         """
         by_study: dict[tuple[str, str], int] = {}
@@ -51,7 +52,7 @@ class Crosswalks:
         if visit:
             for row in _rows(visit, "visit_crosswalk", "visit_occurrence_id"):
                 if not row.values.keys() & {"accession_number", "study_uid"}:
-                    raise ValueError(row.missing("accession_number or study_uid"))
+                    raise PlainError(row.missing("accession_number or study_uid"))
                 for column, into in (("study_uid", by_study), ("accession_number", by_accession)):
                     if row.values.get(column):
                         row.put(column, "visit_occurrence_id", into=into)
@@ -78,14 +79,14 @@ class _Row:
         number = self.number(ident)
         if into.setdefault(self.key(column), number) != number:
             message = f"{self.file}, line {self.line}: another {ident} than in a line before"
-            raise ValueError(message)
+            raise PlainError(message)
 
     def number(self, column: str) -> int:
         text = self.values[column]
         number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else -1
         if not 0 <= number <= _LARGEST:
             message = f"{self.file}, line {self.line}: {column} is no whole number from 0 to 2^63-1"
-            raise ValueError(message)
+            raise PlainError(message)
         return number
 
     def missing(self, column: str) -> str:
@@ -96,7 +97,7 @@ def _lines(stream: TextIO, file: str) -> Iterator[str]:
     try:
         yield from stream
     except UnicodeDecodeError:  # its own words would show what is in the file
-        raise ValueError(f"{file} is not UTF-8; save it as UTF-8") from None
+        raise PlainError(f"{file} is not UTF-8; save it as UTF-8") from None
 
 
 def _rows(path: Path, setting: str, *columns: str) -> Iterator[_Row]:
@@ -105,7 +106,7 @@ def _rows(path: Path, setting: str, *columns: str) -> Iterator[_Row]:
         names = {(name or "").strip().lower() for name in reader.fieldnames or ()}
         for column in ("source_system", *columns):
             if column not in names:
-                raise ValueError(f"{setting}: {path} has no column {column}")
+                raise PlainError(f"{setting}: {path} has no column {column}")
         for row in reader:
             values = {
                 name.strip().lower(): (value or "").strip()

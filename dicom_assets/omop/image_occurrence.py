@@ -9,6 +9,7 @@ decided here: keys of persons (`person`), concepts (`vocabulary`).
 from collections import Counter
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -86,7 +87,7 @@ def _of_study(
         "person_id": person_id(system, study.patient_id, uid, crosswalks),
         "procedure_occurrence_id": procedure_occurrence_id(system, uid),
         "visit_occurrence_id": crosswalks.visit(system, uid, study.accession_number),
-        "wadors_uri": f"{base}/studies/{uid}" if base else None,
+        "wadors_uri": f"{base}/studies/{quote(uid, safe='')}" if base else None,
         "image_study_uid": uid,
         **study.audit(now),
     }

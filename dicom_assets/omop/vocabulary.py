@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.terminology import body_part_concepts, modality_concepts
 
 NO_CONCEPT = 0
@@ -52,7 +53,7 @@ class Vocabulary:
             folder: The folder that holds CONCEPT.csv.
 
         Raises:
-            ValueError: There is no CONCEPT.csv, or it is not what Athena writes.
+            PlainError: There is no CONCEPT.csv, or it is not what Athena writes.
         """
         dicom, snomed = modality_concepts(), body_part_concepts()
         found: dict[str, dict[str, int]] = {"DICOM": {}, "SNOMED": {}}
@@ -84,9 +85,9 @@ def _concepts(path: Path) -> Iterator[tuple[str, str, int]]:
             ),
         )
     except FileNotFoundError as error:
-        raise ValueError(f"athena_vocabulary: there is no {path}") from error
+        raise PlainError(f"athena_vocabulary: there is no {path}") from error
     except (KeyError, pa.ArrowInvalid) as error:
-        raise ValueError(
+        raise PlainError(
             f"athena_vocabulary: {path} is not a tab-separated Athena file with the columns "
             f"{', '.join(_TYPES)}: {error}"
         ) from error

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies, resource_id
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
+from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import catalog
@@ -113,14 +114,14 @@ def _write(
             if system not in sinks:
                 folder = run.engine.layout.fhir_folder(system, run.ingest_date, RESOURCE_TYPE)
                 folder.mkdir(parents=True, exist_ok=True)
-                for remains in folder.glob(f".*_{RESOURCE_TYPE}_v*.tmp"):
+                for remains in folder.glob(f".*_{RESOURCE_TYPE}_*.ndjson.tmp"):
                     remains.unlink()
                 targets[system] = folder / name
                 sinks[system] = stack.enter_context((folder / f".{name}.tmp").open("wb"))
             sinks[system].write(study.line + b"\n")
             report.rows += 1
     for target in targets.values():
-        target.with_name(f".{target.name}.tmp").replace(target)
+        put(target.with_name(f".{target.name}.tmp"), target)
     report.count({"files": len(targets)})
     return failures
 

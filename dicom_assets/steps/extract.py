@@ -10,16 +10,18 @@ it lies, so it makes the same row.
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 
 from dicom_assets.lakehouse.allocator import give_back_memory, keep_memory
+from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure, failure_rows
-from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.lakehouse.pool import shared_out
+from dicom_assets.lakehouse.layout import Layout, one_name
+from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, shared_out
 from dicom_assets.steps import catalog, report
-from dicom_assets.steps.read_files import STEP, Task, read_files
+from dicom_assets.steps.read_files import STEP, Done, Task, read_files
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -27,6 +29,7 @@ _LOG = logging.getLogger(__name__)
 _ROWS_PER_COMMIT = 1000
 _FILES_PER_TASK = 16
 _BYTES_PER_TASK = 8 << 20
+_BYTES_TWICE = 1 << 30
 _BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
 
 
@@ -45,7 +48,9 @@ def extract(run: Run) -> Report:
         until = engine.version(catalog.PROCESS_FILES)
         files = _new_files(run, engine.progress(run.metastore, app_id), until)
         failures: list[Failure] = []
-        for rows, is_last in _commits(_read_all(run, files, failures, done)):
+        replaced = _Replaced(engine.layout)
+        for rows, is_last in _commits(_read_all(run, files, failures, replaced, done)):
+            replaced.remove()
             if is_last:  # failures first: this commit is the one that says that all is done
                 run.record(failures, Progress(app_id, until))
             engine.append(
@@ -71,12 +76,21 @@ def extract_again(run: Run, addresses: Collection[str]) -> None:
     where = {"filePath": addresses}
     files = run.engine.read(table, table.schema.names, ingest_date=day, where=where)
     failures: list[Failure] = []
-    for rows, _ in _commits(_read_all(run, files, failures, Report(STEP))):
+    replaced = _Replaced(run.engine.layout)
+    for rows, _ in _commits(_read_all(run, files, failures, replaced, Report(STEP))):
+        replaced.remove()
         found = pa.Table.from_batches(rows, schema=run.metastore.schema)
         run.engine.append(run.metastore, found, progress=None, ingest_date=day)
     if failures:
         rows = failure_rows(failures, ingest_date=day, failed_at=now(), run_id=run.id)
         run.engine.append(catalog.INGESTION_FAILURES, rows, progress=None, ingest_date=day)
+
+
+def expect(run: Run, *, files: int, size: int) -> None:
+    """Gets worker processes ready where so many files, of so many bytes, will need them."""
+    tasks = max(files / _FILES_PER_TASK, size / _BYTES_PER_TASK)
+    if run.settings.workers > 1 and tasks >= MANY_TASKS:
+        get_ready(read_files)
 
 
 def _new_files(run: Run, since: int | None, until: int) -> pa.Table:
@@ -101,20 +115,55 @@ def _names(rows: pa.Table, column: str) -> Iterator[tuple[str, str]]:
     return ((system, one_name(path or "")) for system, path in pairs)
 
 
+class _Replaced:
+    """Files that a ZIP of their own replaces: removed once that is durable, many at a time."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._files: list[Path] = []
+        self._written: set[Path] = set()
+        self._size = 0
+
+    def add(self, done: Done) -> None:
+        """Takes more files; not so many that the disk has to hold much twice."""
+        self._files += done.replaced
+        self._written |= {file.parent for file in done.replaced}
+        failed = (each.failed_path for each in done.failures if each.failed_path)
+        self._written |= {self._layout.absolute(path).parent for path in failed}
+        self._size += sum(done.rows["fileSize"].to_pylist())
+        if self._size >= _BYTES_TWICE:
+            self.remove()
+
+    def remove(self) -> None:
+        """Removes all of them; also what was moved to Failed is durable then."""
+        sync(self._written)
+        for file in self._files:
+            file.unlink()
+        self._files, self._written, self._size = [], set(), 0
+
+
 def _read_all(
-    run: Run, files: pa.Table, failures: list[Failure], tally: Report
+    run: Run, files: pa.Table, failures: list[Failure], replaced: _Replaced, tally: Report
 ) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of files as workers hand them over; adds to the failures."""
+    """Yields the rows of files as workers hand them over; adds to failures and replaced files."""
     settings = run.settings
     level = settings.compression_level if settings.compress else 0
     tasks = [
-        Task(run.engine.layout.root, run.ingest_date, chunk, settings.promoted, level)
+        Task(
+            run.engine.layout.root,
+            run.ingest_date,
+            chunk,
+            settings.promoted,
+            level,
+            settings.max_header_bytes,
+        )
         for chunk in _chunks(files)
     ]
     progress = report.Progress(STEP, len(files), "files")
     workers = settings.workers
     for done in shared_out(read_files, tasks, workers=workers, count=len(tasks)):
         failures += done.failures
+        replaced.add(done)
         tally.rows += done.rows.num_rows
         tally.size += sum(done.rows["fileSize"].to_pylist())
         tally.count({"slow_path": done.slow})

@@ -5,18 +5,20 @@ of bad lines (Failed, with line number and reason). Takes any FHIR resource type
 what a good line is (`dicom_assets.fhir.ndjson`).
 """
 
+import time
 from collections.abc import Collection, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 
 from dicom_assets.fhir.ndjson import BadLine, Line, read_lines
+from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.spill import spilled
 from dicom_assets.steps import catalog, report
-from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "ingest_fhir"
@@ -80,22 +82,24 @@ class _File:
     def ingest(self) -> None:
         """Appends the good lines in one commit, after the bad ones are kept and recorded."""
         layout = self._engine.layout
-        rows = spilled(self._batches(), schema=self._table.schema, folder=layout.root)
+        # each file comes later than the one before, also when the clock was set back
+        app_id = f"{STEP}/{self._table.name}"
+        last = self._engine.progress(self._table, app_id) or 0
+        instant = max(time.time_ns() // 1000, last + 1)
+        rows = spilled(self._batches(instant), schema=self._table.schema, folder=layout.root)
         self._keep_bad_lines()
         if not self.good:
             return
-        app_id = f"{STEP}/{self._table.name}/{self._day}"
-        done = self._engine.progress(self._table, app_id) or 0
         self._engine.append(
             self._table,
             rows,
-            progress=Progress(app_id, done + 1),
+            progress=Progress(app_id, instant),
             ingest_date=self._day,
         )
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def _batches(self, instant: int) -> Iterator[pa.RecordBatch]:
         """Yields rows; sets bad lines aside."""
-        ingested_at = now()
+        ingested_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=instant)
         rows: list[dict] = []
         size = 0
         with self._path.open("rb") as stream:
@@ -138,6 +142,7 @@ class _File:
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / self._path.name
         kept.write_bytes(b"".join(line.text + b"\n" for line in self.bad))
+        sync([folder])
         failures = [
             Failure(
                 STEP,

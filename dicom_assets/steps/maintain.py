@@ -5,15 +5,15 @@ here: what upkeep is (`dicom_assets.lakehouse.maintenance`).
 """
 
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.maintenance import Upkeep
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
+from dicom_assets.steps.report import reporting
 
 
 def maintain(engine: LocalEngine, settings: Settings) -> list[Upkeep]:
     """Looks after all tables that there are; returns what was done to each."""
-    with locked(engine.layout.root):
+    with reporting("maintain", engine.layout.root):
         done = (
             engine.maintain(table, keep_hours=24 * settings.keep_removed_files_days)
             for table in catalog.tables(settings.promoted)

@@ -8,14 +8,16 @@ here: whether a DICOM file's content is good (`extract`).
 """
 
 import os
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from dicom_assets.dicom import HeaderError, read_header
-from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, members
+from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, Member, members
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
 from dicom_assets.lakehouse import manifest
 from dicom_assets.lakehouse.allocator import keep_memory
@@ -29,13 +31,16 @@ from dicom_assets.lakehouse.layout import (
     printable,
     zip_name,
 )
+from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.report import Progress, Report, now, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "organise"
 _MAX_MANIFEST_BYTES = 1 << 20
+_SMALL_ARCHIVE = 8 << 20
+"""Bytes of archives that are unpacked several at once; larger ones have members enough."""
 
 
 def organise(run: Run) -> Report:
@@ -46,19 +51,22 @@ def organise(run: Run) -> Report:
         there are any, `not_taken`: files that may not be read or taken away, or have gone.
     """
     layout, settings = run.engine.layout, run.settings
-    run.check_choices()
     keep_memory()
     journal = journal_of(run.engine)
-    with reporting(STEP, layout.root) as report, journal.open():
+    threads = ThreadPoolExecutor(settings.workers)
+    with _begun(run) as report, journal.open(), threads:
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "archives": 0, "still_changing": changing})
+        extract.expect(run, files=len(entries), size=sum(entry.size for entry in entries))
         progress = Progress(STEP, len(entries), "dropped files")
-        turn = _Turn(run, journal)
-        for entry in entries:
+        turn = _Turn(run, journal, threads)
+        for entry in turn.ahead_of(entries):
             try:
                 turn.take(entry)
-            except (PermissionError, FileNotFoundError):
+            except (PermissionError, FileNotFoundError) as error:
+                if error.filename != entry.address:
+                    raise
                 # not ours to read, or gone meanwhile: it stays for a later run
                 report.count({"not_taken": 1})
             progress.advance()
@@ -78,6 +86,13 @@ def organise(run: Run) -> Report:
 def journal_of(engine: LocalEngine) -> Journal:
     """Returns the journal that a killed run's moves, if any, stand in."""
     return Journal(engine, files=catalog.PROCESS_FILES, failures=catalog.INGESTION_FAILURES)
+
+
+@contextmanager
+def _begun(run: Run) -> Iterator[Report]:
+    with reporting(STEP, run.engine.layout.root) as report:
+        run.check_choices()  # before anything is moved
+        yield report
 
 
 def _namespace_folders(run: Run) -> Iterator[str]:
@@ -116,25 +131,60 @@ class _Found:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An archive that is being unpacked before its turn."""
+
+    name: str
+    budget: Budget
+    members: Future[list[Member]]
+
+
 class _Turn:
     """Decides about dropped files, a batch at a time, and has the journal carry it out."""
 
-    def __init__(self, run: Run, journal: Journal) -> None:
+    def __init__(self, run: Run, journal: Journal, threads: ThreadPoolExecutor) -> None:
+        self._threads, self._begun = threads, dict[str, _Begun]()
         self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
         self._day, self._run_id = run.ingest_date, run.id
         settings = run.settings
         self._limits = Limits(
-            settings.max_file_bytes, settings.archive_max_ratio, settings.archive_max_depth
+            max_file_bytes=settings.max_file_bytes,
+            max_bytes=settings.archive_max_bytes,
+            max_ratio=settings.archive_max_ratio,
+            max_depth=settings.archive_max_depth,
+            max_members=settings.archive_max_members,
         )
+        # each turn is later than the one before, on whatever day it ran
+        self._organised_at = journal.instant()
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
-        self._prefixes = count(time.time_ns() // 1_000_000)
+        self._prefixes = count(self._organised_at // 1000)
         self._staged = count()
-        self._organised_at = microseconds(now())
         self._drop_folder = str(self._layout.drop_folder)
         self._folders: dict[str, tuple[Path, Path]] = {}
         self._plans: list[Plan] = []
         self._planned = 0
         self._archives: set[str] = set()
+
+    def ahead_of(self, entries: Sequence[Dropped]) -> Iterator[Dropped]:
+        """Yields the entries, while a few small archives that come next are unpacked already.
+
+        What becomes of them is decided when it is their turn.
+        """
+        ahead = 2 * self._settings.workers if self._settings.workers > 1 else 0
+        for number, entry in enumerate(entries, start=1):
+            for after in entries[number : number + ahead]:
+                is_archive = after.regular and after.address.lower().endswith(".zip")
+                if is_archive and after.size < _SMALL_ARCHIVE and after.address not in self._begun:
+                    self._begun[after.address] = self._begin(after)
+            yield entry
+            self._begun.pop(entry.address, None)
+
+    def _begin(self, entry: Dropped) -> _Begun:
+        source, budget = self._source_of(entry), Budget(entry.size, self._limits)
+        name = self._name(source)
+        unpacked = self._threads.submit(self._unpack_alone, entry.path, source, budget)
+        return _Begun(name, budget, unpacked)
 
     def is_full(self) -> bool:
         """Says whether it is time to finish what has been decided."""
@@ -142,7 +192,9 @@ class _Turn:
 
     def finish(self, report: Report) -> None:
         """Has everything that was decided carried out."""
-        done = self._journal.carry_out(self._plans, ingest_date=self._day)
+        done = self._journal.carry_out(
+            self._plans, ingest_date=self._day, instant=self._organised_at
+        )
         for plan in done:
             report.rows += len(plan.files)
             report.size += sum(row["fileSize"] for row in plan.files)
@@ -151,11 +203,12 @@ class _Turn:
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
         self._plans, self._planned = [], 0
+        self._organised_at = self._journal.instant()
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
         source, plan, path = self._source_of(entry), Plan(entry), entry.path
-        found = _look(path, entry.size) if entry.regular else None
+        found = self._look(entry) if entry.regular else None
         if found is None:
             self._fail(plan, path, source, self._name(source), Reason.NOT_A_FILE)
         elif found.kind is Kind.ZIP:
@@ -164,6 +217,15 @@ class _Turn:
             self._take_file(plan, found, source, self._name(source))
         self._plans.append(plan)
         self._planned += 1 + len(plan.files)
+
+    def _open(self, path: Path) -> BinaryIO:
+        """Opens a dropped or a staged file; follows no link that a dropper may have put there."""
+        dropped = path.is_relative_to(self._layout.drop_folder)
+        return open_regular(path, within=self._layout.drop_folder if dropped else None)
+
+    def _look(self, entry: Dropped) -> _Found:
+        with self._open(entry.path) as stream:
+            return _Found(entry.path, entry.size, kind_of(stream.read(HEAD_BYTES)))
 
     def _take_file(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
@@ -199,7 +261,8 @@ class _Turn:
         try:
             if found.size > _MAX_MANIFEST_BYTES:
                 raise ValueError("no manifest is that long")
-            content = manifest.kept(found.path.read_bytes(), folder=source.folder)
+            with self._open(found.path) as stream:
+                content = manifest.kept(stream.read(), folder=source.folder)
         except ValueError as error:
             self._fail(plan, found.path, source, name, Reason.INVALID_JSON, str(error))
         else:
@@ -211,17 +274,48 @@ class _Turn:
     def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
         self._archives.add(entry.address)
-        plan, name = Plan(entry), self._name(source)
-        budget = Budget(entry.size, self._limits)
+        begun = self._begun.get(entry.address)
+        plan, name = Plan(entry), begun.name if begun else self._name(source)
+        budget = begun.budget if begun else Budget(entry.size, self._limits)
         try:
-            self._take_archive(plan, entry.path, source, name, budget, depth=1)
+            unpacked = begun.members.result() if begun else self._unpack(entry.path, source, budget)
+            self._take_archive(plan, entry.path, source, name, budget, unpacked, depth=1)
         except ArchiveError as error:
             plan = Plan(entry)
             self._fail(plan, entry.path, source, name, error.reason, error.message)
         return plan
 
+    def _unpack(
+        self, archive: Path, source: _Source, budget: Budget, workers: int | None = None
+    ) -> Iterator[Member]:
+        """Unpacks an archive into a staging folder of its own."""
+        folder = self._journal.staging / f"{next(self._staged)}"
+        folder.mkdir()
+        drop_folder = self._layout.drop_folder
+        yield from members(
+            archive,
+            into=folder,
+            budget=budget,
+            organised=lambda inner: self._name(source.inside(inner)),
+            own_name=dicom_name if self._settings.compress else None,
+            workers=workers or self._settings.workers,
+            within=drop_folder if archive.is_relative_to(drop_folder) else None,
+        )
+
+    def _unpack_alone(self, archive: Path, source: _Source, budget: Budget) -> list[Member]:
+        """Unpacks an archive while others are unpacked beside it."""
+        return list(self._unpack(archive, source, budget, workers=1))
+
     def _take_archive(
-        self, plan: Plan, archive: Path, source: _Source, name: str, budget: Budget, *, depth: int
+        self,
+        plan: Plan,
+        archive: Path,
+        source: _Source,
+        name: str,
+        budget: Budget,
+        unpacked: Iterable[Member],
+        *,
+        depth: int,
     ) -> None:
         """Plans what becomes of an archive's members, and of archives inside it.
 
@@ -231,19 +325,10 @@ class _Turn:
         Raises:
             ArchiveError: The archive is a bomb.
         """
-        folder = self._journal.staging / f"{next(self._staged)}"
-        folder.mkdir()
         unread: list[tuple[_Source, ArchiveError]] = []
         empty = True
         try:
-            for member in members(
-                archive,
-                into=folder,
-                budget=budget,
-                organised=lambda inner: self._name(source.inside(inner)),
-                own_name=dicom_name if self._settings.compress else None,
-                workers=self._settings.workers,
-            ):
+            for member in unpacked:
                 empty = False
                 inside = source.inside(member.name)
                 if member.error or member.file is None:
@@ -255,8 +340,15 @@ class _Turn:
                     reason = Reason.NESTED_TOO_DEEP
                     self._fail(plan, member.file, inside, member.organised, reason)
                 else:
+                    inner = self._unpack(member.file, inside, budget)
                     self._take_archive(
-                        plan, member.file, inside, member.organised, budget, depth=depth + 1
+                        plan,
+                        member.file,
+                        inside,
+                        member.organised,
+                        budget,
+                        inner,
+                        depth=depth + 1,
                     )
         except ArchiveError as error:
             if error.reason is Reason.ARCHIVE_BOMB:
@@ -277,12 +369,12 @@ class _Turn:
             return None
         if found.kind is Kind.DICOMDIR:
             return Reason.DICOMDIR, MEANINGS[Reason.DICOMDIR]
-        with found.path.open("rb") as stream:
+        with self._open(found.path) as stream:
             if found.kind is not Kind.BARE:
                 looks = what_it_looks_like(stream.read(HEAD_BYTES))
                 return Reason.NOT_DICOM, f"not a DICOM file: {looks}"
             try:
-                read_header(stream)
+                read_header(stream, most=self._settings.max_header_bytes)
             except HeaderError as error:
                 return error.reason, error.message
         return None
@@ -347,8 +439,3 @@ class _Turn:
         first, _, rest = inside.partition("/")
         named = rest and self._settings.is_namespace(first)
         return _Source(inside, first if named else DEFAULT_SOURCE_SYSTEM, entry.modified_ns)
-
-
-def _look(path: Path, size: int) -> _Found:
-    with path.open("rb", buffering=0) as stream:
-        return _Found(path, size, kind_of(stream.read(HEAD_BYTES)))

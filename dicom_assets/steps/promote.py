@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 
 from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
@@ -26,7 +27,7 @@ def fill(engine: LocalEngine, settings: Settings) -> Report:
         Rows = metastore rows that got a value.
 
     Raises:
-        ValueError: As `check_columns`.
+        PlainError: As `check_columns`.
     """
     table = catalog.metastore(settings.promoted)
     tags = settings.promoted[len(PROMOTED_TAGS) :]
@@ -44,7 +45,7 @@ def check_columns(engine: LocalEngine, metastore: Table) -> None:
     """Checks that the metastore's columns hold what the settings want to find there.
 
     Raises:
-        ValueError: A promoted column holds another tag, or differs in upper and lower case alone.
+        PlainError: A promoted column holds another tag, or differs in upper and lower case alone.
     """
     delta = engine.open(metastore)
     held = {column.name.lower(): column for column in delta.schema().fields} if delta else {}
@@ -52,7 +53,7 @@ def check_columns(engine: LocalEngine, metastore: Table) -> None:
         known = held.get(column.name.lower())
         comment = (column.metadata or {}).get(b"comment", b"").decode()
         if known and (known.name, known.metadata.get("comment")) != (column.name, comment):
-            raise ValueError(
+            raise PlainError(
                 f"promoted_tags: the metastore has a column {known.name} already, which holds "
                 f"{known.metadata.get('comment')}; choose another name than {column.name}"
             )

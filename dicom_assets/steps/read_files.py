@@ -18,6 +18,7 @@ from dicom_assets.dicom.columns import metadata_column, metadata_string
 from dicom_assets.dicom.own_zip import CHUNK, Digest, digest, open_organised, write_zip
 from dicom_assets.dicom.part10 import NATIVE
 from dicom_assets.lakehouse import schemas
+from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import Layout, dicom_name, one_name
 from dicom_assets.lakehouse.move import transfer
@@ -39,6 +40,7 @@ class Task:
         files: `process_files` rows.
         tags: Promoted tags.
         level: Deflate level of the files' own ZIPs; 0 leaves files as they are.
+        max_header_bytes: Longest header.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class Task:
     files: pa.RecordBatch
     tags: tuple[PromotedTag, ...]
     level: int
+    max_header_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,13 @@ class Done:
 
     Attributes:
         rows: Metastore rows.
+        replaced: Files that have their ZIP now; to be removed once that is durable.
         failures: The files that are none.
         slow: Files that the careful header reader had to read.
     """
 
     rows: pa.RecordBatch
+    replaced: list[Path]
     failures: list[Failure]
     slow: int
 
@@ -66,12 +71,13 @@ class Done:
 def read_files(task: Task) -> Done:
     """Reads headers, compresses, moves what is bad to Failed: the work of one worker."""
     good: list[tuple[dict, Header, Digest, Path]] = []
+    replaced: list[Path] = []
     failures: list[Failure] = []
     slow = 0
     layout = Layout(task.root)
     for row in task.files.to_pylist():
         try:
-            good.append((row, *_read(row, layout, task)))
+            good.append((row, *_read(row, layout, task, replaced)))
         except HeaderError as error:
             slow += 1  # the careful reader is who says that a header is bad
             failures.append(_fail(row, layout, task.ingest_date, error.reason, error.message))
@@ -80,11 +86,13 @@ def read_files(task: Task) -> Done:
         except FileNotFoundError:
             failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _MISSING))
     slow += sum(header.slow for _, header, _, _ in good)
-    return Done(_rows(good, layout, task), failures, slow)
+    return Done(_rows(good, layout, task), replaced, failures, slow)
 
 
-def _read(row: dict, layout: Layout, task: Task) -> tuple[Header, Digest, Path]:
-    """Returns header, digest and where the file lies now."""
+def _read(
+    row: dict, layout: Layout, task: Task, replaced: list[Path]
+) -> tuple[Header, Digest, Path]:
+    """Returns header, digest and where the file lies now; tells of one that a ZIP replaces."""
     path = layout.absolute(row["filePath"])
     zipped = path.with_name(one_name(path.name))
     failed = _failed_path(row, layout, task.ingest_date)
@@ -94,7 +102,7 @@ def _read(row: dict, layout: Layout, task: Task) -> tuple[Header, Digest, Path]:
         # read once: for header, hash, checksum and ZIP
         is_small = not is_zipped and row["fileSize"] <= CHUNK
         source = BytesIO(file.read()) if is_small else file
-        header = read_header(source, tags=task.tags)
+        header = read_header(source, tags=task.tags, most=task.max_header_bytes)
         if is_zipped and row["contentHash"]:  # it came out of an archive so
             return header, Digest(row["fileSize"], row["contentHash"]), lies
         source.seek(0)
@@ -107,7 +115,7 @@ def _read(row: dict, layout: Layout, task: Task) -> tuple[Header, Digest, Path]:
             level=task.level,
             is_compressed=header.transfer_syntax_uid not in NATIVE,
         )
-    path.unlink()
+    replaced.append(path)
     return header, content, zipped
 
 
@@ -119,9 +127,11 @@ def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message:
     """Moves a bad file to Failed, unless an earlier try already did."""
     path = layout.absolute(row["filePath"])
     failed = _failed_path(row, layout, ingest_date)
-    if path.exists() and not failed.exists():
+    if path.exists():
         transfer(path, failed)
-        path.unlink(missing_ok=True)
+        if path.exists():  # it was copied, to another file system
+            sync([failed.parent])
+            path.unlink()
     return Failure(
         STEP,
         reason,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_assets.lakehouse.lock import locked
+from dicom_assets.lakehouse.storage_error import told_without_names
 
 PROGRESS_LOG = logging.getLogger("dicom_assets.progress")
 _INTERVAL_SECONDS = 1.0
@@ -49,24 +50,15 @@ def reporting(step: str, root: Path) -> Iterator[Report]:
     Args:
         step: The step's name.
         root: Root of the lakehouse.
+
+    Raises:
+        StorageError: The storage failed; what is done goes on from there when it is run again.
     """
     report = Report(step)
-    try:
-        with locked(root):
-            begin = time.perf_counter()
-            yield report
-            report.seconds = time.perf_counter() - begin
-    except OSError as error:
-        _take_names_out(error)
-        raise
-
-
-def _take_names_out(error: BaseException | None) -> None:
-    """Removes file names, maybe of persons, from what logs and events will say of an error."""
-    while error:
-        if isinstance(error, OSError):
-            del error.filename, error.filename2
-        error = error.__cause__ or error.__context__
+    with told_without_names(), locked(root):
+        begin = time.perf_counter()
+        yield report
+        report.seconds = time.perf_counter() - begin
 
 
 class Progress:

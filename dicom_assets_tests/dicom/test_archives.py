@@ -17,7 +17,9 @@ from dicom_assets.dicom.own_zip import Entry, open_organised
 from dicom_assets.dicom.sniff import Kind
 from dicom_assets.lakehouse.reasons import Reason
 
-LIMITS = Limits(max_file_bytes=1 << 30, max_ratio=250, max_depth=5)
+LIMITS = Limits(
+    max_file_bytes=1 << 30, max_bytes=1 << 40, max_ratio=250, max_depth=5, max_members=1_000_000
+)
 DICOM = file_of(uids()) + bytes(n * n % 251 for n in range(3000)) * 3
 
 

@@ -79,7 +79,8 @@ def test_a_table_that_does_not_exist_needs_no_upkeep(engine):
 
 def test_what_keeps_keys_is_not_taken_for_an_old_file(engine):
     (folder,) = [engine.layout.table("bronze", TABLE.name)]
-    (folder / "_places.arrow").write_bytes(b"")
+    (folder / "_places").mkdir()
+    (folder / "_places/0.arrow").write_bytes(b"")
     engine.maintain(TABLE, keep_hours=0)
-    assert (folder / "_places.arrow").exists()
+    assert (folder / "_places/0.arrow").exists()
     assert DeltaTable(str(folder)).version() == engine.version(TABLE)

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from dicom_assets.lakehouse.pool import MANY_TASKS, over_threads, shared_out
+from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, over_threads, shared_out
 
 
 def double(number: int) -> int:
@@ -18,6 +19,11 @@ def double(number: int) -> int:
 
 def process_of(_: int) -> int:
     return os.getpid()
+
+
+def has_pandas_for_a_list(_: int) -> bool:
+    pa.array(["a", None])
+    return "pandas" in sys.modules
 
 
 def sleep_and_name(seconds: float) -> float:
@@ -49,6 +55,12 @@ def test_a_few_tasks_stay_in_this_process_and_many_go_to_others():
     )
     assert few == {os.getpid()}
     assert os.getpid() not in many
+
+
+def test_worker_processes_do_not_load_what_pyarrow_only_looks_for():
+    get_ready(has_pandas_for_a_list)
+    results = shared_out(has_pandas_for_a_list, range(3), workers=2, count=MANY_TASKS)
+    assert set(results) == {False}
 
 
 def test_a_thread_that_takes_long_holds_up_no_other():

@@ -11,7 +11,6 @@ import orjson
 import pytest
 from fhir.resources.R4B.imagingstudy import ImagingStudy
 
-from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.steps import catalog
 from dicom_assets.steps.convert import convert
 from dicom_assets.steps.ingest_fhir import ingest_fhir
@@ -211,63 +210,6 @@ def test_a_layer_that_was_removed_is_made_again_from_the_one_before(house, write
         house.chain(DAY + timedelta(days=number))
     assert layers(house) == before == (2, 2, 2)
     assert house.failures() == {}
-
-
-def contents(house) -> dict[str, list]:
-    """What every table says, but for times, runs, and the addresses that times are part of."""
-    silver, metastore = catalog.silver_imaging_study(), catalog.metastore()
-    tables = {
-        catalog.PROCESS_FILES: ["ingestDate", "sourcePath", "fileSize"],
-        metastore: ["ingestDate", "sourcePath", "contentHash", "metadata_string"],
-        catalog.INGESTION_FAILURES: ["step", "reasonCode", "sourcePath"],
-        catalog.BRONZE_IMAGING_STUDY: ["ingestDate", "id", "lineNumber"],
-        silver: ["id", "description", "numberOfSeries", "numberOfInstances", "started"],
-        catalog.IMAGE_OCCURRENCE: ["image_occurrence_id", "person_id", "image_series_uid"],
-        catalog.PERSON: ["person_id", "gender_concept_id", "year_of_birth"],
-        catalog.PROCEDURE_OCCURRENCE: ["procedure_occurrence_id", "person_id"],
-    }
-    return {
-        table.full_name: sorted(
-            str(row) for row in house.run.engine.read(table, columns).to_pylist()
-        )
-        for table, columns in tables.items()
-    }
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("nth", range(9))
-def test_a_chain_killed_at_any_commit_and_run_again_is_as_if_it_had_not_been(
-    tmp_path, house, write_dicom, monkeypatch, nth, after
-):
-    undisturbed = house.__class__(tmp_path / "undisturbed")
-    write_dicom(house.drop / "1.dcm", PatientSex="F", PatientBirthDate="19600101")
-    write_dicom(house.drop / "2.dcm", SeriesInstanceUID="1.2.3.4.2")
-    write_dicom(house.drop / "3.dcm", SeriesInstanceUID=None)
-    write_dicom(house.drop / "4.dcm", SeriesInstanceUID="1_2")
-    (house.drop / "notes.txt").write_text("no")
-    shutil.copytree(house.drop, undisturbed.drop, dirs_exist_ok=True)
-    undisturbed.chain()
-    commits = iter(range(100))
-
-    def killed(commit):
-        def act(*args, **kwargs):
-            is_last = next(commits) == nth
-            if is_last and not after:
-                raise KeyboardInterrupt
-            commit(*args, **kwargs)
-            if is_last:
-                raise KeyboardInterrupt
-
-        return act
-
-    with monkeypatch.context() as patch:
-        for name in ("append", "upsert"):
-            patch.setattr(LocalEngine, name, killed(getattr(LocalEngine, name)))
-        with pytest.raises(KeyboardInterrupt):
-            house.chain()
-    house.chain()
-    assert contents(house) == contents(undisturbed)
-    assert house.files("bronze/Files/Ingest") == []
 
 
 def test_a_killed_conversion_is_taken_up_without_a_second_file(house, write_dicom, monkeypatch):

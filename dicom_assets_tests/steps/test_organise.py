@@ -8,9 +8,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -225,6 +224,40 @@ def test_an_archive_that_expands_beyond_reason_is_a_bomb_and_nothing_of_it_is_wr
     assert house.files(PROCESS) == []
 
 
+def test_of_many_small_archives_each_is_what_it_would_be_alone(make_house, content):
+    house = make_house(workers=2)
+    for number in range(0, 40, 2):
+        zipped(house.drop / f"{number:02}.zip", {"a.dcm": content, "b/c.dcm": content})
+    inner = zipped(house.drop / "09.zip", {"inner.dcm": content})
+    zipped(house.drop / "09.zip", {"in.zip": inner, "notes.txt": b"hi"})
+    zipped(house.drop / "11.zip", {})
+    bomb = bytearray(zipped(house.drop / "13.zip", {"a.dcm": content}))
+    size = bomb.index(b"PK\1\2") + 24  # as the directory declares it
+    bomb[size : size + 4] = (3 << 29).to_bytes(4, "little")
+    (house.drop / "13.zip").write_bytes(bomb)
+    damaged = zipped(house.drop / "15.zip", {"a.dcm": content})[:-30]
+    (house.drop / "15.zip").write_bytes(damaged)
+    (house.drop / "17.zip").write_bytes(content)
+    (house.drop / "19.dcm").write_bytes(content)
+    organise(house.run)
+    assert house.failures() == {
+        "09.zip!/notes.txt": "not_dicom",
+        "11.zip": "archive_empty",
+        "13.zip": "archive_bomb",
+        "15.zip": "archive_damaged",
+    }
+    taken = {row["sourcePath"]: row["filePath"] for row in house.rows(catalog.PROCESS_FILES)}
+    assert set(taken) == {
+        *(f"{n:02}.zip!/{name}" for n in range(0, 40, 2) for name in ("a.dcm", "b/c.dcm")),
+        "09.zip!/in.zip!/inner.dcm",
+        "17.zip",
+        "19.dcm",
+    }
+    assert len(set(taken.values())) == len(house.files(PROCESS)) == 43
+    assert {unzipped(f) for f in house.files(PROCESS) if f.suffix == ".zip"} == {content}
+    assert list(house.drop.iterdir()) == []
+
+
 def test_an_archive_of_archives_with_more_members_than_its_bytes_can_hold_is_a_bomb(house):
     inner = zipped(house.drop / "in.zip", {f"{number}": b"" for number in range(3000)})
     (house.drop / "in.zip").unlink()
@@ -325,44 +358,6 @@ def test_organising_twice_changes_nothing(house, write_dicom):
     before = house.everything()
     assert organise(house.run).rows == 0
     assert house.everything() == before
-
-
-@pytest.mark.parametrize("done", range(10))
-def test_a_run_killed_at_any_point_is_finished_by_the_next(
-    house, write_dicom, monkeypatch, done: int
-):
-    """Interrupts the journal at each of its acts in turn."""
-    for name in ("a.dcm", "b.dcm"):
-        write_dicom(house.drop / name)
-    (house.drop / "bad.txt").write_text("no")
-    with zipfile.ZipFile(house.drop / "z.zip", "w") as archive:
-        archive.write(house.drop / "a.dcm", "inside.dcm")
-    acts = iter(range(100))
-
-    def interrupted(original: Callable) -> Callable:
-        def act(*args, **kwargs):
-            if next(acts) == done:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)
-
-        return act
-
-    with monkeypatch.context() as patch:
-        for name in ("rename", "replace", "unlink"):
-            patch.setattr(Path, name, interrupted(getattr(Path, name)))
-        patch.setattr(Journal, "_commit", interrupted(Journal._commit))
-        with pytest.raises(KeyboardInterrupt):
-            organise(house.run)
-    organise(house.on(date(2026, 3, 15)))
-    rows = house.rows(catalog.PROCESS_FILES)
-    assert sorted(row["sourcePath"] for row in rows) == ["a.dcm", "b.dcm", "z.zip!/inside.dcm"]
-    # killed before anything was written down, nothing has happened on the first day
-    day = "2026-03-14" if done else "2026-03-15"
-    assert {row["ingestDate"].isoformat() for row in rows} == {day}
-    assert all((house.settings.lakehouse / row["filePath"]).is_file() for row in rows)
-    assert house.failures() == {"bad.txt": "not_dicom"}
-    assert len(house.files(PROCESS)) == 3
-    assert house.files(INGEST) == []
 
 
 def test_a_new_file_under_the_name_of_a_removed_archive_is_not_lost(house, content):

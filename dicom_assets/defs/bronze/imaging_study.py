@@ -29,7 +29,9 @@ def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
     run = lakehouse.run(context)
     report = ingest_fhir(run, TABLE)
     day = Day(run)
-    lines = day.bronze.groupby("sourceSystem")
+    named = run.settings.shown_namespace
+    lines = day.bronze.assign(sourceSystem=day.bronze["sourceSystem"].map(named))
+    lines = lines.groupby("sourceSystem")
     return result(
         ASSET,
         day,

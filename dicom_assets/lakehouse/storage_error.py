@@ -1,0 +1,64 @@
+"""What the storage says, in words that tell what to do and name no file.
+
+Decided here: what becomes of an error of the operating system, be it Python's or told by delta-rs
+in its text. File names may be those of persons, so none is kept. Not decided here: who may go on
+after which error (`journal`, `dicom_assets.steps`).
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deltalake.exceptions import DeltaError
+
+_GOES_ON = "then run the date again: it goes on from where it was"
+_WHAT_TO_DO = {
+    errno.ENOSPC: "free space on the lakehouse's file system",
+    errno.EDQUOT: "raise the quota on the lakehouse's file system, or free space",
+    errno.EIO: "look into the system's log for what is wrong with the disk, mend or replace it",
+    errno.EROFS: "mount the lakehouse's file system for writing; look into the system's log for why"
+    " it is not",
+    errno.EACCES: "give this process the right to write to all of the lakehouse",
+    errno.EPERM: "give this process the right to write to all of the lakehouse",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+_CODE = re.compile(r"os error (\d+)")
+
+
+class StorageError(OSError):
+    """The storage failed. The message says what to do, and names no file."""
+
+    def __init__(self, code: int | None) -> None:
+        """Tells of an errno; None for what is not known."""
+        said = os.strerror(code) if code else "it does not say what"
+        act = _WHAT_TO_DO.get(code or 0, "look into the system's log for what is wrong")
+        super().__init__(f"the storage failed: {said}. First {act}, {_GOES_ON}")
+        self.errno = code
+
+
+@contextmanager
+def told_without_names() -> Iterator[None]:
+    """Turns errors of the storage into ones that can be shown to anybody.
+
+    Raises:
+        StorageError: The storage failed.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        code = error.errno or _code(error)
+        raise StorageError(code).with_traceback(error.__traceback__) from None
+    except DeltaError as error:
+        if code := _code(error):
+            raise StorageError(code).with_traceback(error.__traceback__) from None
+        raise
+
+
+def _code(error: BaseException) -> int | None:
+    """Returns the errno that an error's text tells of."""
+    found = _CODE.search(str(error))
+    return int(found[1]) if found else None

@@ -1,0 +1,148 @@
+"""A disturbed run beside an undisturbed one: set up, disturb, run again, compare.
+
+Decided here: what a scene starts from, and that what counts is what the lakehouse is like after one
+more run without faults. Not decided here: what goes wrong (`faults.test_…`, `faults.torture`).
+"""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from dicom_assets_tests.conftest import House
+from dicom_assets_tests.faults.drops import DELIVERIES, drop
+from dicom_assets_tests.faults.likeness import differences, likeness
+from dicom_assets_tests.faults.nursery import Ended, Fault, Nursery, named
+from dicom_assets_tests.faults.power import Volatile
+
+DAYS = tuple(DELIVERIES)
+MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
+QUICK = {"mkdir": 6, "open": 3, "write": 2}
+"""Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
+
+
+class Scene:
+    """A day's run, on the lakehouse that the days before have left."""
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        folder: Path,
+        day: str,
+        *,
+        elsewhere: Sequence[str] = (),
+        **choices: Any,
+    ) -> None:
+        """Makes the lakehouse as it is before the day's run.
+
+        Args:
+            nursery: Who runs it.
+            folder: An empty folder.
+            day: The ingest date.
+            elsewhere: Folders of the lakehouse that lie on another file system.
+            choices: Settings.
+        """
+        self.nursery, self.folder, self.day, self.choices = nursery, folder, day, choices
+        self.elsewhere = elsewhere
+        self._before = folder / "before"
+        self.numbers = count()  # a lakehouse of its own each: an opened one is remembered
+        for earlier in DAYS[: DAYS.index(day)]:
+            drop(self._before, earlier, folder / "drops")
+            self.run(self._before, day=earlier)
+        drop(self._before, day, folder / "drops")
+
+    @cached_property
+    def undisturbed(self) -> tuple[Ended, dict[str, Any]]:
+        """How the day's run goes by itself, and what it leaves."""
+        root = self.fresh("undisturbed")
+        ended = self.run(root)
+        assert ended.status == 0, ended.error
+        return ended, likeness(root)
+
+    def fresh(self, name: str) -> Path:
+        """Returns a lakehouse as it is before the day's run."""
+        root = self.folder / name
+        shutil.copytree(self._before, root, symlinks=True)
+        for inside in self.elsewhere:
+            there = Path(tempfile.mkdtemp(dir=MEMORY))
+            if (root / inside).exists():
+                shutil.copytree(root / inside, there, dirs_exist_ok=True)
+                shutil.rmtree(root / inside)
+            (root / inside).parent.mkdir(parents=True, exist_ok=True)
+            (root / inside).symlink_to(there, target_is_directory=True)
+        return root
+
+    def remove(self, root: Path) -> None:
+        """Removes a lakehouse, and what lies elsewhere of it."""
+        for inside in self.elsewhere:
+            shutil.rmtree((root / inside).resolve())
+        shutil.rmtree(root)
+
+    def run(self, root: Path, fault: Fault | None = None, **more: Any) -> Ended:
+        """Runs the day's chain in a process of its own, which something may happen to."""
+        work = {"root": str(root), "days": [more.pop("day", self.day)], "choices": self.choices}
+        return self.nursery.run({**work, **more}, fault)
+
+    def run_again(self, root: Path) -> list[str]:
+        """Runs the day once more without faults; returns how it differs from the undisturbed."""
+        from datetime import date
+
+        House(root, **{"workers": 1, **self.choices}).chain(date.fromisoformat(self.day))
+        return differences(likeness(root), self.undisturbed[1])
+
+    def disturbed(self, fault: Fault, **more: Any) -> tuple[Ended, list[str]]:
+        """Has something happen, runs again; returns how it ended, and the differences."""
+        root = self.fresh(f"disturbed {next(self.numbers)}")
+        try:
+            ended = self.run(root, fault, **more)
+            return ended, self.run_again(root)
+        finally:
+            self.remove(root)
+
+    def kill_points(self, every: Mapping[str, int]) -> list[Fault]:
+        """Returns a kill before acts of the undisturbed run, and half-way through writes.
+
+        Args:
+            every: Kind of act → which of them: every one, every other one, …; 1 for other kinds.
+        """
+        ended, _ = self.undisturbed
+        kinds: Counter[str] = Counter()
+        names: Counter[str] = Counter()
+        points = []
+        for act in ended.acts:
+            name = named(act, str(self.folder / "undisturbed"))
+            if kinds[act.kind] % every.get(act.kind, 1) == 0:
+                points.append(Fault("half" if act.kind == "write" else "kill", (name, names[name])))
+            kinds[act.kind] += 1
+            names[name] += 1
+        return points
+
+    def killed_again_and_again(
+        self, faults: Sequence[Fault], *, power: str | None = None, **more: Any
+    ) -> tuple[int, list[str]]:
+        """Kills a run, the next run, …, then lets one get through.
+
+        Args:
+            faults: What kills them.
+            power: `data` or `names`: what the disk loses each time, of all that is not durable.
+            more: What else the runs are told.
+
+        Returns:
+            How many were killed, and the differences.
+        """
+        root = self.fresh(f"disturbed {next(self.numbers)}")
+        killed = 0
+        try:
+            for fault in faults:
+                ended = self.run(root, fault, **more)
+                killed += ended.killed
+                if power and ended.killed:
+                    volatile = Volatile.after(ended.acts[:-1])
+                    volatile.lose_data() if power == "data" else volatile.lose_names()
+            return killed, [f"{power} {faults}: {each}" for each in self.run_again(root)]
+        finally:
+            self.remove(root)

@@ -1,0 +1,237 @@
+"""What else may go wrong with a run, and that running it again makes it good."""
+
+import errno
+import itertools
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.steps import catalog
+from dicom_assets_tests.conftest import House
+from dicom_assets_tests.faults.drops import drop
+from dicom_assets_tests.faults.likeness import differences, likeness
+from dicom_assets_tests.faults.nursery import Fault, Nursery
+from dicom_assets_tests.faults.power import Volatile
+from dicom_assets_tests.faults.scene import DAYS, MEMORY, Scene
+
+DROP, FAILED = "bronze/Files/Ingest/Imaging/DICOM", "bronze/Files/Failed/Imaging/DICOM"
+
+
+@pytest.fixture(scope="module")
+def scene(nursery, tmp_path_factory) -> Scene:
+    return Scene(nursery, tmp_path_factory.mktemp("scene"), DAYS[0])
+
+
+@pytest.fixture(scope="module")
+def next_day(nursery, tmp_path_factory) -> Scene:
+    return Scene(nursery, tmp_path_factory.mktemp("next"), DAYS[1])
+
+
+@pytest.mark.parametrize("lasts", [True, False], ids=["from an act on", "once"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_storage_that_fails_ends_the_run_with_words_that_name_no_file(scene, code, lasts):
+    acts = scene.undisturbed[0].acts
+    begin = [errno.ENOSPC, errno.EIO].index(code) * 10 + lasts * 20
+    for at in range(begin, len(acts), 100):
+        root = scene.fresh(f"failing {next(scene.numbers)}")
+        ended = scene.run(root, Fault(code, at=at, lasts=lasts))
+        assert "Doe" not in ended.error
+        if ended.status:
+            assert f"StorageError: the storage failed: {os.strerror(code)}. First" in ended.error
+            assert "then run the date again" in ended.error
+        assert scene.run_again(root) == [], acts[at]
+
+
+def test_a_folder_of_ours_that_may_not_be_written_ends_the_run_and_takes_nothing(scene):
+    for below in ("/staging", "/Process/Imaging/DICOM/2026", "/Failed/"):
+        root = scene.fresh(f"denied {next(scene.numbers)}")
+        ended = scene.run(root, Fault(errno.EACCES, kinds=["mkdir"], below=[below]))
+        assert "give this process the right to write" in ended.error
+        assert scene.run_again(root) == []
+
+
+def mounted(*arguments: str) -> None:
+    """Mounts, or skips the test where that is not allowed."""
+    if subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+
+
+@pytest.mark.parametrize("free_kib", [4, 40, 120, 200])
+def test_a_disk_that_is_really_full_ends_the_run_and_more_space_lets_it_go_on(scene, free_kib):
+    root = scene.folder / f"full {free_kib}"
+    root.mkdir()
+    mounted("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(root))
+    try:
+        drop(root, scene.day, scene.folder / "drops")
+        free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
+        ballast = scene.folder / f"full {free_kib}/ballast"
+        ballast.write_bytes(bytes(free - free_kib * 1024))
+        ended = scene.run(root)
+        assert "the storage failed: No space left on device" in ended.error
+        ballast.unlink()
+        assert scene.run_again(root) == []
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+def test_a_file_system_that_is_mounted_read_only_ends_the_run_and_nothing_is_lost(scene):
+    root = scene.fresh("read only")
+    mounted("--bind", str(root), str(root))
+    try:
+        mounted("-o", "remount,ro,bind", str(root))
+        ended = scene.run(root)
+        assert "the storage failed: Read-only file system" in ended.error
+        mounted("-o", "remount,rw,bind", str(root))
+        assert scene.run_again(root) == []
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+def test_a_second_writer_who_commits_first_ends_the_run_and_the_next_goes_on(next_day):
+    for at in range(0, 9, 2):
+        fault = Fault("conflict", at=at, kinds=["link"])
+        _, different = next_day.disturbed(fault)
+        assert different == []
+
+
+def test_two_runs_of_one_partition_at_once_are_as_one(scene):
+    root = scene.fresh("twice")
+    other = Nursery()
+    work = {"root": str(root), "days": [scene.day]}
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda nursery: nursery.run(work), (scene.nursery, other)))
+    other.close()
+    assert [ended.status for ended in both] == [0, 0]
+    assert differences(likeness(root), scene.undisturbed[1]) == []
+
+
+def test_kills_while_files_come_from_and_go_to_other_file_systems_lose_none(nursery, tmp_path):
+    if not MEMORY.is_dir():
+        pytest.skip("there is no other file system")
+    scene = Scene(nursery, tmp_path, DAYS[0], elsewhere=[DROP, FAILED])
+    assert MEMORY.stat().st_dev != tmp_path.stat().st_dev
+    acts = scene.undisturbed[0].acts
+    inside = [n for n, act in enumerate(acts) if "/DICOM/" in act.path and act.kind != "mkdir"]
+    points = [Fault("kill", at=at) for at in inside[::6]]
+    for row in range(5):
+        _, different = scene.killed_again_and_again(points[row::5], power=("data", None)[row % 2])
+        assert different == []
+    scene.remove(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("do", ["kill", "main", "half"])
+def test_a_killed_worker_process_and_what_it_was_doing_are_made_good(nursery, tmp_path, do):
+    scene = Scene(nursery, tmp_path, DAYS[0], workers=2)
+    fault = Fault(do, at=2, kinds=["write"], below=[".dcm.zip.tmp"])
+    root = scene.fresh("killed")
+    ended = scene.run(root, fault, processes=True)
+    assert ended.status
+    assert scene.run_again(root) == []
+
+
+def test_a_killed_run_is_finished_by_that_of_another_date_for_its_own(scene):
+    renames = [n for n, act in enumerate(scene.undisturbed[0].acts) if "/Ingest/" in act.path]
+    for at in (renames[1], renames[-1] + 8):
+        root = scene.fresh(f"another date {at}")
+        assert scene.run(root, Fault("kill", at=at)).killed
+        assert scene.run(root, day=DAYS[1]).status == 0
+        assert scene.run_again(root) == []
+
+
+def test_with_the_clock_set_back_what_came_later_is_still_later(next_day):
+    month = -30 * 86400.0
+    root = next_day.fresh("set back")
+    ended = next_day.run(root, clock=[month])
+    assert ended.status == 0
+    assert differences(likeness(root), next_day.undisturbed[1]) == []
+    house = House(root)
+    for table, column in (
+        (catalog.PROCESS_FILES, "organisedAt"),
+        (catalog.BRONZE_IMAGING_STUDY, "ingestedAt"),
+    ):
+        rows = house.rows(table)
+        by_day = {
+            day: [row[column] for row in rows if f"{row['ingestDate']}" == day] for day in DAYS
+        }
+        assert max(by_day[DAYS[0]]) < min(by_day[DAYS[1]])
+
+
+def test_with_the_clock_set_back_again_and_again_within_a_run_nothing_changes(next_day):
+    root = next_day.fresh("again and again")
+    ended = next_day.run(root, clock=[-3600.0 * n for n in range(60)])
+    assert ended.status == 0
+    assert differences(likeness(root), next_day.undisturbed[1]) == []
+
+
+def test_a_run_over_midnight_is_all_of_its_date(next_day):
+    now = datetime.now(UTC)
+    midnight = 86400 - (now.hour * 3600 + now.minute * 60 + now.second)
+    root = next_day.fresh("over midnight")
+    ended = next_day.run(root, clock=[*[midnight - 1.0] * 10, midnight + 1.0])
+    assert ended.status == 0
+    assert differences(likeness(root), next_day.undisturbed[1]) == []
+
+
+def test_upkeep_that_is_killed_or_loses_power_loses_no_row(nursery, tmp_path):
+    scene = Scene(nursery, tmp_path, DAYS[1], keep_removed_files_days=0)
+    content = scene.undisturbed[1]
+    acts = scene.run(tmp_path / "undisturbed", maintain=True).acts
+    assert {act.kind for act in acts} >= {"link", "unlink", "syncfs"}
+    for row in range(2):
+        root = scene.fresh(f"upkeep {row}")
+        assert scene.run(root).status == 0
+        for at in range(row, len(acts), len(acts) // 4):
+            ended = scene.run(root, Fault("kill", at=at), maintain=True)
+            if ended.killed:
+                Volatile.after(ended.acts[:-1]).lose_data()
+        assert scene.run(root, maintain=True).status == 0
+        assert differences(likeness(root), content) == []
+
+
+@pytest.mark.parametrize("left", [0, 100], ids=["empty", "cut short"])
+def test_a_journal_that_the_disk_has_lost_stops_the_run_and_says_where_to_look(scene, left):
+    root = scene.fresh(f"journal {left}")
+    journal = next(
+        n
+        for n, act in enumerate(scene.undisturbed[0].acts)
+        if act.kind == "rename" and act.path.endswith("journal.json.tmp")
+    )
+    assert scene.run(root, Fault("kill", at=journal + 2)).killed
+    note = Layout(root).organise_folder / "journal.json"
+    os.truncate(note, left)
+    before = sorted(path for path in root.rglob("*") if path.is_file())
+    ended = scene.run(root)
+    assert "the journal of an interrupted run is damaged" in ended.error
+    assert "Doe" not in ended.error
+    assert sorted(path for path in root.rglob("*") if path.is_file()) == before
+    shutil.move(note.parent, scene.folder / f"aside {left}")  # as it says
+    assert scene.run_again(root) == []
+
+
+def test_acts_that_depend_on_others_come_after_these_are_durable(scene, next_day):
+    """Data and names before the commit that tells of them; commits before anything is removed."""
+    for each in (scene, next_day):
+        volatile = Volatile()
+        removed = committed = 0
+        for act in each.undisturbed[0].acts:
+            files = [
+                p for p in itertools.chain(volatile.data, *(n[1:] for n in volatile.names)) if p
+            ]
+            if act.kind == "link":
+                committed += 1
+                inside = [p for p in files if "/Files/" in p]
+                assert inside == [], f"{act} tells of files that are not durable"
+            # temporaries and emptied folders are of no account, what lay in Ingest or Process is
+            if act.kind == "unlink" and "/staging/" not in act.path and "#" not in act.path:
+                removed += 1
+                if "/Ingest/" in act.path:  # what is to come of it lies there
+                    files = [p for p in files if "/.organise/" in p]
+                assert files == [], f"{act} removes what is needed until these are durable"
+            volatile.see(act)
+        assert removed >= 5
+        assert committed >= 9
