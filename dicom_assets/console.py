@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from rich.table import Table
 
 from dicom_assets.demo import Count
 from dicom_assets.runner import Outcome
+from dicom_assets.steps.findings import MEANINGS, REMEDIES, Findings, Kind
 from dicom_assets.steps.report import PROGRESS_LOG
 
+_SHOWN_OF_A_KIND = 10
 _WAITING_LOG = logging.getLogger("dicom_assets.lakehouse")
 
 
@@ -126,6 +129,25 @@ def print_outcome(outcome: Outcome) -> None:
         )
     for day in outcome.killed:
         console.print(f"a run of {day} was killed; take it up: dicom-assets run --date {day}")
+
+
+def print_findings(found: Findings) -> None:
+    """Prints what does not agree: counts by kind, and of each kind the first few."""
+    if not found:
+        click.echo("all agrees")
+        return
+    kinds = [kind for kind in Kind if found.counts[kind]]
+    head = ["finding", "count", "what it is", "if it remains"]
+    print_table(
+        head,
+        [[kind, found.counts[kind], MEANINGS[kind], REMEDIES.get(kind)] for kind in kinds],
+    )
+    rows = [
+        [kind, each.day, each.what, each.note]
+        for kind in kinds
+        for each in islice(found.of(kind), _SHOWN_OF_A_KIND)
+    ]
+    print_table(["finding", "ingest date", "where", "more"], rows)
 
 
 def print_demo(lakehouse: Path, dagster_home: Path, counts: Sequence[Count]) -> bool:

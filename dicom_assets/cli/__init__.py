@@ -156,6 +156,34 @@ def maintain(lakehouse: Path | None) -> None:
     )
 
 
+@main.command()
+@click.option("--date", "day", type=DAY, help="Only this ingest date.")
+@click.option("--hashes", is_flag=True, help="Read every byte of every stored file.")
+@click.option("--repair", is_flag=True, help="Mend what can be mended from what is there.")
+@LAKEHOUSE
+def verify(day: Any, hashes: bool, repair: bool, lakehouse: Path | None) -> None:
+    """Compares files, hashes, rows and layers, and says what does not agree.
+
+    No run works on the lakehouse meanwhile.
+    """
+    settings = settings_of(lakehouse)
+    from dicom_assets.console import print_findings, shown_progress
+    from dicom_assets.steps.repair import verify_and_repair
+    from dicom_assets.steps.verify import verify as compare
+
+    only = day.date() if day else None
+    with shown_progress():
+        if repair:
+            found, remaining = verify_and_repair(settings, day=only, hashes=hashes)
+        else:
+            found = remaining = compare(settings, day=only, hashes=hashes)
+    print_findings(found)
+    if repair and found:
+        click.echo("after the repair:")
+        print_findings(remaining)
+    raise SystemExit(1 if remaining else 0)
+
+
 def _home() -> Path:
     from dicom_assets.settings import home
 

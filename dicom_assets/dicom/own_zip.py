@@ -177,6 +177,33 @@ def digest(source: BinaryIO) -> Digest:
     return Digest(size, sha.hexdigest())
 
 
+def stated(path: Path) -> Entry:
+    """Returns what a ZIP says of its one member, at both ends; its data are not read.
+
+    Raises:
+        zipfile.BadZipFile: It is cut short, too long, or its ends do not say the same.
+        OSError: The file is missing or cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        start, length = file.read(_PIECE), file.seek(0, os.SEEK_END)
+        if len(start) < _LOCAL.size or not start.startswith(b"PK\3\4"):
+            raise zipfile.BadZipFile("no ZIP with one DICOM file")
+        *_, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack_from(start)
+        end = _LOCAL.size + name_length
+        large = packed == size == _FULL and extra >= _EXTRA_64.size
+        if large:
+            if len(start) < end + _EXTRA_64.size:
+                raise zipfile.BadZipFile("the ZIP is cut short")
+            _, _, size, packed = _EXTRA_64.unpack_from(start, end)
+        name = start[_LOCAL.size : end].decode("utf-8", "replace")
+        entry = Entry(name, method, crc, packed, size, large)
+        tail = entry.tail
+        file.seek(max(length - len(tail), 0))
+        if length != len(entry.head) + packed + len(tail) or file.read(len(tail)) != tail:
+            raise zipfile.BadZipFile("what stands before the data and behind them differs")
+    return entry
+
+
 @contextmanager
 def open_organised(path: Path) -> Iterator[BinaryIO]:
     """Opens an organised DICOM file, be it plain or in a ZIP of its own; seekable.

@@ -24,7 +24,7 @@ from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, partition_transactions, span
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
-from dicom_assets.lakehouse.places import Places
+from dicom_assets.lakehouse.places import Key, Places
 from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
@@ -151,7 +151,7 @@ class LocalEngine:
         *,
         progress: Progress | None,
         ingest_date: date,
-        gone: Collection[int] = (),
+        gone: Collection[Key] = (),
     ) -> None:
         """Inserts new keys, replaces known ones and deletes others, with progress, in one commit.
 
@@ -236,6 +236,14 @@ class LocalEngine:
             for day, count in zip(days.to_pylist(), counts.to_pylist(), strict=True):
                 found[str(day)] = found.get(str(day), 0) + count
         return found
+
+    def partitions(self, table: Table) -> list[str | date]:
+        """Returns the values of a table's partitions that hold files, in order."""
+        delta = self.open(table)
+        if delta is None:
+            return []
+        files = pa.table(delta.get_add_actions(flatten=True))
+        return sorted(set(files[f"partition.{table.partition}"].to_pylist()))
 
     def read(
         self,

@@ -52,6 +52,16 @@ class Layout:
         return self.process_root / ".organise"
 
     @property
+    def failed_root(self) -> Path:
+        """The tree of DICOM files that could not be moved or read."""
+        return self.root / "bronze/Files/Failed/Imaging/DICOM"
+
+    @property
+    def fhir_failed_root(self) -> Path:
+        """The tree of FHIR lines that could not be read."""
+        return self.root / "bronze/Files/Failed/Clinical/FHIR NDJSON"
+
+    @property
     def fhir_root(self) -> Path:
         """The tree of FHIR NDJSON files."""
         return self.root / "bronze/Files/Process/Clinical/FHIR NDJSON"
@@ -62,8 +72,7 @@ class Layout:
 
     def failed_folder(self, source_system: str, day: date) -> Path:
         """Returns the date folder of DICOM files that could not be moved or read."""
-        root = self.root / "bronze/Files/Failed/Imaging/DICOM"
-        return _dated(root, source_system, day)
+        return _dated(self.failed_root, source_system, day)
 
     def operations_drop(self, source_system: str) -> Path:
         """Returns where operations about a source system are dropped."""
@@ -95,8 +104,7 @@ class Layout:
 
     def fhir_failed_folder(self, source_system: str, day: date, resource_type: str) -> Path:
         """Returns the date folder of FHIR lines that could not be read."""
-        root = self.root / "bronze/Files/Failed/Clinical/FHIR NDJSON"
-        return _dated(root, source_system, day) / resource_type
+        return _dated(self.fhir_failed_root, source_system, day) / resource_type
 
     def fhir_files(self, day: date, resource_type: str) -> list[tuple[str, Path]]:
         """Returns (source system, file) of every NDJSON file of a day, sorted.

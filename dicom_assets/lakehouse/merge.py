@@ -28,7 +28,7 @@ def upsert(
     *,
     places: Mapping[Key, str],
     partition: str,
-    gone: Collection[int],
+    gone: Collection[Key],
     transactions: list[Transaction],
     properties: WriterProperties,
 ) -> set[str]:

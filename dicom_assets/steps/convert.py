@@ -8,13 +8,14 @@ own folder. Not decided here: the mapping (`dicom_assets.fhir.imaging_study`).
 
 import re
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies
+from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies, resource_id
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Progress
@@ -26,6 +27,7 @@ from dicom_assets.steps.run import Run
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
 _NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
+_OURS = re.compile(r".*/\d+_ImagingStudy_[0-9a-f]{8}_(?:v\d+-\d+|again)\.ndjson")
 
 
 def convert(run: Run) -> Report:
@@ -122,3 +124,29 @@ def _write(
         put(target.with_name(f".{target.name}.tmp"), target)
     report.count({"files": len(targets)})
     return failures
+
+
+def is_ours(address: str) -> bool:
+    """Says whether an NDJSON file is one that this step wrote, by its name."""
+    return _OURS.fullmatch(address) is not None
+
+
+def convert_again(run: Run, studies: Collection[tuple[str, str]]) -> None:
+    """Writes all of the date's rows of some studies into files of their own, for `repair`.
+
+    Args:
+        run: The run.
+        studies: Source system and resource id of each.
+    """
+    systems = {system for system, _ in studies}
+    uids = run.engine.read(run.metastore, ["studyInstanceUid"], ingest_date=run.ingest_date)
+    ids = {uid: resource_id(uid) for uid in uids["studyInstanceUid"].unique().to_pylist()}
+    for system in sorted(systems):
+        wanted = [uid for uid, own_id in ids.items() if (system, own_id) in studies]
+        where = {"sourceSystem": [system], "studyInstanceUid": wanted}
+        rows = run.engine.read(run.metastore, COLUMNS, ingest_date=run.ingest_date, where=where)
+        instances = pa.Table.from_batches(map(project, rows.to_batches()), schema=INSTANCES)
+        table = _table_of(run.engine.app_id(STEP, run.metastore, run.ingest_date))
+        name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{table}_again.ndjson"
+        # their failures have rows already
+        _write(run, instances, Report(STEP), name=name, begun=set())

@@ -9,7 +9,7 @@ it lies, so it makes the same row.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,12 +17,12 @@ import pyarrow as pa
 from dicom_assets.lakehouse.allocator import give_back_memory, keep_memory
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress
-from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.layout import Layout, one_name
 from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, shared_out
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.read_files import STEP, Done, Task, read_files
-from dicom_assets.steps.report import Report, reporting
+from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.reread import reread
 from dicom_assets.steps.run import Run
 
@@ -65,6 +65,28 @@ def extract(run: Run) -> Report:
         done.count({"failures": len(failures)})
         reread(run, done)
     return done
+
+
+def extract_again(run: Run, addresses: Collection[str]) -> None:
+    """Reads organised files whatever has been read, for `repair`; says no progress.
+
+    Args:
+        run: The run.
+        addresses: `filePath` of their `process_files` rows, which have neither a metastore nor a
+            failure row.
+    """
+    table, day = catalog.PROCESS_FILES, run.ingest_date
+    where = {"filePath": addresses}
+    files = run.engine.read(table, table.schema.names, ingest_date=day, where=where)
+    failures: list[Failure] = []
+    replaced = _Replaced(run.engine.layout)
+    for rows, _ in _commits(_read_all(run, files, failures, replaced, Report(STEP))):
+        replaced.remove()
+        found = pa.Table.from_batches(rows, schema=run.metastore.schema)
+        run.engine.append(run.metastore, found, progress=None, ingest_date=day)
+    if failures:
+        rows = failure_rows(failures, ingest_date=day, failed_at=now(), run_id=run.id)
+        run.engine.append(catalog.INGESTION_FAILURES, rows, progress=None, ingest_date=day)
 
 
 def expect(run: Run, *, files: int, size: int) -> None:

@@ -6,7 +6,7 @@ silver row looks like and how a late arrival is merged (`dicom_assets.fhir`).
 An upsert of the same lines again changes nothing, so only the last one of a run carries progress.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
@@ -62,6 +62,35 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
     return done
 
 
+def flatten_again(
+    run: Run,
+    *,
+    bronze: Table,
+    silver: Table,
+    studies: Collection[tuple[str, str]],
+    from_scratch: bool,
+) -> None:
+    """Upserts all lines about some resources, of all dates, for `repair`; says no progress.
+
+    Args:
+        run: The run; rows that are new go to its date.
+        bronze: Raw resources.
+        silver: The flattened table.
+        studies: Source system and id of each resource.
+        from_scratch: Whether what silver holds of them is forgotten.
+    """
+    wanted = sorted(studies)
+    for start in range(0, len(wanted), _LINES_PER_UPSERT):
+        some = set(wanted[start : start + _LINES_PER_UPSERT])
+        where = {"id": {own_id for _, own_id in some}}
+        lines = run.engine.read(bronze, bronze.schema.names, where=where)
+        pairs = zip(lines["sourceSystem"].to_pylist(), lines["id"].to_pylist(), strict=True)
+        lines = lines.filter(pa.array([pair in some for pair in pairs], pa.bool_()))
+        # bad lines have their failure rows already
+        rows, _ = _merged(run.engine, bronze, silver, lines, from_scratch=from_scratch)
+        run.engine.upsert(silver, rows, progress=None, ingest_date=run.ingest_date)
+
+
 def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterator[pa.Table]:
     """Yields new lines, some hundred at a time."""
     waiting: list[pa.RecordBatch] = []
@@ -78,8 +107,13 @@ def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterat
 
 
 def _merged(
-    engine: LocalEngine, bronze: Table, silver: Table, lines: pa.Table
+    engine: LocalEngine,
+    bronze: Table,
+    silver: Table,
+    lines: pa.Table,
+    *,
+    from_scratch: bool = False,
 ) -> tuple[pa.Table, list[Failure]]:
-    ids = silver_ids(bronze.name, lines)
+    ids = [] if from_scratch else silver_ids(bronze.name, lines)
     existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
     return upserts(bronze.name, lines, existing, now=now())

@@ -6,7 +6,7 @@ what a good line is (`dicom_assets.fhir.ndjson`).
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -54,13 +54,28 @@ def ingest_fhir(run: Run, table: Table) -> Report:
     return done
 
 
+def ingest_again(run: Run, table: Table, source_system: str, path: Path) -> None:
+    """Appends the lines of a file that have no row, though others may have; for `repair`."""
+    where = {"filePath": [run.engine.layout.relative(path)]}
+    rows = run.engine.read(table, ["lineNumber"], ingest_date=run.ingest_date, where=where)
+    _File(run, table, source_system, path, known=set(rows["lineNumber"].to_pylist())).ingest()
+
+
 class _File:
     """One NDJSON file on its way into the bronze table."""
 
-    def __init__(self, run: Run, table: Table, source_system: str, path: Path) -> None:
+    def __init__(
+        self,
+        run: Run,
+        table: Table,
+        source_system: str,
+        path: Path,
+        known: Collection[int] = (),
+    ) -> None:
         self._run, self._engine, self._table = run, run.engine, table
         self._system, self._path, self._day = source_system, path, run.ingest_date
         self._address = run.engine.layout.relative(path)
+        self._known = known
         self.good = 0
         self.bad: list[BadLine] = []
 
@@ -91,6 +106,8 @@ class _File:
             for line in read_lines(stream, resource_type=self._table.name):
                 if isinstance(line, BadLine):
                     self.bad.append(line)
+                    continue
+                if line.number in self._known:
                     continue
                 rows.append(self._row(line, ingested_at))
                 size += len(line.text)

@@ -25,6 +25,7 @@ from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_li
 from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
+from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
 from dicom_assets.lakehouse.layout import (
     DEFAULT_SOURCE_SYSTEM,
@@ -56,12 +57,7 @@ def organise(run: Run) -> Report:
     """
     layout, settings = run.engine.layout, run.settings
     keep_memory()
-    journal = Journal(
-        run.engine,
-        files=catalog.PROCESS_FILES,
-        failures=catalog.INGESTION_FAILURES,
-        operations=catalog.OPERATIONS,
-    )
+    journal = journal_of(run.engine)
     threads = ThreadPoolExecutor(settings.workers)
     with _begun(run) as report, journal.open(), threads:
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +86,16 @@ def organise(run: Run) -> Report:
             settle_seconds=settings.settle_seconds,
         )
     return report
+
+
+def journal_of(engine: LocalEngine) -> Journal:
+    """Returns the journal that a killed run's moves, if any, stand in."""
+    return Journal(
+        engine,
+        files=catalog.PROCESS_FILES,
+        failures=catalog.INGESTION_FAILURES,
+        operations=catalog.OPERATIONS,
+    )
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from dicom_assets.steps.run import Run
 STEP = "to_omop"
 
 
-def image_occurrence(run: Run) -> Report:
+def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
     """Upserts one gold/Image_Occurrence row per series of the studies that changed.
 
     A series that a study no longer has, since all its instances are in others now, goes.
@@ -43,10 +43,10 @@ def image_occurrence(run: Run) -> Report:
         before = _held(run, table, "sourceRecordId", silver["id"].to_pylist())
         return rows, before - set(rows[key].to_pylist())
 
-    return _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping)
+    return _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping, ids)
 
 
-def procedure_occurrence(run: Run) -> Report:
+def procedure_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
     """Upserts one gold/procedure_occurrence row per study that changed."""
     return _from_silver(
         run,
@@ -55,10 +55,11 @@ def procedure_occurrence(run: Run) -> Report:
             procedure_occurrences(silver, crosswalks=run.crosswalks, now=now()),
             set(),
         ),
+        ids,
     )
 
 
-def person(run: Run) -> Report:
+def person(run: Run, ids: Collection[str] | None = None) -> Report:
     """Upserts the gold/person rows that the studies that changed point to.
 
     The unknown person of a study whose patient is known by now goes.
@@ -81,19 +82,30 @@ def person(run: Run) -> Report:
         )
         return rows, _held(run, gold, "person_id", unknown_persons(silver))
 
-    return _from_silver(run, gold, mapping)
+    return _from_silver(run, gold, mapping, ids)
 
 
 def _from_silver(
-    run: Run, gold: Table, mapping: Callable[[pa.Table], tuple[pa.Table, set[int]]]
+    run: Run,
+    gold: Table,
+    mapping: Callable[[pa.Table], tuple[pa.Table, set[int]]],
+    again: Collection[str] | None,
 ) -> Report:
-    """Upserts what a mapping makes of the studies that changed; deletes what it says is gone."""
+    """Upserts what a mapping makes of the studies that changed; deletes what it says is gone.
+
+    With ids of studies to map again it takes these, whatever has been read, and says no progress.
+    """
     engine, bronze, silver = (
         run.engine,
         catalog.BRONZE_IMAGING_STUDY,
         catalog.silver_imaging_study(),
     )
     with reporting(STEP, engine.layout.root) as report:
+        if again is not None:
+            rows, gone = mapping(engine.read(silver, STUDY_COLUMNS, where={"id": again}))
+            engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
+            report.rows = rows.num_rows
+            return report
         # silver made anew, or other choices: another reading of the same lines
         step = f"{STEP}/{gold.name}/{engine.identity(silver)}/{run.choices}"
         app_id = engine.app_id(step, bronze, run.ingest_date)

@@ -28,8 +28,26 @@ def test_the_job_joins_files_and_says_so_without_patient_data(house, write_dicom
     assert house.run.engine.row_count(catalog.IMAGE_OCCURRENCE) == before == 3
 
 
-def test_it_runs_once_a_week():
-    (schedule,) = list(defs().schedules or ())
-    assert isinstance(schedule, dg.ScheduleDefinition)
-    assert (schedule.job_name, schedule.cron_schedule) == ("maintenance", "0 3 * * 0")
-    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+def test_it_runs_once_a_week_and_a_comparison_once_a_month_when_switched_on():
+    schedules = [each for each in defs().schedules or () if isinstance(each, dg.ScheduleDefinition)]
+    assert {each.job_name: (each.cron_schedule, each.default_status) for each in schedules} == {
+        "maintenance": ("0 3 * * 0", dg.DefaultScheduleStatus.RUNNING),
+        "verify": ("0 4 1 * *", dg.DefaultScheduleStatus.STOPPED),
+    }
+
+
+def test_the_comparison_fails_with_counts_alone_when_something_does_not_agree(house, write_dicom):
+    write_dicom(house.drop / "Doe.dcm", PatientID="P99")
+    house.chain()
+    job = defs().resolve_job_def("verify")
+    resources = {"lakehouse": Lakehouse(root=str(house.settings.lakehouse))}
+    with dg.instance_for_test() as instance:
+        assert job.execute_in_process(instance=instance, resources=resources).success
+        (stored,) = house.files("bronze/Files/Process/Imaging")
+        stored.unlink()
+        done = job.execute_in_process(instance=instance, resources=resources, raise_on_error=False)
+        logged = " ".join(str(record) for record in instance.all_logs(done.run_id))
+    assert not done.success
+    assert "file_missing" in logged
+    assert "P99" not in logged
+    assert stored.name not in logged

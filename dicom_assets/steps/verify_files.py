@@ -1,0 +1,117 @@
+"""The trees of files as `verify` sees them: date folders, strays, and tables' data files.
+
+Decided here: what is a date folder, and what is a leftover or nobody's. Tables' files that the log
+does not name are left to maintenance; those it names must be there, as long as it says. Nothing
+here reads a row.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout
+from dicom_assets.steps.findings import Findings, Kind
+
+_DATED = re.compile(r"(?:(?P<system>.+)/)?(?P<year>\d{4})/(?P<month>\d\d)/(?P<day>\d\d)")
+
+
+class Trees:
+    """Where the dates' files lie; found by one walk, which lists no date folder.
+
+    Attributes:
+        process: Ingest date → source system → folder of organised files.
+        failed: The same of DICOM files that failed.
+    """
+
+    def __init__(self, layout: Layout, found: Findings) -> None:
+        """Walks the trees; adds what lies outside of date folders to the findings."""
+        self._layout = layout
+        self.process = _by_date(layout, layout.process_root, found)
+        self.failed = _by_date(layout, layout.failed_root, found)
+        for root in (layout.fhir_root, layout.fhir_failed_root):
+            for folders in _by_date(layout, root, found).values():
+                for folder in folders.values():
+                    _temporaries(layout, folder, found)
+        _leftovers(layout, found)
+
+    def days(self) -> set[date]:
+        """Returns the dates that have a folder."""
+        return {*self.process, *self.failed}
+
+
+def _by_date(layout: Layout, root: Path, found: Findings) -> dict[date, dict[str, Path]]:
+    dated: defaultdict[date, dict[str, Path]] = defaultdict(dict)
+    waiting = [root] if root.is_dir() else []
+    while waiting:
+        folder = waiting.pop()
+        match = _DATED.fullmatch(folder.relative_to(root).as_posix())
+        if match and (day := _day(match)):
+            dated[day][match["system"] or DEFAULT_SOURCE_SYSTEM] = folder
+            continue
+        for entry in os.scandir(folder):
+            path = Path(entry.path)
+            if entry.is_dir():
+                waiting += [path] if path != layout.organise_folder else []
+            else:
+                add_stray(layout, path, found)
+    return dict(dated)
+
+
+def _day(match: re.Match[str]) -> date | None:
+    try:
+        return date(int(match["year"]), int(match["month"]), int(match["day"]))
+    except ValueError:
+        return None
+
+
+def add_stray(layout: Layout, path: Path, found: Findings) -> None:
+    """Adds a file that no row can name: a leftover of ours, or an orphan."""
+    ours = path.name.startswith(".") and path.name.endswith(".tmp")
+    kind = Kind.LEFTOVER if ours else Kind.ORPHAN
+    found.add(kind, layout.relative(path), key=path)
+
+
+def _temporaries(layout: Layout, folder: Path, found: Findings) -> None:
+    for path in folder.rglob(".*.tmp"):
+        add_stray(layout, path, found)
+
+
+def _leftovers(layout: Layout, found: Findings) -> None:
+    """Adds what a killed run has left outside of the date folders."""
+    if layout.organise_folder.exists():
+        found.add(Kind.LEFTOVER, layout.relative(layout.organise_folder))
+    for path in layout.root.glob("*/Tables/*/_places.arrow.tmp"):
+        found.add(Kind.LEFTOVER, layout.relative(path), key=path)
+
+
+def names_in(layout: Layout, folder: Path, found: Findings) -> Iterator[str]:
+    """Yields the names of a date folder's files; adds what else lies there to the findings."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            for path in Path(entry.path).rglob("*"):
+                if not path.is_dir():
+                    add_stray(layout, path, found)
+        elif entry.name.startswith(".") or not entry.is_file():
+            add_stray(layout, Path(entry.path), found)
+        else:
+            yield entry.name
+
+
+def check_table_files(engine: LocalEngine, table: Table, found: Findings) -> None:
+    """Adds data files that a table's log names and that are missing or of another size."""
+    delta = engine.open(table)
+    if delta is None:
+        return
+    folder = engine.layout.table(table.layer, table.name)
+    files = pa.table(delta.get_add_actions())
+    for name, size in zip(files["path"].to_pylist(), files["size_bytes"].to_pylist(), strict=True):
+        path = folder / unquote(name)
+        if not path.exists() or path.stat().st_size != size:
+            found.add(Kind.DATA_FILE, engine.layout.relative(path))
