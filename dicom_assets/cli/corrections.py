@@ -41,14 +41,14 @@ _ABOUT_UIDS = _with(
 @click.command()
 @_ABOUT_UIDS
 def delete(**options: Any) -> None:
-    """Takes a study, series or instance out of silver and gold; `restore` brings it back."""
+    """Asks for a study, series or instance to go. Recorded, but NOT YET ACTED ON."""
     _ask("delete", **options)
 
 
 @click.command()
 @_ABOUT_UIDS
 def restore(**options: Any) -> None:
-    """Brings back what was deleted."""
+    """Asks for what was deleted to come back. Recorded, but NOT YET ACTED ON."""
     _ask("restore", **options)
 
 
@@ -67,7 +67,7 @@ def reread(**options: Any) -> None:
     *_COMMON,
 )
 def change_patient(wrong: str, right: str, **options: Any) -> None:
-    """Gives what came under one Patient ID, or one study of it, another Patient ID."""
+    """Asks for another Patient ID, of all or one study. Recorded, but NOT YET ACTED ON."""
     _ask("change_patient", patientId=wrong, newPatientId=right, **options)
 
 
@@ -144,3 +144,5 @@ def _ask(
     path = ask.ask(engine, asked, source_system=namespace)
     click.echo(f"the lakehouse holds {held[namespace]} instances of it; asked for: {path}")
     click.echo("a running sensor takes what is dropped by itself; else: dicom-assets run")
+    if kind != "reread":
+        click.echo("it is recorded; silver and gold do not follow it yet")
