@@ -1,0 +1,5 @@
+"""`python -m dicom_assets.cli`."""
+
+from dicom_assets.cli import main
+
+main()
