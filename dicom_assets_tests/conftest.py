@@ -34,6 +34,21 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def interrupting(done: int) -> Callable[[Callable], Callable]:
+    """Returns what makes functions break off before the next call, once so many were made."""
+    acts = iter(range(100))
+
+    def interrupted(original: Callable) -> Callable:
+        def act(*args: Any, **kwargs: Any) -> Any:
+            if next(acts) == done:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        return act
+
+    return interrupted
+
+
 class House:
     """A lakehouse under test."""
 

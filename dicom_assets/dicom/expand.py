@@ -61,9 +61,8 @@ class _Stored:
         yield piece
 
 
-class _Deflated:
-    def __init__(self, _: int) -> None:
-        self._stream: Any = isal_zlib.decompressobj(RAW)
+class _Stream:
+    _stream: Any
 
     @property
     def ended(self) -> bool:
@@ -72,6 +71,11 @@ class _Deflated:
     @property
     def ended_early(self) -> bool:
         return bool(self._stream.unused_data)
+
+
+class _Deflated(_Stream):
+    def __init__(self, _: int) -> None:
+        self._stream = isal_zlib.decompressobj(RAW)
 
     def feed(self, piece: bytes, /) -> Iterator[bytes]:
         while data := self._stream.decompress(piece, CHUNK):
@@ -79,17 +83,9 @@ class _Deflated:
             piece = self._stream.unconsumed_tail
 
 
-class _Bzip2:
+class _Bzip2(_Stream):
     def __init__(self, _: int) -> None:
-        self._stream: bz2.BZ2Decompressor | lzma.LZMADecompressor = bz2.BZ2Decompressor()
-
-    @property
-    def ended(self) -> bool:
-        return self._stream.eof
-
-    @property
-    def ended_early(self) -> bool:
-        return bool(self._stream.unused_data)
+        self._stream = bz2.BZ2Decompressor()
 
     def feed(self, piece: bytes, /) -> Iterator[bytes]:
         while not self._stream.eof:

@@ -1,11 +1,23 @@
 """Moving a file, also to another file system.
 
-Decided here: that a file is under its new name whole or not at all.
+Decided here: that a file is under its new name whole or not at all, and that a copy is durable
+before what it was made of goes.
 """
 
 import errno
+import os
 import shutil
 from pathlib import Path
+
+from dicom_assets.lakehouse.durable import sync
+
+
+def move(source: Path, target: Path) -> None:
+    """Gives a file another place, and removes it from where it was; makes the folder."""
+    transfer(source, target)
+    if os.path.lexists(source):  # it was copied, to another file system
+        sync([target.parent])
+        source.unlink()
 
 
 def transfer(source: Path, target: Path) -> None:

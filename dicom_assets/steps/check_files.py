@@ -56,10 +56,19 @@ def digest_of(path: Path) -> Digest:
         return digest(stream)
 
 
+def size_of(path: Path) -> int:
+    """Returns the bytes of an organised file, of one in its ZIP as the ZIP states them.
+
+    Raises:
+        BadZipFile: What stands around the ZIP's data is damaged.
+    """
+    return stated(path).size if path.suffix == ".zip" else path.stat().st_size
+
+
 def _problem(file: Stored, *, hashes: bool) -> str | None:
     path = Path(file.path)
     try:
-        size = stated(path).size if path.suffix == ".zip" else path.stat().st_size
+        size = size_of(path)
         if file.size is not None and size != file.size:
             return "another size"
         if hashes and file.sha256 and digest_of(path).sha256 != file.sha256:

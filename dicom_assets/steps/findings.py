@@ -127,10 +127,6 @@ class Findings:
         for kind in kinds:
             yield from self._kept[kind]
 
-    def known(self) -> set[Finding]:
-        """Returns all that is kept."""
-        return {finding for kept in self._kept.values() for finding in kept}
-
     def __bool__(self) -> bool:
         """Says whether anything was found."""
         return bool(self.counts)

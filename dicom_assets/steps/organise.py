@@ -240,8 +240,12 @@ class _Turn:
 
     def _open(self, path: Path) -> BinaryIO:
         """Opens a dropped or a staged file; follows no link that a dropper may have put there."""
-        dropped = path.is_relative_to(self._layout.drop_folder)
-        return open_regular(path, within=self._layout.drop_folder if dropped else None)
+        return open_regular(path, within=self._within(path))
+
+    def _within(self, path: Path) -> Path | None:
+        """Returns the folder below which no link is followed to a file; None for a staged one."""
+        drop_folder = self._layout.drop_folder
+        return drop_folder if path.is_relative_to(drop_folder) else None
 
     def _look(self, entry: Dropped) -> _Found:
         with self._open(entry.path) as stream:
@@ -338,7 +342,6 @@ class _Turn:
         """Unpacks an archive into a staging folder of its own."""
         folder = self._journal.staging / f"{next(self._staged)}"
         folder.mkdir()
-        drop_folder = self._layout.drop_folder
         yield from members(
             archive,
             into=folder,
@@ -346,7 +349,7 @@ class _Turn:
             organised=lambda inner: self._name(source.inside(inner)),
             own_name=dicom_name if self._settings.compress else None,
             workers=workers or self._settings.workers,
-            within=drop_folder if archive.is_relative_to(drop_folder) else None,
+            within=self._within(archive),
         )
 
     def _unpack_alone(self, archive: Path, source: _Source, budget: Budget) -> list[Member]:

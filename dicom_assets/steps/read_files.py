@@ -18,10 +18,9 @@ from dicom_assets.dicom.columns import metadata_column, metadata_string
 from dicom_assets.dicom.own_zip import CHUNK, Digest, digest, open_organised, write_zip
 from dicom_assets.dicom.part10 import NATIVE
 from dicom_assets.lakehouse import schemas
-from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import Layout, dicom_name, one_name
-from dicom_assets.lakehouse.move import transfer
+from dicom_assets.lakehouse.move import move
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
@@ -130,10 +129,7 @@ def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message:
     path = layout.absolute(row["filePath"])
     failed = _failed_path(row, layout, ingest_date)
     if path.exists():
-        transfer(path, failed)
-        if path.exists():  # it was copied, to another file system
-            sync([failed.parent])
-            path.unlink()
+        move(path, failed)
     return Failure(
         STEP,
         reason,

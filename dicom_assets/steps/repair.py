@@ -17,14 +17,14 @@ from zipfile import BadZipFile
 
 import pyarrow as pa
 
-from dicom_assets.dicom.own_zip import stated
 from dicom_assets.fhir.flatten import silver_id
+from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM
-from dicom_assets.lakehouse.move import transfer
+from dicom_assets.lakehouse.move import move
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, to_omop
-from dicom_assets.steps.check_files import digest_of
+from dicom_assets.steps.check_files import digest_of, size_of
 from dicom_assets.steps.convert import RESOURCE_TYPE, convert, convert_again
 from dicom_assets.steps.extract import extract, extract_again
 from dicom_assets.steps.findings import Finding, Findings, Kind
@@ -157,8 +157,7 @@ class _Repair:
         inside = "" if system == DEFAULT_SOURCE_SYSTEM else system
         target = self._layout.drop_folder / inside / path.name
         if not os.path.lexists(target):
-            transfer(path, target)
-            path.unlink(missing_ok=True)  # on another file system it was copied
+            move(path, target)
 
     def _write_lines(self, missing: Finding) -> None:
         """Writes an NDJSON file anew from its rows, each on its own line."""
@@ -174,7 +173,7 @@ class _Repair:
         with temporary.open("wb") as sink:
             for number in range(1, max(texts) + 1):
                 sink.write(texts.get(number, "").encode() + b"\n")
-        temporary.replace(path)
+        put(temporary, path)
 
     def _register(self, run: Run, files: list[Finding]) -> None:
         """Makes `process_files` rows of files that have none, so that they are read."""
@@ -310,6 +309,6 @@ def _is_study(finding: Finding) -> bool:
 
 def _size(path: Path) -> int:
     try:
-        return stated(path).size if path.suffix == ".zip" else path.stat().st_size
+        return size_of(path)
     except BadZipFile:  # reading it will say so
         return path.stat().st_size

@@ -17,11 +17,10 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pyarrow as pa
 
-from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout, one_name, organised_name
 from dicom_assets.lakehouse.lock import locked
-from dicom_assets.lakehouse.move import transfer
+from dicom_assets.lakehouse.move import move
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import now
@@ -140,10 +139,7 @@ def _move(layout: Layout, failed_path: str, target: Path) -> None:
     while os.path.lexists(free):
         number += 1
         free = target.with_name(f"{target.stem}~{number}{target.suffix}")
-    transfer(source, free)
-    if os.path.lexists(source):  # it was copied to another file system
-        sync([free.parent])
-        source.unlink()
+    move(source, free)
 
 
 def _today(settings: Settings) -> date:

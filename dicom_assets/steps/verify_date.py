@@ -1,7 +1,8 @@
 """One ingest date: its files in Process and Failed, its rows and its NDJSON lines.
 
 Decided here: which of them belong together. A file counts by its one name, be it plain or in its
-ZIP. Not decided here: what lies between dates and layers (`verify_layers`).
+ZIP. Not decided here: what lies between dates and layers (`verify_silver`,
+`verify_gold`).
 """
 
 from collections import Counter, defaultdict
@@ -65,8 +66,18 @@ class DateCheck:
         return {self._layout.relative(path) for paths in self._lying.values() for path in paths}
 
     @cached_property
+    def _organised_rows(self) -> list[dict[str, Any]]:
+        return self._read(catalog.PROCESS_FILES, ROW)
+
+    @cached_property
     def _organised(self) -> dict[Name, dict[str, Any]]:
-        return {_name(row): row for row in self._read(catalog.PROCESS_FILES, ROW)}
+        return {_name(row): row for row in self._organised_rows}
+
+    @cached_property
+    def _lines(self) -> list[tuple[str, int]]:
+        """File and line number of each bronze row."""
+        rows = self._read(catalog.BRONZE_IMAGING_STUDY, ["filePath", "lineNumber"])
+        return [(row["filePath"], row["lineNumber"]) for row in rows]
 
     @cached_property
     def _metastore_rows(self) -> list[dict[str, Any]]:
@@ -141,8 +152,8 @@ class DateCheck:
         """Compares NDJSON files with the bronze rows of the date."""
         layout, table = self._layout, catalog.BRONZE_IMAGING_STUDY
         rows: defaultdict[str, set[int]] = defaultdict(set)
-        for row in self._read(table, ["filePath", "lineNumber"]):
-            rows[row["filePath"]].add(row["lineNumber"])
+        for file, line in self._lines:
+            rows[file].add(line)
         for system, path in layout.fhir_files(self._day, convert.RESOURCE_TYPE):
             address = layout.relative(path)
             with path.open("rb") as stream:
@@ -161,14 +172,12 @@ class DateCheck:
             self._add(Kind.ROW_WITHOUT_LINE, address, key=address, note=note)
 
     def _find_duplicates(self) -> None:
-        bronze = self._read(catalog.BRONZE_IMAGING_STUDY, ["filePath", "lineNumber"])
-        organised = self._read(catalog.PROCESS_FILES, ["filePath"])
         failures = (tuple(row.values()) for row in self._failures)
         for table, rows in (
-            (catalog.PROCESS_FILES, (row["filePath"] for row in organised)),
+            (catalog.PROCESS_FILES, (row["filePath"] for row in self._organised_rows)),
             # reading a file again makes a row of another instant
             (self._run.metastore, ((r["filePath"], r["ingestedAt"]) for r in self._metastore_rows)),
-            (catalog.BRONZE_IMAGING_STUDY, ((r["filePath"], r["lineNumber"]) for r in bronze)),
+            (catalog.BRONZE_IMAGING_STUDY, self._lines),
             (catalog.INGESTION_FAILURES, failures),
         ):
             for row in repeated(rows):

@@ -87,7 +87,7 @@ def _leftovers(layout: Layout, found: Findings) -> None:
     """Adds what a killed run has left outside of the date folders."""
     if layout.organise_folder.exists():
         found.add(Kind.LEFTOVER, layout.relative(layout.organise_folder))
-    for path in layout.root.glob("*/Tables/*/_places.arrow.tmp"):
+    for path in layout.root.glob("*/Tables/*/_places/*.tmp"):
         found.add(Kind.LEFTOVER, layout.relative(path), key=path)
 
 

@@ -85,10 +85,12 @@ def _is_temporary(path: Path, table: Path | None) -> bool:
     if table is None:
         return name.startswith(".") or name.endswith(".tmp")
     if path.is_dir():
-        return name != "_delta_log" and "=" not in name and name != "_change_data"
+        return name not in ("_delta_log", "_places") and "=" not in name and name != "_change_data"
     if path.parent.name == "_delta_log":
         return not _LOG.fullmatch(name)
-    return not _DATA.fullmatch(name) and name != "_places.arrow"
+    if path.parent.name == "_places":
+        return not name.endswith(".arrow")
+    return not _DATA.fullmatch(name)
 
 
 def _plain(text: str) -> str:

@@ -23,6 +23,10 @@ DAYS = tuple(DELIVERIES)
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 QUICK = {"mkdir": 6, "open": 3, "write": 2}
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
+KILLS = 4
+"""So many runs in a row are killed, each further on, before one gets through."""
+SHARES = 8
+"""Tests into which the suite cuts a scene's kill points."""
 
 
 class Scene:
@@ -120,6 +124,17 @@ class Scene:
             kinds[act.kind] += 1
             names[name] += 1
         return points
+
+    def killed_in_rows(self, share: int, *, points: Sequence[Fault]) -> None:
+        """Tries one of SHARES of the points, KILLS of them in a row, some with a power cut."""
+        rows = -(-len(points) // KILLS)
+        tried = killed = 0
+        for row in range(share, rows, SHARES):
+            power = (None, "data", "names")[row % 3]
+            number, different = self.killed_again_and_again(points[row::rows], power=power)
+            assert different == []
+            killed, tried = killed + number, tried + len(points[row::rows])
+        assert killed > 0.7 * tried, "what an earlier kill has left done is not done again"
 
     def killed_again_and_again(
         self, faults: Sequence[Fault], *, power: str | None = None, **more: Any

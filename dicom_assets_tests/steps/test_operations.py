@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from dicom_assets.lakehouse.drop_folder import dropped
 from dicom_assets.lakehouse.journal import Journal
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
+from dicom_assets_tests.conftest import interrupting
 
 DELETE = {
     "operation": "delete",
@@ -174,16 +174,7 @@ def test_killed_at_any_point_an_operation_is_taken_in_once(house, monkeypatch, d
     ask(house, DELETE, DELETE | {"operation": "reread"}, name="a.json")
     ask(house, DELETE | {"id": "7"}, name="b.json")
     (house.drop / "Operations/bad.json").write_text("{}")
-    acts = iter(range(100))
-
-    def interrupted(original: Callable) -> Callable:
-        def act(*args, **kwargs):
-            if next(acts) == done:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)
-
-        return act
-
+    interrupted = interrupting(done)
     with monkeypatch.context() as patch:
         for name in ("rename", "replace", "unlink"):
             patch.setattr(Path, name, interrupted(getattr(Path, name)))

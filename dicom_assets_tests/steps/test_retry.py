@@ -15,6 +15,7 @@ from dicom_assets.steps import catalog
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.retry import Retried, retry, with_state
 from dicom_assets.steps.status import failed
+from dicom_assets_tests.conftest import interrupting
 
 FAILED = "bronze/Files/Failed"
 INGEST = "bronze/Files/Ingest"
@@ -166,16 +167,7 @@ def test_killed_at_any_point_a_file_lies_in_one_place_and_the_next_retry_goes_on
     for number in range(3):
         (house.drop / f"{number}.txt").write_text(f"{number}")
     house.chain()
-    acts = iter(range(100))
-
-    def interrupted(original: Callable) -> Callable:
-        def act(*args, **kwargs):
-            if next(acts) == done:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)
-
-        return act
-
+    interrupted = interrupting(done)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", interrupted(Path.rename))
         patch.setattr("dicom_assets.steps.retry._record", interrupted(_record()))

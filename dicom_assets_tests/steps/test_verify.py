@@ -315,7 +315,7 @@ def test_leftovers_go_and_orphans_stay(broken):
         put(broken, f"{process}/2026/03/14/.1_x.dcm.zip.tmp"),
         put(broken, f"{process}/.organise/staging/0"),
         put(broken, "bronze/Files/Process/Clinical/FHIR NDJSON/2026/03/14/ImagingStudy/.1.tmp"),
-        put(broken, "silver/Tables/ImagingStudy/_places.arrow.tmp"),
+        put(broken, "silver/Tables/ImagingStudy/_places/1.tmp"),
     ]
     stay = [put(broken, f"{process}/notes.txt"), put(broken, f"{process}/2026/03/14/mine/x.dcm")]
     kinds = {Kind.LEFTOVER: 4, Kind.ORPHAN: 2}
