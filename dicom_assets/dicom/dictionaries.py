@@ -8,6 +8,7 @@ Not decided here: what is done with what is found (`vr`).
 import sys
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -49,8 +50,9 @@ def _repeaters() -> list[tuple[int, int, tuple[str, ...]]]:
 @cache
 def _module(name: str) -> ModuleType:
     """Returns a module of pydicom, which it need not load for it."""
-    if loaded := sys.modules.get(f"pydicom.{name}"):
-        return loaded
+    if f"pydicom.{name}" in sys.modules:
+        # not what stands there: while another thread loads pydicom, that is still empty
+        return import_module(f"pydicom.{name}")
     package = find_spec("pydicom")  # finds it, and loads nothing
     (folder, *_) = (package and package.submodule_search_locations) or [""]
     spec = spec_from_file_location(f"{__name__}.{name}", Path(folder) / f"{name}.py")

@@ -40,3 +40,39 @@ def test_looking_up_loads_the_tables_alone():
         "assert 'pydicom' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+WHILE_ANOTHER_THREAD_LOADS_PYDICOM = """
+import sys, threading, time
+from importlib.machinery import PathFinder
+
+begun = threading.Event()
+
+class Slow:
+    def find_spec(name, path=None, target=None):
+        if name != "pydicom._dicom_dict":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        load = spec.loader.exec_module
+        def slowly(module):
+            begun.set()
+            time.sleep(0.3)
+            load(module)
+        spec.loader.exec_module = slowly
+        return spec
+
+sys.meta_path.insert(0, Slow)
+from dicom_assets.dicom.vr import dictionary_vr
+
+other = threading.Thread(target=__import__, args=["pydicom"])
+other.start()
+begun.wait()
+print(dictionary_vr(0x00100010))
+other.join()
+"""
+
+
+def test_a_dictionary_that_another_thread_is_loading_is_waited_for():
+    command = [sys.executable, "-c", WHILE_ANOTHER_THREAD_LOADS_PYDICOM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("PN\n", "")
