@@ -240,7 +240,7 @@ class Late:
 
     def merge(self) -> None:
         """Makes the study's silver row anew."""
-        (rows, _) = upserts(KIND, self._line, self._held, now=NOW)
+        rows, *_ = upserts(KIND, self._line, self._held, now=NOW)
         if rows.num_rows != 1:
             raise SystemExit("the late instance changed nothing")
 

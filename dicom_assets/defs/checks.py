@@ -68,8 +68,19 @@ def _sent_once(day: Day) -> tuple[bool, dict[str, int]]:
     return _none(**day.resent())
 
 
+def _every_instance_is_settled(day: Day) -> tuple[bool, dict[str, int]]:
+    instances = day.instances[["sourceSystem", "sopInstanceUid"]].drop_duplicates()
+    return _equal(instances=len(instances), rows=len(day.current))
+
+
+def _no_conflicts(day: Day) -> tuple[bool, dict[str, int]]:
+    kinds = day.conflicts["level"] + " " + day.conflicts["attribute"]
+    return _none(**{str(kind): int(count) for kind, count in kinds.value_counts().items()})
+
+
 def _every_study_is_written(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(missing=len(set(day.converted["study"]) - set(day.lines)))
+    expected = set(day.belonging.loc[day.belonging["belongs"], "study"])
+    return _none(missing=len(expected - set(day.lines)))
 
 
 def _every_line_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
@@ -83,13 +94,19 @@ def _unique_lines(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _every_study_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(studies=len(day.study_ids), rows=day.silver.num_rows)
+    return _equal(studies=len(day.study_ids) - len(day.gone), rows=day.silver.num_rows)
 
 
-def _no_instance_lost(day: Day) -> tuple[bool, dict[str, int]]:
-    rows = day.converted[["sourceSystem", "studyInstanceUid", "sopInstanceUid"]]
-    held = {(*key[:2], uid) for key, uids in day.silver_series.items() for uid in uids}
-    return _none(lost=len(set(rows.itertuples(index=False, name=None)) - held))
+def _every_instance_in_its_place(day: Day) -> tuple[bool, dict[str, int]]:
+    held = {(*key, uid) for key, uids in day.silver_series.items() for uid in uids}
+    in_studies = {(system, study, uid) for system, study, _, uid in held}
+    columns = ["sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
+    there = day.belonging.loc[day.belonging["belongs"], columns]
+    elsewhere = day.belonging.loc[~day.belonging["belongs"], [*columns[:2], columns[3]]]
+    return _none(
+        lost=len(set(there.itertuples(index=False, name=None)) - held),
+        left_behind=len(set(elsewhere.itertuples(index=False, name=None)) & in_studies),
+    )
 
 
 def _every_patient_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
@@ -185,6 +202,19 @@ RULES: tuple[Rule, ...] = (
     ),
     _declared("bronze/dicomimagingmetastore", "dicomimagingmetastore"),
     Rule(
+        "silver/current_files",
+        "every_instance_is_settled",
+        "Each instance of the metastore has one row",
+        _every_instance_is_settled,
+    ),
+    Rule(
+        "silver/current_files",
+        "no_conflicts",
+        "In what files contradict each other, and how often",
+        _no_conflicts,
+        blocking=False,
+    ),
+    Rule(
         "bronze/ImagingStudy_ndjson",
         "every_study_is_written",
         "Each study of the metastore has a line or a failure",
@@ -205,9 +235,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "silver/ImagingStudy",
-        "no_instance_lost",
-        "Every instance of the metastore is in its silver study",
-        _no_instance_lost,
+        "every_instance_in_its_place",
+        "Every instance is in the study and series that its newest file says; no deleted one is",
+        _every_instance_in_its_place,
     ),
     _declared("silver/ImagingStudy", "ImagingStudy"),
     Rule(

@@ -133,6 +133,7 @@ class _Series(_Extended):
 class _Meta(_Element):
     lastUpdated: Instant
     source: Uri
+    tag: Many[_Coding] | UnsetType = UNSET
 
 
 class _ImagingStudy(_Element):

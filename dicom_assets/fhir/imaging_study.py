@@ -10,9 +10,9 @@ same bytes.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -37,7 +37,7 @@ from dicom_assets.fhir.series import (
 )
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
-from dicom_assets.lakehouse.uris import STUDY_UID_SYSTEM
+from dicom_assets.lakehouse.uris import STUDY_UID_SYSTEM, WHOLE_TAG
 
 _ACCESSION_TYPE = {
     "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]
@@ -87,9 +87,14 @@ class Study:
 
 
 def convert_studies(
-    instances: pa.Table, *, options: ConversionOptions
+    instances: pa.Table,
+    *,
+    options: ConversionOptions,
+    whole: Mapping[tuple[str, str], datetime] | None = None,
 ) -> Iterator[Study | Failure]:
     """Converts rows to one ImagingStudy per source system and Study Instance UID, in that order.
+
+    A study to be written whole says so (`uris.WHOLE_TAG`), and is there even without a row.
 
     One study is in memory at a time. A row whose series or instance UID FHIR cannot hold becomes a
     failure, and the study is written without it. meta.lastUpdated is when the newest of the rows
@@ -99,8 +104,11 @@ def convert_studies(
     Args:
         instances: Rows with the schema `instances.INSTANCES`, in any order.
         options: What the site chose.
+        whole: Source system and Study Instance UID → as of when, of studies all of whose rows that
+            count are given.
     """
     is_id = _FHIR_ID.fullmatch
+    left = dict(whole or {})
     for (system, uid), group in groupby(_in_order(instances), key=itemgetter(0, 1)):
         rows = []
         for row in group:
@@ -111,7 +119,9 @@ def convert_studies(
             message = f"{column} is no FHIR id: more than 64 characters or others than A-Za-z0-9.-"
             yield _failure(row, message, tags=(tag,))
         if rows:
-            yield from _convert(system, uid, rows, options)
+            yield from _convert(system, uid, rows, options, left.pop((system, uid), None))
+    for (system, uid), as_of in left.items():
+        yield _without_instances(system, uid, as_of)
 
 
 def _in_order(instances: pa.Table) -> Iterator[Row]:
@@ -135,9 +145,9 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _convert(
-    system: str, uid: str, rows: list[Row], options: ConversionOptions
+    system: str, uid: str, rows: list[Row], options: ConversionOptions, as_of: datetime | None
 ) -> Iterator[Study | Failure]:
-    resource = _resource(system, uid, rows, options)
+    resource = _resource(system, uid, rows, options, as_of)
     line = orjson.dumps(resource)
     if not surely_valid(line) and (wrong := problem(resource)):
         message = f"the study makes no valid ImagingStudy: {wrong}"
@@ -150,6 +160,21 @@ def _convert(
         series=resource["numberOfSeries"],
         instances=resource["numberOfInstances"],
     )
+
+
+def _without_instances(system: str, uid: str, as_of: datetime) -> Study:
+    """Returns what is said of a study of which nothing is left."""
+    resource = {
+        "resourceType": "ImagingStudy",
+        "id": resource_id(uid),
+        "meta": _meta(system, as_of, is_whole=True),
+        "identifier": [_study_uid(uid)],
+        "status": "entered-in-error",
+        "subject": _subject((), None),
+        "numberOfSeries": 0,
+        "numberOfInstances": 0,
+    }
+    return Study(system, resource["id"], orjson.dumps(resource), series=0, instances=0)
 
 
 def _failure(row: Row, message: str, *, tags: tuple[str, ...] = ()) -> Failure:
@@ -175,7 +200,10 @@ def silver_study_id(source_system: str, uid: str) -> str:
     return silver_id(source_system, "ImagingStudy", resource_id(uid))
 
 
-def _resource(system: str, uid: str, rows: list[Row], options: ConversionOptions) -> dict[str, Any]:
+def _resource(
+    system: str, uid: str, rows: list[Row], options: ConversionOptions, as_of: datetime | None
+) -> dict[str, Any]:
+    newest_at = rows[0].ingestedAt.replace(tzinfo=UTC)
     series = series_of(rows, site_timezone=options.site_timezone)
     endpoint = _endpoint(options.dicomweb_base_address)
     referrer = newest(rows, lambda row: person_name(row.referringPhysicianName))
@@ -183,13 +211,10 @@ def _resource(system: str, uid: str, rows: list[Row], options: ConversionOptions
         {
             "resourceType": "ImagingStudy",
             "id": resource_id(uid),
-            "meta": {
-                "lastUpdated": instant(rows[0].ingestedAt.replace(tzinfo=UTC)),
-                "source": _source(system),
-            },
+            "meta": _meta(system, as_of or newest_at, is_whole=as_of is not None),
             "contained": [endpoint] if endpoint else None,
             "identifier": [
-                {"system": STUDY_UID_SYSTEM, "value": f"urn:oid:{uid}"},
+                _study_uid(uid),
                 *_accession(rows, options.accession_number_system),
             ],
             "status": "available",
@@ -214,6 +239,15 @@ def _resource(system: str, uid: str, rows: list[Row], options: ConversionOptions
             "series": series,
         }
     )
+
+
+def _meta(system: str, last_updated: datetime, *, is_whole: bool) -> dict[str, Any]:
+    meta = {"lastUpdated": instant(last_updated), "source": _source(system)}
+    return meta | {"tag": [WHOLE_TAG]} if is_whole else meta
+
+
+def _study_uid(uid: str) -> dict[str, Any]:
+    return {"system": STUDY_UID_SYSTEM, "value": f"urn:oid:{uid}"}
 
 
 @lru_cache(maxsize=256)

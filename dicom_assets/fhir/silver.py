@@ -2,16 +2,17 @@
 
 Decided here: which statement about a resource holds. Statements are taken in the order of
 lastUpdated (of arrival, where they have none), then of arrival. ImagingStudy is merged (`merge`),
-any other type replaced whole; an older lastUpdated never overwrites a newer one. Rows that would
-change nothing are left out, so that a second run changes nothing. Not decided here: how tables are
-read and written.
+but for a statement that says it is whole: what was said before it counts no more, and one without
+series says that the study is no longer there. Any other type is replaced whole; an older
+lastUpdated never overwrites a newer one. Rows that would change nothing are left out, so that a
+second run changes nothing. Not decided here: how tables are read and written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -24,6 +25,7 @@ from dicom_assets.fhir.merge import merge_studies
 from dicom_assets.fhir.model import known_elements, problem
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.uris import WHOLE_TAG
 
 MERGED_TYPES = frozenset({"ImagingStudy"})
 _RESOURCES_AT_A_TIME = 512
@@ -41,45 +43,87 @@ def silver_ids(resource_type: str, bronze: pa.Table) -> list[str]:
     return sorted(found)
 
 
+class Upserts(NamedTuple):
+    """What silver is to hold of some resources.
+
+    Attributes:
+        rows: The rows to upsert, one per id.
+        failures: The bronze rows that are invalid.
+        gone: Ids of the rows to delete.
+    """
+
+    rows: pa.Table
+    failures: list[Failure]
+    gone: list[str]
+
+
 def upserts(
-    resource_type: str, bronze: pa.Table, existing: pa.Table, *, now: datetime
-) -> tuple[pa.Table, list[Failure]]:
-    """Returns the silver rows to upsert, one per id, and the bronze rows that are invalid.
+    resource_type: str,
+    bronze: pa.Table,
+    existing: pa.Table,
+    *,
+    now: datetime,
+    anew: Collection[str] = (),
+) -> Upserts:
+    """Returns what silver is to hold of the resources that bronze rows are about.
 
     Args:
         resource_type: The type of all rows.
         bronze: Raw FHIR rows (`schemas.RAW_FHIR`), any number, several for one resource or none.
         existing: Silver rows of `silver_ids`, with at least `flatten.resource_columns`.
         now: The instant that goes into modifiedAt, and into createdAt of new rows.
+        anew: Silver ids of resources of which all bronze rows are given: what silver holds of them
+            has no say.
     """
-    failures: list[Failure] = []
-    changes = _changes(resource_type, bronze, existing, now, failures)
+    found = Upserts(pa.table({}), [], [])
+    changes = _changes(resource_type, bronze, existing, now, anew, found)
     tables: list[pa.Table] = []
     while not tables or tables[-1].num_rows:
         tables.append(flatten_known(resource_type, islice(changes, _RESOURCES_AT_A_TIME)))
-    return pa.concat_tables(tables), failures
+    return found._replace(rows=pa.concat_tables(tables))
+
+
+def gone(bronze: pa.Table) -> set[tuple[str, str]]:
+    """Returns source system and id of the studies that, by all their rows, are no longer there."""
+    last = {(row["sourceSystem"], row["id"]): row for row in _in_order(bronze)}
+    statements = {key: _statement("ImagingStudy", row) for key, row in last.items()}
+    return {key for key, said in statements.items() if isinstance(said, dict) and _is_gone(said)}
+
+
+def _is_gone(resource: Json) -> bool:
+    """Says whether an ImagingStudy says that it is no longer there."""
+    return _is_whole(resource) and not resource.get("series")
 
 
 def _changes(
-    resource_type: str, bronze: pa.Table, existing: pa.Table, now: datetime, bad: list[Failure]
+    resource_type: str,
+    bronze: pa.Table,
+    existing: pa.Table,
+    now: datetime,
+    anew: Collection[str],
+    found: Upserts,
 ) -> Iterator[Sourced]:
-    """Yields what holds of each resource, where that changes something; adds to `bad`."""
+    """Yields what holds of each resource, where that changes something; adds to the rest."""
     known = _by_id(existing)
     for (system, original_id), group in groupby(_in_order(bronze), key=itemgetter(*_KEY)):
         statements = []
         for row in group:
             statement = _statement(resource_type, row)
             if isinstance(statement, Failure):
-                bad.append(statement)
+                found.failures.append(statement)
             else:
                 statements.append((statement, row["filePath"]))
         if not statements:
             continue
-        row = known.get(silver_id(system, resource_type, original_id))
+        key = silver_id(system, resource_type, original_id)
+        row = known.get(key)
         before = resource_of(resource_type, row) if row else None
-        path = row["sourceFilePath"] if row else None
-        after, path = _settle(resource_type, before, path, statements)
-        if after != before:
+        if row and before and key not in anew:
+            statements.insert(0, (before, row["sourceFilePath"]))
+        after, path = _settle(resource_type, statements)
+        if _is_gone(after):
+            found.gone.append(key)
+        elif after != before:
             created = row["createdAt"] if row else now
             yield Sourced(after, system, path, created, now)
 
@@ -119,22 +163,21 @@ def _statement(resource_type: str, row: Json) -> Json | Failure:
     return known
 
 
-def _settle(
-    resource_type: str,
-    before: Json | None,
-    source_before: str | None,
-    statements: Sequence[tuple[Json, str]],
-) -> tuple[Json, str | None]:
+def _settle(resource_type: str, statements: Sequence[tuple[Json, str]]) -> tuple[Json, str]:
     """Returns what holds after all statements, and the file of the newest that counts."""
-    rest = list(statements)
-    held, source = (before, source_before) if before is not None else rest.pop(0)
+    (now, source), *rest = statements
     for statement, path in rest:
-        if not _is_older(statement, than=held):
-            merged = resource_type in MERGED_TYPES and statement != held
-            held, source = merge_studies(held, statement) if merged else statement, path
-        elif resource_type in MERGED_TYPES:
-            held = merge_studies(statement, held)
-    return held, source
+        is_merged = resource_type in MERGED_TYPES and statement != now
+        if not _is_older(statement, than=now):
+            whole = not is_merged or _is_whole(statement)
+            now, source = statement if whole else merge_studies(now, statement), path
+        elif is_merged:
+            now = merge_studies(statement, now)
+    return now, source
+
+
+def _is_whole(resource: Json) -> bool:
+    return WHOLE_TAG in ((resource.get("meta") or {}).get("tag") or ())
 
 
 def _is_older(statement: Json, *, than: Json) -> bool:

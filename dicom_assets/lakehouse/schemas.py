@@ -24,6 +24,18 @@ def field(name: str, kind: pa.DataType, comment: str, *, required: bool = False)
     return pa.field(name, kind, nullable=not required, metadata={"comment": comment})
 
 
+STATED = pa.struct(
+    [
+        ("attribute", pa.string()),
+        ("value", pa.string()),
+        ("filePath", pa.string()),
+        ("contentHash", pa.string()),
+        ("arrivedAt", TIMESTAMP),
+        ("sourceModifiedAt", TIMESTAMP),
+    ]
+)
+"""What the newest file that states an attribute of a study says."""
+
 INGEST_DATE = "ingestDate"
 INGEST_MONTH = "ingestMonth"
 """Partition columns. Rows of a table that is upserted stay where they first came."""
@@ -127,6 +139,47 @@ OPERATIONS = pa.schema(
     ]
 )
 """One row per correction that somebody asked for, append only."""
+
+CURRENT_FILES = pa.schema(
+    [
+        field("id", pa.int64(), "Key: the level, the source system and the UID", required=True),
+        field("level", pa.string(), "instance, series or study", required=True),
+        _SOURCE_SYSTEM,
+        field("studyInstanceUid", pa.string(), "The study it stands in", required=True),
+        field("seriesInstanceUid", pa.string(), "The series it stands in; null for a study"),
+        field("sopInstanceUid", pa.string(), "The instance; null for series and studies"),
+        field("filePath", pa.string(), "The newest file, by arrival; it speaks", required=True),
+        field("contentHash", pa.string(), "Its SHA-256; null for External"),
+        field("version", pa.string(), "External: etag or modification time and size"),
+        field("arrivedAt", TIMESTAMP, "When it was taken in", required=True),
+        field("sourceModifiedAt", TIMESTAMP, "Modification time of the dropped file"),
+        field("deletedAt", TIMESTAMP, "Instance: files that arrived before then are deleted"),
+        field("otherStudies", pa.list_(pa.string()), "Instance: studies that it stood in, too"),
+        field("ingestDates", pa.list_(pa.date32()), "Study: dates on which files of it came"),
+        field("wholeAt", TIMESTAMP, "Study: when it last became one to be written whole"),
+        field("stated", pa.list_(STATED), "Study: what its files say, each as the newest says it"),
+    ]
+)
+"""Which file speaks for each instance, series and study of a source system."""
+
+CONFLICTS = pa.schema(
+    [
+        field("id", pa.int64(), "Key: the UID, the attribute and both values", required=True),
+        field("level", pa.string(), "instance, series or study", required=True),
+        _SOURCE_SYSTEM,
+        field("studyInstanceUid", pa.string(), "The study, as the kept side says", required=True),
+        field("seriesInstanceUid", pa.string(), "The series, as the kept side says"),
+        field("sopInstanceUid", pa.string(), "The instance"),
+        field("attribute", pa.string(), "The column in which two files differ", required=True),
+        field("keptValue", pa.string(), "What the newer file says; it counts", required=True),
+        field("keptPath", pa.string(), "The newer file", required=True),
+        field("keptArrivedAt", TIMESTAMP, "When it was taken in"),
+        field("otherValue", pa.string(), "What the older file says", required=True),
+        field("otherPath", pa.string(), "The older file", required=True),
+        field("otherArrivedAt", TIMESTAMP, "When it was taken in"),
+    ]
+)
+"""Two files that say different things about one instance, series or study."""
 
 RAW_FHIR = pa.schema(
     [

@@ -15,3 +15,6 @@ FOLDER_URL = "urn:dicom-assets:folder"
 
 SOURCE_VALUE_URL = "urn:dicom-assets:source-value"
 """Extension of a Coding: the DICOM text that the code stands for (valueString)."""
+
+WHOLE_TAG = {"system": "urn:dicom-assets:statement", "code": "whole"}
+"""Tag of a resource's meta: it says all that holds of the study; older statements count no more."""

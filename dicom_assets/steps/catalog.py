@@ -1,7 +1,7 @@
 """The catalogue: every Delta table of the lakehouse, by layer.
 
 Decided here: which tables there are, their keys and partitioning. Their columns are decided in
-`lakehouse.schemas` (bronze, gold) and `fhir.flatten` (silver).
+`lakehouse.schemas` (bronze, gold, and silver tables that are not FHIR) and `fhir.flatten` (silver).
 """
 
 from functools import cache
@@ -39,6 +39,24 @@ BRONZE_IMAGING_STUDY = Table(
     "ImagingStudy",
     schemas.RAW_FHIR,
     "Raw FHIR ImagingStudy, one row per NDJSON line, append only",
+    key=("id",),
+    partition=schemas.INGEST_DATE,
+    is_looked_up=True,
+)
+CURRENT_FILES = Table(
+    "silver",
+    "current_files",
+    schemas.by_date(schemas.CURRENT_FILES),
+    "One row per instance, series and study: which file speaks for it",
+    key=("id",),
+    partition=schemas.INGEST_DATE,
+    is_looked_up=True,
+)
+CONFLICTS = Table(
+    "silver",
+    "conflicts",
+    schemas.by_date(schemas.CONFLICTS),
+    "One row per two files that say different things about an instance, series or study",
     key=("id",),
     partition=schemas.INGEST_DATE,
     is_looked_up=True,
@@ -111,6 +129,8 @@ def tables(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> tuple[Table, ...]:
         metastore(tags),
         INGESTION_FAILURES,
         OPERATIONS,
+        CURRENT_FILES,
+        CONFLICTS,
         BRONZE_IMAGING_STUDY,
         silver_imaging_study(),
         PERSON,

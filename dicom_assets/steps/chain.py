@@ -13,10 +13,12 @@ from dicom_assets.steps.ingest_fhir import ingest_fhir
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.report import Report
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.settle import settle
 
 STEPS: Mapping[str, Callable[[Run], Report]] = {
     "organise": organise,
     "extract": extract,
+    "settle": settle,
     "convert": convert,
     "ingest_fhir": lambda run: ingest_fhir(run, catalog.BRONZE_IMAGING_STUDY),
     "flatten": lambda run: flatten(

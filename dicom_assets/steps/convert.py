@@ -1,28 +1,36 @@
 """Step 4, convert: new metastore rows become FHIR ImagingStudy, one NDJSON file for one run.
 
-Decided here: which rows go into a file and what it is called. The name says which metastore and
-which of its versions it was made of (`<unix ms>_ImagingStudy_<table>_v<from>-<to>.ndjson`), so that
-after a kill the next run can tell what is there. With several source systems each has a file in its
-own folder. Not decided here: the mapping (`dicom_assets.fhir.imaging_study`).
+Decided here: which studies go into a file and what it is called. A study's new rows make a
+statement about it, which is merged with what is known; a study to be written whole is made of all
+its rows that count (`whole`). Corrections that a run takes make a second file. The name says which
+table, and which of its versions, a file was made of
+(`<unix ms>_ImagingStudy_<table>_v<from>-<to>.ndjson`), so that after a kill the next run can tell
+what is there. With several source systems each has a file in its own folder. Not decided here: the
+mapping (`dicom_assets.fhir.imaging_study`), or which file speaks for an instance (`current_files`).
 """
 
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies, resource_id
+from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import catalog
+from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
+from dicom_assets.steps.current_files import study_key, study_key_of
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.whole import Part, columns_of, split, studies_by_key, whole_parts
 
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
@@ -30,44 +38,84 @@ _NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
 _OURS = re.compile(r".*/\d+_ImagingStudy_[0-9a-f]{8}_(?:v\d+-\d+|again)\.ndjson")
 
 
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What is to be written.
+
+    Attributes:
+        parts: The rows, some studies at a time.
+        paths: Files of which a failure is new; None for all.
+    """
+
+    parts: Iterable[Part]
+    paths: Collection[str] | None
+
+
 def convert(run: Run) -> Report:
-    """Writes the partition's studies that have new metastore rows.
+    """Writes the partition's studies that have new metastore rows or new corrections.
 
     Returns:
         Rows = studies written; counts `files` and `failures`.
     """
     with reporting(STEP, run.engine.layout.root) as report:
-        app_id = run.engine.app_id(STEP, run.metastore, run.ingest_date)
         report.count({"files": 0, "failures": 0})
-        since = run.engine.progress(catalog.INGESTION_FAILURES, app_id)
-        while begun := _begun(run, app_id, since):
-            until = max(begun.values())
-            _convert(run, report, Progress(app_id, until), since=since, begun=set(begun))
-            since = until
-        until = run.engine.version(run.metastore)
-        _convert(run, report, Progress(app_id, until), since=since, begun=set())
+        for source, news in ((run.metastore, _of_files), (catalog.OPERATIONS, _of_operations)):
+            app_id = run.engine.app_id(STEP, source, run.ingest_date)
+            since = run.engine.progress(catalog.INGESTION_FAILURES, app_id)
+            while begun := _begun(run, app_id, since):
+                done = Progress(app_id, max(begun.values()))
+                _convert(run, report, news(run, since, done.version), done, since, set(begun))
+                since = done.version
+            done = Progress(app_id, run.engine.version(source))
+            _convert(run, report, news(run, since, done.version), done, since, set())
     return report
 
 
 def _convert(
-    run: Run, report: Report, done: Progress, *, since: int | None, begun: set[str]
+    run: Run,
+    report: Report,
+    news: _News | None,
+    done: Progress,
+    since: int | None,
+    begun: Collection[str],
 ) -> None:
-    """Converts the metastore versions after `since`, up to those that are then done."""
+    """Writes what is new in a table's versions after `since`, up to those that are then done."""
+    if news is None:
+        return
+    versions = f"{_table_of(done.app_id)}_v{_from(since)}-{done.version}"
+    name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{versions}.ndjson"
+    failures = _write(run, news, report, name=name, begun=begun)
+    report.count({"failures": len(failures)})
+    # this commit, even without failures, says that the versions are done
+    run.record(failures, done, even_none=True)
+
+
+def _of_files(run: Run, since: int | None, until: int) -> _News | None:
+    """Returns the studies of new metastore rows, and those that instances came from."""
     batches = run.engine.read_new(
-        run.metastore,
-        COLUMNS,
-        since=since,
-        until=done.version,
-        ingest_date=run.ingest_date,
+        run.metastore, COLUMNS, since=since, until=until, ingest_date=run.ingest_date
     )
-    instances = pa.Table.from_batches([project(b) for b in batches], schema=INSTANCES)
-    if instances.num_rows:
-        versions = f"{_table_of(done.app_id)}_v{_from(since)}-{done.version}"
-        name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{versions}.ndjson"
-        failures = _write(run, instances, report, name=name, begun=begun)
-        report.count({"failures": len(failures)})
-        # this commit, even without failures, says that the versions are done
-        run.record(failures, done, even_none=True)
+    new = pa.Table.from_batches([project(batch) for batch in batches], schema=INSTANCES)
+    if not new.num_rows:
+        return None
+    corrections = Corrections.read(run.engine)
+    new = corrections.with_patients(new)
+    part, whole = split(run.engine, new)
+    if part.num_rows == new.num_rows:
+        return _News([Part(new, {})], None)
+    paths = {f"{folder}/{name}" for folder, name in columns_of(new, "folder", "fileName")}
+    return _News(chain([Part(part, {})], whole_parts(run, corrections, whole)), paths)
+
+
+def _of_operations(run: Run, since: int | None, until: int) -> _News | None:
+    """Returns the studies that new corrections are about."""
+    operations = new_operations(run.engine, run.ingest_date, since=since, until=until)
+    if not operations:
+        return None
+    corrections = Corrections.read(run.engine)
+    _, studies = what_is_about(run.engine, run.metastore, corrections, operations)
+    found = studies_by_key(run.engine, {study_key_of(*study) for study in studies})
+    return _News(whole_parts(run, corrections, found), set())
 
 
 def _from(since: int | None) -> int:
@@ -90,7 +138,7 @@ def _begun(run: Run, app_id: str, since: int | None) -> dict[str, int]:
 
 
 def _write(
-    run: Run, instances: pa.Table, report: Report, *, name: str, begun: set[str]
+    run: Run, news: _News, report: Report, *, name: str, begun: Collection[str]
 ) -> list[Failure]:
     """Writes one file for each source system, but for those that have theirs."""
     settings = run.settings
@@ -104,9 +152,13 @@ def _write(
     targets: dict[str, Path] = {}
     with ExitStack() as stack:
         sinks: dict[str, BinaryIO] = {}
-        for study in convert_studies(instances, options=options):
+        for study in chain.from_iterable(
+            convert_studies(part.instances, options=options, whole=part.whole)
+            for part in news.parts
+        ):
             if isinstance(study, Failure):
-                failures.append(study)
+                if news.paths is None or study.failed_path in news.paths:
+                    failures.append(study)
                 continue
             system = study.source_system
             if system in begun:
@@ -132,21 +184,16 @@ def is_ours(address: str) -> bool:
 
 
 def convert_again(run: Run, studies: Collection[tuple[str, str]]) -> None:
-    """Writes all of the date's rows of some studies into files of their own, for `repair`.
+    """Writes studies whole, into files of their own, for `repair`.
 
     Args:
-        run: The run.
+        run: The run; the files are its date's.
         studies: Source system and resource id of each.
     """
-    systems = {system for system, _ in studies}
-    uids = run.engine.read(run.metastore, ["studyInstanceUid"], ingest_date=run.ingest_date)
-    ids = {uid: resource_id(uid) for uid in uids["studyInstanceUid"].unique().to_pylist()}
-    for system in sorted(systems):
-        wanted = [uid for uid, own_id in ids.items() if (system, own_id) in studies]
-        where = {"sourceSystem": [system], "studyInstanceUid": wanted}
-        rows = run.engine.read(run.metastore, COLUMNS, ingest_date=run.ingest_date, where=where)
-        instances = pa.Table.from_batches(map(project, rows.to_batches()), schema=INSTANCES)
-        table = _table_of(run.engine.app_id(STEP, run.metastore, run.ingest_date))
-        name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{table}_again.ndjson"
-        # their failures have rows already
-        _write(run, instances, Report(STEP), name=name, begun=set())
+    engine = run.engine
+    keys = {study_key(*study) for study in studies}
+    table = _table_of(engine.app_id(STEP, run.metastore, run.ingest_date))
+    name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{table}_again.ndjson"
+    parts = whole_parts(run, Corrections.read(engine), studies_by_key(engine, keys))
+    # their failures have rows already
+    _write(run, _News(parts, set()), Report(STEP), name=name, begun=set())

@@ -1,20 +1,24 @@
 """Step 6, flatten: raw bronze FHIR becomes silver, one row per resource and source system.
 
-Decided here: which bronze rows are new and how many are merged at a time. Not decided here: what a
-silver row looks like and how a late arrival is merged (`dicom_assets.fhir`).
+Decided here: which bronze rows are new and how many are merged at a time. A study to be written
+whole (`current_files`) is made anew of all lines about it: a line of before, that a killed run had
+not brought here, must not come after the one that took its place. Not decided here: what a silver
+row looks like and how a late arrival is merged (`dicom_assets.fhir`).
 
 An upsert of the same lines again changes nothing, so only the last one of a run carries progress.
 """
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import pyarrow as pa
 
-from dicom_assets.fhir.flatten import resource_columns
-from dicom_assets.fhir.silver import silver_ids, upserts
+from dicom_assets.fhir.flatten import resource_columns, silver_id
+from dicom_assets.fhir.silver import Upserts, gone, silver_ids, upserts
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure
-from dicom_assets.steps import report
+from dicom_assets.steps import catalog, report
+from dicom_assets.steps.current_files import study_key
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -35,60 +39,56 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
     """
     engine = run.engine
     with reporting(STEP, run.engine.layout.root) as done:
-        done.count({"failures": 0})
+        done.count({"failures": 0, "deleted": 0})
         app_id = engine.app_id(STEP, bronze, run.ingest_date)
         until = engine.version(bronze)
         since = engine.progress(silver, app_id)
         failures: list[Failure] = []
-        waiting: pa.Table | None = None
+        waiting: Upserts | None = None
         new = engine.table_of_new(
             bronze, ["lineNumber"], since=since, until=until, ingest_date=run.ingest_date
         )
         progress = report.Progress(STEP, new.num_rows, "lines")
         for lines in _new_lines(run, bronze, since, until):
             if waiting is not None:
-                engine.upsert(silver, waiting, progress=None, ingest_date=run.ingest_date)
-            rows, bad = _merged(engine, bronze, silver, lines)
-            failures += bad
-            done.rows += rows.num_rows
-            waiting = rows
+                _upsert(run, silver, waiting, progress=None)
+            waiting = _merged(engine, bronze, silver, lines)
+            failures += waiting.failures
+            done.rows += waiting.rows.num_rows
+            done.count({"deleted": len(waiting.gone)})
             progress.advance(lines.num_rows)
         done.count({"failures": len(failures)})
         if waiting is not None:
             run.record(failures, Progress(app_id, until))
-            engine.upsert(
-                silver, waiting, progress=Progress(app_id, until), ingest_date=run.ingest_date
-            )
+            _upsert(run, silver, waiting, progress=Progress(app_id, until))
     return done
 
 
 def flatten_again(
-    run: Run,
-    *,
-    bronze: Table,
-    silver: Table,
-    studies: Collection[tuple[str, str]],
-    from_scratch: bool,
+    run: Run, *, bronze: Table, silver: Table, studies: Collection[tuple[str, str]]
 ) -> None:
-    """Upserts all lines about some resources, of all dates, for `repair`; says no progress.
+    """Makes some resources anew of all lines about them, for `repair`; says no progress.
 
     Args:
         run: The run; rows that are new go to its date.
         bronze: Raw resources.
         silver: The flattened table.
         studies: Source system and id of each resource.
-        from_scratch: Whether what silver holds of them is forgotten.
     """
     wanted = sorted(studies)
     for start in range(0, len(wanted), _LINES_PER_UPSERT):
         some = set(wanted[start : start + _LINES_PER_UPSERT])
-        where = {"id": {own_id for _, own_id in some}}
-        lines = run.engine.read(bronze, bronze.schema.names, where=where)
-        pairs = zip(lines["sourceSystem"].to_pylist(), lines["id"].to_pylist(), strict=True)
-        lines = lines.filter(pa.array([pair in some for pair in pairs], pa.bool_()))
+        lines = _all_lines(run.engine, bronze, some)
+        ids = silver_ids(bronze.name, lines)
+        existing = run.engine.read(silver, resource_columns(bronze.name), where={"id": ids})
         # bad lines have their failure rows already
-        rows, _ = _merged(run.engine, bronze, silver, lines, from_scratch=from_scratch)
-        run.engine.upsert(silver, rows, progress=None, ingest_date=run.ingest_date)
+        found = upserts(bronze.name, lines, existing, now=now(), anew=ids)
+        _upsert(run, silver, found, progress=None)
+
+
+def gone_studies(engine: LocalEngine, studies: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Returns those studies, by source system and id, of which lines say that nothing is left."""
+    return gone(_all_lines(engine, catalog.BRONZE_IMAGING_STUDY, set(studies)))
 
 
 def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterator[pa.Table]:
@@ -106,14 +106,46 @@ def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterat
         yield pa.Table.from_batches(waiting, bronze.schema)
 
 
-def _merged(
-    engine: LocalEngine,
-    bronze: Table,
-    silver: Table,
-    lines: pa.Table,
-    *,
-    from_scratch: bool = False,
-) -> tuple[pa.Table, list[Failure]]:
-    ids = [] if from_scratch else silver_ids(bronze.name, lines)
+def _merged(engine: LocalEngine, bronze: Table, silver: Table, lines: pa.Table) -> Upserts:
+    """Returns what silver is to hold of the resources that new lines are about."""
+    ids = silver_ids(bronze.name, lines)
     existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
-    return upserts(bronze.name, lines, existing, now=now())
+    whole = _whole(engine, lines) if bronze == catalog.BRONZE_IMAGING_STUDY else set()
+    if not whole:
+        return upserts(bronze.name, lines, existing, now=now())
+    known = set(_columns(lines, "filePath", "lineNumber"))
+    others = _all_lines(engine, bronze, whole)
+    is_other = [line not in known for line in _columns(others, "filePath", "lineNumber")]
+    lines = pa.concat_tables([lines, others.filter(pa.array(is_other, pa.bool_()))])
+    anew = {silver_id(system, bronze.name, own_id) for system, own_id in whole}
+    found = upserts(bronze.name, lines, existing, now=now(), anew=anew)
+    # those of other lines have their rows already
+    new = [each for each in found.failures if (each.source_path, each.line) in known]
+    return found._replace(failures=new)
+
+
+def _whole(engine: LocalEngine, lines: pa.Table) -> set[tuple[str, str]]:
+    """Returns source system and id of the lines' studies that are to be written whole."""
+    studies = {each for each in _columns(lines, "sourceSystem", "id") if each[1]}
+    keys = {study_key(*study): study for study in studies}
+    columns = ["id", "wholeAt"]
+    rows = engine.read(catalog.CURRENT_FILES, columns, where={"id": keys}).drop_null()
+    return {keys[key] for key in rows["id"].to_pylist()}
+
+
+def _all_lines(engine: LocalEngine, bronze: Table, resources: set[tuple[str, str]]) -> pa.Table:
+    """Returns all lines about some resources, given by source system and id."""
+    where = {"id": {own_id for _, own_id in resources}}
+    lines = engine.read(bronze, bronze.schema.names, where=where)
+    wanted = [each in resources for each in _columns(lines, "sourceSystem", "id")]
+    return lines.filter(pa.array(wanted, pa.bool_()))
+
+
+def _columns(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
+    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
+
+
+def _upsert(run: Run, silver: Table, found: Upserts, *, progress: Progress | None) -> None:
+    run.engine.upsert(
+        silver, found.rows, progress=progress, ingest_date=run.ingest_date, gone=found.gone
+    )

@@ -27,6 +27,8 @@ from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
+from dicom_assets.steps.current_files import instance_key
+from dicom_assets.steps.flatten import gone_studies
 from dicom_assets.steps.run import Run
 from dicom_assets.terminology import body_parts, modality_concepts
 
@@ -138,6 +140,33 @@ class Day:
         return self.instances.loc[~self.instances["filePath"].isin(failed)]
 
     @cached_property
+    def current(self) -> pd.DataFrame:
+        """silver/current_files rows of the date's instances: keys, arrivedAt, deletedAt."""
+        pairs = zip(self.instances["sourceSystem"], self.instances["sopInstanceUid"], strict=True)
+        columns = [*_KEYS, "arrivedAt", "deletedAt"]
+        where = {"id": {instance_key(*pair) for pair in pairs}}
+        return self.run.engine.read(catalog.CURRENT_FILES, columns, where=where).to_pandas()
+
+    @cached_property
+    def belonging(self) -> pd.DataFrame:
+        """The converted instances: keys, silver id of their study, whether they belong there.
+
+        One whose newest file says another study does not, nor does one that was deleted.
+        """
+        columns = ["sourceSystem", "studyInstanceUid", "sopInstanceUid", "study"]
+        rows = self.converted[columns].drop_duplicates()
+        current = self.current.rename(columns={"studyInstanceUid": "newest"})
+        rows = rows.merge(current, on=["sourceSystem", "sopInstanceUid"], how="left")
+        is_deleted = rows["arrivedAt"] < rows["deletedAt"]
+        rows["belongs"] = (rows["newest"] == rows["studyInstanceUid"]) & ~is_deleted
+        return rows
+
+    @cached_property
+    def conflicts(self) -> pd.DataFrame:
+        """silver/conflicts rows that the date brought: id, level, attribute."""
+        return self._read(catalog.CONFLICTS, ["id", "level", "attribute"])
+
+    @cached_property
     def lines(self) -> list[str | None]:
         """Silver id of each line of the date's NDJSON files; None for a bad one."""
         layout, day = self.run.engine.layout, self.run.ingest_date
@@ -156,24 +185,35 @@ class Day:
         return self._read(catalog.BRONZE_IMAGING_STUDY, columns)
 
     @cached_property
-    def study_ids(self) -> list[str]:
-        """Silver ids of the date's studies, but for lines that are no valid ImagingStudy."""
+    def _study_lines(self) -> dict[str, tuple[str, str]]:
+        """Silver id → source system and id, but for lines that are no valid ImagingStudy."""
         failed = self.failures_of("flatten")[["sourcePath", "line"]]
         bad = set(failed.itertuples(index=False, name=None))
         columns = self.bronze[["sourceSystem", "id", "filePath", "lineNumber"]]
-        return sorted(
-            {
-                silver_id(system, "ImagingStudy", study)
-                for system, study, *line in columns.itertuples(index=False, name=None)
-                if study and tuple(line) not in bad
-            }
-        )
+        return {
+            silver_id(system, "ImagingStudy", study): (system, study)
+            for system, study, *line in columns.itertuples(index=False, name=None)
+            if study and tuple(line) not in bad
+        }
+
+    @cached_property
+    def study_ids(self) -> list[str]:
+        """Silver ids of the date's studies."""
+        return sorted(self._study_lines)
 
     @cached_property
     def silver(self) -> pa.Table:
         """silver/ImagingStudy rows of the date's studies, with what gold is made of."""
         silver = catalog.silver_imaging_study()
         return self.run.engine.read(silver, STUDY_COLUMNS, where={"id": self.study_ids})
+
+    @cached_property
+    def gone(self) -> set[str]:
+        """Silver ids of those of the date's studies of which lines say that nothing is left."""
+        held = set(self.silver["id"].to_pylist())
+        missing = {study for key, study in self._study_lines.items() if key not in held}
+        gone = gone_studies(self.run.engine, missing) if missing else set()
+        return {silver_id(system, "ImagingStudy", study) for system, study in gone}
 
     @cached_property
     def studies(self) -> list[Study]:

@@ -33,6 +33,7 @@ from dicom_assets.steps.ingest_fhir import ingest_again, ingest_fhir
 from dicom_assets.steps.organise import journal_of
 from dicom_assets.steps.report import now, reporting
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.settle import settle
 from dicom_assets.steps.verify import verify
 from dicom_assets.steps.verify_date import ROW
 
@@ -119,6 +120,7 @@ class _Repair:
         """Takes a date's new rows and lines to gold, as its next run would."""
         run = self._on(day)
         extract(run)
+        settle(run)
         convert(run)
         ingest_fhir(run, catalog.BRONZE_IMAGING_STUDY)
         flatten(run, bronze=catalog.BRONZE_IMAGING_STUDY, silver=catalog.silver_imaging_study())
@@ -222,9 +224,9 @@ class _Repair:
         self._delete(catalog.silver_imaging_study(), ids)
         lacking = (Kind.STUDY_NOT_IN_SILVER, Kind.INSTANCE_NOT_IN_SILVER)
         studies = _studies([*self._untried(found, "flatten", *lacking), *twice])
-        self._flatten_again(studies, from_scratch=False)
+        self._flatten_again(studies)
         too_much = _studies(self._untried(found, "flatten", Kind.INSTANCE_UNKNOWN))
-        self._flatten_again(too_much, from_scratch=True)
+        self._flatten_again(too_much)
         if studies or too_much:
             return True
         # lines did not help: there are none
@@ -234,14 +236,13 @@ class _Repair:
             self._carry_on(day)
         return bool(lost)
 
-    def _flatten_again(self, studies: Collection[Study], *, from_scratch: bool) -> None:
+    def _flatten_again(self, studies: Collection[Study]) -> None:
         for day, some in self._dates(studies, first=True).items():
             flatten_again(
                 self._on(day),
                 bronze=catalog.BRONZE_IMAGING_STUDY,
                 silver=catalog.silver_imaging_study(),
                 studies=some,
-                from_scratch=from_scratch,
             )
         self._map_again(studies)
 

@@ -1,7 +1,9 @@
 """Operation reread: stored files are read again, and get new rows beside their old ones.
 
-Decided here: which files an operation names (those taken in before it, of its source system, that
-have all the UIDs it gives), and that each is read once, however many operations and rows name it.
+Decided here: which files an operation names: of the instances that have all the UIDs it gives, the
+newest files of its source system that were taken in before it; and that each is read once, however
+many operations and rows name it. An older file of an instance is not read again: it says nothing
+that counts, and must not become the newest.
 The new rows stand in the operation's partition, with the instant at which it was taken in. A file
 that cannot be read any more gives a failure; its old rows stand. Not decided here: what a header
 says (`dicom_assets.dicom`), or what becomes of new rows (the steps that follow).
@@ -15,6 +17,7 @@ from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
 from dicom_assets.steps import catalog
+from dicom_assets.steps.current_files import arrival
 from dicom_assets.steps.read_files import Task, read_again
 from dicom_assets.steps.report import Report
 from dicom_assets.steps.run import Run
@@ -81,12 +84,22 @@ def reread(run: Run, report: Report) -> None:
 def _files(run: Run, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the files that operations name and that have no row of theirs yet."""
     found: dict[str, dict[str, Any]] = {}
+    columns = [*(field.name for field in _KNOWN), *REQUIRED_TAGS, "ingestedAt"]
     for operation in sorted(operations, key=lambda each: each["takenAt"]):
-        where = {name: [uid] for name in REQUIRED_TAGS if (uid := operation[name])}
-        where["sourceSystem"] = [operation["sourceSystem"]]
-        columns = [*(field.name for field in _KNOWN), "ingestedAt"]
-        for row in run.engine.read(run.metastore, columns, where=where).to_pylist():
+        uids = {name: uid for name in REQUIRED_TAGS if (uid := operation[name])}
+        system = {"sourceSystem": [operation["sourceSystem"]]}
+        about = system | {name: [uid] for name, uid in uids.items()}
+        rows = run.engine.read(run.metastore, ["sopInstanceUid"], where=about)
+        # what other series or studies say of them may be newer
+        where = system | {"sopInstanceUid": set(rows["sopInstanceUid"].to_pylist())}
+        newest: dict[str, dict[str, Any]] = {}
+        for row in sorted(
+            run.engine.read(run.metastore, columns, where=where).to_pylist(), key=arrival
+        ):
             if row["ingestedAt"] < operation["takenAt"]:
+                newest[row["sopInstanceUid"]] = row
+        for row in newest.values():
+            if all(row[name] == uid for name, uid in uids.items()):
                 row |= {"ingestDate": run.ingest_date, "organisedAt": operation["takenAt"]}
                 found[row["filePath"]] = row
     # of a run that was killed between two commits

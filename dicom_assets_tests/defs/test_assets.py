@@ -36,6 +36,7 @@ DAY, NEXT = "2026-03-14", "2026-03-15"
 ASSETS = {
     "bronze/process_files",
     "bronze/dicomimagingmetastore",
+    "silver/current_files",
     "bronze/ImagingStudy_ndjson",
     "bronze/ImagingStudy",
     "silver/ImagingStudy",
@@ -118,6 +119,7 @@ def test_row_counts_are_shown(metadata):
     assert rows == {
         "bronze/process_files": 96,
         "bronze/dicomimagingmetastore": 96,
+        "silver/current_files": 96,
         "bronze/ImagingStudy_ndjson": 9,
         "bronze/ImagingStudy": 9,
         "silver/ImagingStudy": 9,

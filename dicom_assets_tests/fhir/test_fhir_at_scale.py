@@ -81,7 +81,7 @@ def test_a_large_study_counts_its_instances_and_is_valid(large):
 def test_odd_characters_survive_from_row_to_silver(large, bronze, now):
     (line,) = read_lines(io.BytesIO(large.line + b"\n"), resource_type="ImagingStudy")
     assert isinstance(line, Line)
-    rows, failures = upserts("ImagingStudy", bronze(line.text), _empty(), now=now)
+    rows, failures, _ = upserts("ImagingStudy", bronze(line.text), _empty(), now=now)
     assert failures == []
     (held,) = rows.to_pylist()
     said = ODD.replace("\x7f", "").replace("\x01", "")
@@ -96,11 +96,11 @@ def test_odd_characters_survive_from_row_to_silver(large, bronze, now):
 
 
 def test_one_late_instance_is_added_to_a_large_study(large, row, resource, bronze, now):
-    held, _ = upserts("ImagingStudy", bronze(large.line.decode()), _empty(), now=now)
+    held, _, _ = upserts("ImagingStudy", bronze(large.line.decode()), _empty(), now=now)
     late = resource(
         row(sopInstanceUid="1.9.9999", seriesInstanceUid="1.8.7", ingestedAt=now + timedelta(1))
     )
-    rows, failures = upserts(
+    rows, failures, _ = upserts(
         "ImagingStudy", bronze(late), held.select(resource_columns("ImagingStudy")), now=now
     )
     assert failures == []
@@ -113,12 +113,12 @@ def test_many_studies_are_as_many_rows_and_valid(many, bronze, now):
     assert [type(study) for study in many] == [Study] * INSTANCES
     assert {problem(orjson.loads(study.line)) for study in many[::100]} == {None}
     lines = bronze(*(study.line.decode() for study in many))
-    rows, failures = upserts("ImagingStudy", lines, _empty(), now=now)
+    rows, failures, _ = upserts("ImagingStudy", lines, _empty(), now=now)
     assert failures == []
     assert rows.num_rows == INSTANCES
     assert rows["idOrig"].to_pylist() == [study.id for study in many]
     held = rows.select(resource_columns("ImagingStudy"))
-    again, _ = upserts("ImagingStudy", lines, held, now=now)
+    again, _, _ = upserts("ImagingStudy", lines, held, now=now)
     assert again.num_rows == 0
 
 

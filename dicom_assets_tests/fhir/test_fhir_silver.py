@@ -37,7 +37,7 @@ def settle(now, bronze):
         for turn, arrival in enumerate(arrivals):
             rows = bronze(*arrival)
             known = held.filter(_is_in(silver_ids(kind, rows))).select(resource_columns(kind))
-            changed, bad = upserts(kind, rows, known, now=now + timedelta(hours=turn))
+            changed, bad, _ = upserts(kind, rows, known, now=now + timedelta(hours=turn))
             failures += bad
             ids = changed["id"].to_pylist()
             assert len(ids) == len(set(ids))
@@ -60,7 +60,7 @@ def test_the_same_again_changes_nothing(settle, now, bronze):
     (row,), _ = settle([_at(0)], [_at(0)])
     assert row["modifiedAt"] == now
     existing = pa.Table.from_pylist([row], schema=silver_schema("DiagnosticReport"))
-    changed, failures = upserts("DiagnosticReport", bronze(_at(0)), existing, now=now)
+    changed, failures, _ = upserts("DiagnosticReport", bronze(_at(0)), existing, now=now)
     assert (changed.num_rows, failures) == (0, [])
     assert changed.schema == silver_schema("DiagnosticReport")
 
@@ -91,7 +91,7 @@ def test_without_instants_the_last_to_arrive_holds(settle):
 def test_resources_of_different_systems_are_different_rows(bronze, now):
     rows = pa.concat_tables([bronze(_at(0)), bronze(_at(0), source_system="RIS")])
     empty = silver_schema("DiagnosticReport").empty_table()
-    changed, _ = upserts("DiagnosticReport", rows, empty, now=now)
+    changed, _, _ = upserts("DiagnosticReport", rows, empty, now=now)
     assert sorted(changed["sourceSystem"].to_pylist()) == ["RIS", "default"]
     assert silver_ids("DiagnosticReport", rows) == sorted(changed["id"].to_pylist())
 
@@ -114,7 +114,7 @@ def test_an_invalid_resource_is_a_failure_and_the_others_are_kept(bronze, now, l
     bad["id"] = parsed.get("id") if isinstance(parsed, dict) else "r"
     rows = pa.concat_tables([pa.Table.from_pylist([bad], schema=good.schema), good])
     empty = silver_schema("DiagnosticReport").empty_table()
-    changed, (failure,) = upserts("DiagnosticReport", rows, empty, now=now)
+    changed, (failure,), _ = upserts("DiagnosticReport", rows, empty, now=now)
     assert sorted(changed["idOrig"].to_pylist()) == ["r", "s"]
     assert (failure.step, failure.reason) == ("flatten", reason)
     assert (failure.source_path, failure.line) == ("drop/b.ndjson", 7)
@@ -199,7 +199,7 @@ def test_reports_from_the_field_that_are_not_r4_are_failures(settle, examples):
 def test_more_rows_than_are_held_at_a_time(bronze, now):
     rows = bronze(*(_at(0, id=f"r{n}") for n in range(1100)))
     empty = silver_schema("DiagnosticReport").empty_table()
-    changed, failures = upserts("DiagnosticReport", rows, empty, now=now)
+    changed, failures, _ = upserts("DiagnosticReport", rows, empty, now=now)
     assert (changed.num_rows, failures) == (1100, [])
     assert len(silver_ids("DiagnosticReport", rows)) == 1100
 

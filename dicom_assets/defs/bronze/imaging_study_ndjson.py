@@ -1,7 +1,8 @@
 """ImagingStudy NDJSON: FHIR R4B ImagingStudy, one JSON object a line, one file for one run.
 
 `bronze/Files/Process/Clinical/FHIR NDJSON/[<Namespace>/]yyyy/mm/dd/ImagingStudy/*.ndjson`. New
-metastore rows grouped by study; every line is valid by `fhir.resources.R4B`.
+metastore rows grouped by study, and studies written anew since they were corrected; every line is
+valid by `fhir.resources.R4B`.
 """
 
 import dagster as dg
@@ -16,7 +17,12 @@ from dicom_assets.steps.reconcile import Day
 ASSET = "bronze/ImagingStudy_ndjson"
 
 
-@layer_asset(ASSET, deps=["bronze/dicomimagingmetastore"], doc=__doc__, kinds={"fhir", "json"})
+@layer_asset(
+    ASSET,
+    deps=["bronze/dicomimagingmetastore", "silver/current_files"],
+    doc=__doc__,
+    kinds={"fhir", "json"},
+)
 def imaging_study_ndjson(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:

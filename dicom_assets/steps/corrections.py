@@ -1,0 +1,148 @@
+"""Corrections: what the operations that were asked for say of a file, a patient, a study.
+
+Decided here: which files a delete or a restore is about (those that arrived before it and have all
+the UIDs it gives), that the last of them holds, and that a change of patient stands for whatever
+comes later, too. Not decided here: what an operation may say (`lakehouse.operations`), or what is
+written because of one (`settle`, `convert`).
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from datetime import date, datetime
+from itertools import product
+from typing import Any
+
+import pyarrow as pa
+
+from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.keys import stated
+from dicom_assets.lakehouse.operations import WHAT
+from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
+from dicom_assets.steps import catalog
+from dicom_assets.steps.current_files import Row, StudyUid, instance_key
+
+_COLUMNS = ("sourceSystem", *WHAT, "takenAt", "operationId")
+_ABOUT = ("sourceSystem", *REQUIRED_TAGS)
+
+Operation = dict[str, Any]
+
+
+class Corrections:
+    """All operations that were taken in, in their order."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        """Takes rows of bronze/operations with at least _COLUMNS."""
+        self._deletes: defaultdict[tuple[Any, ...], list[Operation]] = defaultdict(list)
+        self._changes: defaultdict[str, list[Operation]] = defaultdict(list)
+        for each in sorted(operations, key=lambda row: (row["takenAt"], row["operationId"])):
+            if each["operation"] in ("delete", "restore"):
+                self._deletes[tuple(each[name] for name in _ABOUT)].append(each)
+            elif each["operation"] == "change_patient":
+                self._changes[each["sourceSystem"]].append(each)
+
+    @classmethod
+    def read(cls, engine: LocalEngine) -> "Corrections":
+        """Reads them; they are few, whatever the lakehouse holds."""
+        return cls(engine.read(catalog.OPERATIONS, _COLUMNS).to_pylist())
+
+    def deleted_at(self, instance: Row) -> datetime | None:
+        """Returns before which instant an instance's files must have arrived to be deleted."""
+        if not self._deletes:
+            return None
+        said = [each for about in _about(instance) for each in self._deletes.get(about, ())]
+        last = max(said, key=lambda row: (row["takenAt"], row["operationId"]), default=None)
+        return last["takenAt"] if last and last["operation"] == "delete" else None
+
+    def patient_id(
+        self, source_system: str, study_uid: str | None, patient_id: str | None
+    ) -> str | None:
+        """Returns the Patient ID that holds where a file of a study says one."""
+        for change in self._changes.get(source_system, ()):
+            is_about = change["studyInstanceUid"] in (None, study_uid)
+            if is_about and stated(patient_id) == change["patientId"]:
+                patient_id = change["newPatientId"]
+        return patient_id
+
+    def with_patients(self, rows: pa.Table) -> pa.Table:
+        """Returns rows with sourceSystem, studyInstanceUid and patientId, that one as it holds."""
+        if not self._changes:
+            return rows
+        names = ("sourceSystem", "studyInstanceUid", "patientId")
+        told = zip(*(rows[name].to_pylist() for name in names), strict=True)
+        place = rows.schema.get_field_index("patientId")
+        held = pa.array([self.patient_id(*each) for each in told], pa.string())
+        return rows.set_column(place, rows.schema.field(place), held)
+
+    def about_patients(self, change: Operation) -> set[str]:
+        """Returns the Patient IDs that files may say of whom a change of patient is about."""
+        found = {change["patientId"], change["newPatientId"]}
+        changes = self._changes.get(change["sourceSystem"], ())
+        while more := {c["patientId"] for c in changes if c["newPatientId"] in found} - found:
+            found |= more
+        return found
+
+
+def new_operations(
+    engine: LocalEngine, ingest_date: date, *, since: int | None, until: int
+) -> list[Operation]:
+    """Returns a date's operations that came after a version of bronze/operations."""
+    return engine.table_of_new(
+        catalog.OPERATIONS, _COLUMNS, since=since, until=until, ingest_date=ingest_date
+    ).to_pylist()
+
+
+def what_is_about(
+    engine: LocalEngine,
+    metastore: Table,
+    corrections: Corrections,
+    operations: Collection[Operation],
+) -> tuple[list[Row], set[StudyUid]]:
+    """Returns what operations are about, as it stands.
+
+    Tables are walked, unless operations name instances: nobody corrects every day.
+
+    Returns:
+        The instances in silver/current_files that deletes and restores name, and the studies of
+        these and of the patients that are changed.
+    """
+    instances = _instances(engine, operations)
+    studies = {(row["sourceSystem"], row["studyInstanceUid"]) for row in instances}
+    for change in operations:
+        if change["operation"] == "change_patient":
+            where = {
+                "patientId": corrections.about_patients(change),
+                "sourceSystem": [change["sourceSystem"]],
+            }
+            if change["studyInstanceUid"]:
+                where["studyInstanceUid"] = [change["studyInstanceUid"]]
+            columns = ["sourceSystem", "studyInstanceUid"]
+            rows = engine.read(metastore, columns, where=where)
+            studies |= set(zip(*(rows[name].to_pylist() for name in columns), strict=True))
+    return instances, studies
+
+
+def _instances(engine: LocalEngine, operations: Collection[Operation]) -> list[Row]:
+    """Returns the instances in silver/current_files that deletes and restores name."""
+    table = catalog.CURRENT_FILES
+    columns = [name for name in table.schema.names if name != table.partition]
+    about = [each for each in operations if each["operation"] in ("delete", "restore")]
+    named = {
+        instance_key(each["sourceSystem"], each["sopInstanceUid"])
+        for each in about
+        if each["sopInstanceUid"]
+    }
+    found = {row["id"]: row for row in engine.read(table, columns, where={"id": named}).to_pylist()}
+    for name in ("seriesInstanceUid", "studyInstanceUid"):
+        uids = {each[name] for each in about if each[name] and not each["sopInstanceUid"]}
+        where = {"level": ["instance"], name: uids}
+        found |= {row["id"]: row for row in engine.read(table, columns, where=where).to_pylist()}
+    given = {tuple(each[name] for name in _ABOUT) for each in about}
+    return [row for row in found.values() if any(map(given.__contains__, _about(row)))]
+
+
+def _about(row: Row) -> Iterator[tuple[Any, ...]]:
+    """Yields all that an operation may give to be about an instance."""
+    uids = [row[name] for name in REQUIRED_TAGS]
+    for given in product((True, False), repeat=len(uids)):
+        some = (uid if is_given else None for uid, is_given in zip(uids, given, strict=True))
+        yield row["sourceSystem"], *some

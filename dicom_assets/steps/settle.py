@@ -1,0 +1,112 @@
+"""Step settle: which file speaks for each instance, and what files contradict each other in.
+
+Decided here: that new metastore rows, then new deletes, restores and changes of patient, are taken
+into silver/current_files, each with its progress; conflicts are written first, so that none is lost
+to a kill. Not decided here: the rules (`current_files`, `corrections`), or what is written because
+of them (`convert`).
+"""
+
+from collections.abc import Collection
+from datetime import date
+from operator import itemgetter
+
+import pyarrow as pa
+
+from dicom_assets.lakehouse.engine import LocalEngine, Progress
+from dicom_assets.steps import catalog
+from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
+from dicom_assets.steps.current_files import (
+    FILE,
+    Row,
+    Settling,
+    keys_of,
+    known_studies,
+    study_key_of,
+)
+from dicom_assets.steps.report import Report, reporting
+from dicom_assets.steps.run import Run
+
+STEP = "settle"
+TABLE = catalog.CURRENT_FILES
+
+
+def settle(run: Run) -> Report:
+    """Takes the partition's new metastore rows and operations into silver/current_files.
+
+    Where nothing has been taken yet, though the metastore holds other dates, too, these come first.
+
+    Returns:
+        Rows = rows of silver/current_files that are new or changed; count `conflicts` met.
+    """
+    engine = run.engine
+    with reporting(STEP, engine.layout.root) as report:
+        report.count({"conflicts": 0})
+        corrections = Corrections.read(engine)
+        every_date = Progress(f"{STEP}/{engine.identity(run.metastore)}", 0)
+        if engine.version(run.metastore) < 0:
+            return report
+        if engine.progress(TABLE, every_date.app_id) is None:
+            for day in sorted(engine.rows_by_date(run.metastore)):
+                _take_files(run, date.fromisoformat(day), corrections, report)
+            _write(engine, Settling([]), every_date, run.ingest_date, report)
+        _take_files(run, run.ingest_date, corrections, report)
+        _take_operations(run, corrections, report)
+    return report
+
+
+def _take_files(run: Run, day: date, corrections: Corrections, report: Report) -> None:
+    engine, metastore = run.engine, run.metastore
+    app_id = engine.app_id(STEP, metastore, day)
+    until = engine.version(metastore)
+    files = engine.table_of_new(
+        metastore, FILE, since=engine.progress(TABLE, app_id), until=until, ingest_date=day
+    ).to_pylist()
+    if not files:
+        return
+    known = _known(engine, {key for file in files for key in keys_of(file)})
+    elsewhere = known_studies(known) - {row["id"] for row in known}
+    settling = Settling([*known, *_known(engine, elsewhere)])
+    settling.take(files)
+    _set_deleted(settling, corrections)
+    _write(engine, settling, Progress(app_id, until), day, report)
+
+
+def _take_operations(run: Run, corrections: Corrections, report: Report) -> None:
+    engine = run.engine
+    app_id = engine.app_id(STEP, catalog.OPERATIONS, run.ingest_date)
+    since, until = engine.progress(TABLE, app_id), engine.version(catalog.OPERATIONS)
+    operations = new_operations(engine, run.ingest_date, since=since, until=until)
+    if not operations:
+        return
+    instances, studies = what_is_about(engine, run.metastore, corrections, operations)
+    keys = {study_key_of(*study) for study in studies}
+    known = _known(engine, keys)
+    settling = Settling([*instances, *known])
+    _set_deleted(settling, corrections)
+    at = max(map(itemgetter("takenAt"), operations))
+    for row in known:
+        settling.whole(row["id"], at)
+    _write(engine, settling, Progress(app_id, until), run.ingest_date, report)
+
+
+def _known(engine: LocalEngine, keys: Collection[int]) -> list[Row]:
+    columns = [name for name in TABLE.schema.names if name != TABLE.partition]
+    return engine.read(TABLE, columns, where={"id": keys}).to_pylist()
+
+
+def _set_deleted(settling: Settling, corrections: Corrections) -> None:
+    for row in settling.instances():
+        row["deletedAt"] = corrections.deleted_at(row)
+
+
+def _write(
+    engine: LocalEngine, settling: Settling, progress: Progress, day: date, report: Report
+) -> None:
+    """Writes what changed; conflicts first: they cannot be told again once rows are written."""
+    changed, conflicts = settling.changed, settling.conflicts
+    for table, rows, done in ((catalog.CONFLICTS, conflicts, None), (TABLE, changed, progress)):
+        schema = pa.schema([f for f in table.schema if f.name != table.partition])
+        found = pa.Table.from_pylist(rows, schema=schema)
+        engine.upsert(table, found, progress=done, ingest_date=day)
+    report.rows += len(changed)
+    report.count({"conflicts": len(conflicts)})

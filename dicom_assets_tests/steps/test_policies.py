@@ -1,0 +1,248 @@
+"""Re-sent, conflicting, late and wrong: bronze keeps all, silver and gold hold one truth."""
+
+import os
+import shutil
+import zipfile
+from datetime import date, timedelta
+from itertools import permutations
+
+import orjson
+import pytest
+
+from dicom_assets.defs.checks import RULES
+from dicom_assets.steps import catalog
+from dicom_assets.steps.reconcile import Day
+from dicom_assets_tests.conftest import DAY, House
+
+NEXT, LATER = DAY + timedelta(days=1), DAY + timedelta(days=3 * 365)
+
+
+@pytest.fixture
+def send(house, write_dicom):
+    """Drops instance 1.2.9 in study A, series A.1 of patient P1, or as said; runs the chain."""
+
+    def drop_and_run(day: date = DAY, name: str = "x.dcm", **elements: str | None) -> None:
+        write_dicom(house.drop / name, **one(**elements))
+        house.chain(day)
+
+    return drop_and_run
+
+
+def one(**elements: str | None) -> dict[str, str | None]:
+    uids = {"StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.1.1", "SOPInstanceUID": "1.2.9"}
+    return uids | elements
+
+
+def places(house) -> set[tuple[str, str, str, str]]:
+    """Source system, study, series and SOP Instance UID of all that silver holds."""
+    rows = house.rows(catalog.silver_imaging_study())
+    found = [
+        (row["sourceSystem"], row["idOrig"], series["uid"], instance["uid"])
+        for row in rows
+        for series in series_of(row)
+        for instance in series["instance"]
+    ]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def series_of(row) -> list[dict]:
+    return orjson.loads(row["series_string"] or "[]")
+
+
+def gold(house) -> set[tuple[str, str, str]]:
+    rows = house.rows(catalog.IMAGE_OCCURRENCE)
+    return {(r["sourceSystem"], r["image_study_uid"], r["image_series_uid"]) for r in rows}
+
+
+def patients(house) -> set[str | None]:
+    return {row["person_source_value"] for row in house.rows(catalog.PERSON)}
+
+
+def conflicts(house) -> set[tuple[str, str, str, str]]:
+    """Level, attribute, kept value, other value."""
+    rows = house.rows(catalog.CONFLICTS)
+    return {(r["level"], r["attribute"], r["keptValue"], r["otherValue"]) for r in rows}
+
+
+def broken(house, *days: date) -> set[str]:
+    return {
+        rule.name
+        for day in days or (DAY,)
+        for rule in RULES
+        if rule.blocking and not rule.evaluate(Day(house.on(day)))[0]
+    }
+
+
+def test_the_same_bytes_again_under_another_name_and_on_another_day_change_nothing(
+    house, write_dicom
+):
+    house.drop.mkdir(exist_ok=True)
+    kept = house.settings.lakehouse / "kept.dcm"
+    write_dicom(kept, **one())
+    shutil.copy(kept, house.drop / "a.dcm")
+    house.chain(DAY)
+    before = places(house), gold(house), patients(house)
+    with zipfile.ZipFile(house.drop / "again.zip", "w") as archive:
+        archive.write(kept, "deep/other.dcm")
+    shutil.copy(kept, house.drop / "b.dcm")
+    house.chain(NEXT)
+    assert len(house.metastore()) == 3, "bronze keeps all"
+    assert (places(house), gold(house), patients(house)) == before
+    assert conflicts(house) == set()
+    assert Day(house.on(NEXT)).resent() == {"resent": 1, "conflicting": 0}
+    assert broken(house, DAY, NEXT) == set()
+
+
+def test_of_two_contents_of_one_instance_the_newer_counts_and_both_are_shown(house, send):
+    send(DAY, InstanceNumber="1", StudyDescription="first")
+    send(NEXT, InstanceNumber="2", StudyDescription="second")
+    (study,) = house.rows(catalog.silver_imaging_study())
+    (instance,) = series_of(study)[0]["instance"]
+    assert (study["description"], instance["number"]) == ("second", 2)
+    hashes = {row["ingestDate"]: row["contentHash"] for row in house.metastore()}
+    assert conflicts(house) == {
+        ("instance", "contentHash", hashes[NEXT], hashes[DAY]),
+        ("study", "studyDescription", "second", "first"),
+    }
+    row = next(r for r in house.rows(catalog.CONFLICTS) if r["level"] == "instance")
+    sides = {row["keptPath"], row["otherPath"]}
+    assert sides == {each["filePath"] for each in house.metastore()}
+    assert row["keptArrivedAt"] > row["otherArrivedAt"]
+    assert broken(house, DAY, NEXT) == set()
+
+
+def test_an_instance_that_comes_in_another_series_moves_there(house, send):
+    send(DAY)
+    send(NEXT, SeriesInstanceUID="1.2.1.2")
+    assert places(house) == {("default", "1.2.1", "1.2.1.2", "1.2.9")}
+    assert gold(house) == {("default", "1.2.1", "1.2.1.2")}
+    assert ("instance", "seriesInstanceUid", "1.2.1.2", "1.2.1.1") in conflicts(house)
+    assert broken(house, DAY, NEXT) == set()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_instance_that_comes_in_another_study_leaves_the_first(house, send, write_dicom, alone):
+    if not alone:
+        write_dicom(house.drop / "y.dcm", **one(SOPInstanceUID="1.2.10"))
+    send(DAY)
+    send(NEXT, StudyInstanceUID="1.2.2", SeriesInstanceUID="1.2.2.1", PatientID="P2")
+    rest = set() if alone else {("default", "1.2.1", "1.2.1.1", "1.2.10")}
+    assert places(house) == rest | {("default", "1.2.2", "1.2.2.1", "1.2.9")}
+    assert gold(house) == {place[:3] for place in places(house)}
+    assert patients(house) == ({"P2"} if alone else {"P1", "P2"})
+    assert len(house.rows(catalog.PROCEDURE_OCCURRENCE)) == (1 if alone else 2)
+    assert ("instance", "studyInstanceUid", "1.2.2", "1.2.1") in conflicts(house)
+    assert broken(house, DAY, NEXT) == set()
+    # and back again
+    send(LATER)
+    assert places(house) == rest | {("default", "1.2.1", "1.2.1.1", "1.2.9")}
+    assert gold(house) == {place[:3] for place in places(house)}
+    assert patients(house) == {"P1"}
+    assert broken(house, DAY, NEXT, LATER) == set()
+
+
+def test_one_series_in_two_studies_is_in_both_and_shown(house, send):
+    send(DAY)
+    send(NEXT, StudyInstanceUID="1.2.2", SOPInstanceUID="1.2.10")
+    assert places(house) == {
+        ("default", "1.2.1", "1.2.1.1", "1.2.9"),
+        ("default", "1.2.2", "1.2.1.1", "1.2.10"),
+    }
+    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 2
+    assert conflicts(house) == {("series", "studyInstanceUid", "1.2.2", "1.2.1")}
+    assert broken(house, DAY, NEXT) == set()
+
+
+def test_a_study_with_two_patients_is_the_newer_ones_and_both_are_shown(house, send):
+    send(DAY)
+    send(NEXT, SOPInstanceUID="1.2.10", PatientID="P2", PatientSex="F")
+    (study,) = house.rows(catalog.silver_imaging_study())
+    assert study["subject"]["identifier"]["value"] == "P2"
+    assert patients(house) == {"P2"}
+    assert conflicts(house) == {("study", "patientId", "P2", "P1")}
+    assert broken(house, DAY, NEXT) == set()
+
+
+def test_study_attributes_that_differ_between_files_are_the_newest_ones_and_shown_once(
+    house, write_dicom
+):
+    for number in range(6):
+        write_dicom(
+            house.drop / f"{number}.dcm",
+            **one(SOPInstanceUID=f"1.2.{number}", AccessionNumber=f"A{number % 2}"),
+        )
+    house.chain()
+    rows = house.rows(catalog.CONFLICTS)
+    assert [(row["level"], row["attribute"]) for row in rows] == [("study", "accessionNumber")]
+    (study,) = house.rows(catalog.silver_imaging_study())
+    (accession,) = [i["value"] for i in study["identifier"] if i["value"][0] == "A"]
+    assert rows[0]["keptValue"] == accession, "it is the one that counts"
+
+
+def test_parts_that_come_before_and_years_after_are_one_study(house, send):
+    send(LATER, SOPInstanceUID="1.2.11", SeriesInstanceUID="1.2.1.2")
+    send(DAY)
+    assert {place[3] for place in places(house)} == {"1.2.9", "1.2.11"}
+    assert len(house.rows(catalog.silver_imaging_study())) == 1
+    assert broken(house, DAY, LATER) == set()
+
+
+def test_the_same_uids_from_two_namespaces_are_never_one(make_house, write_dicom):
+    house = make_house(source_systems=["pacs", "vna"])
+    for system, patient in (("pacs", "P1"), ("vna", "P2")):
+        write_dicom(house.drop / system / "x.dcm", **one(PatientID=patient))
+    house.chain()
+    assert {place[0] for place in places(house)} == {"pacs", "vna"}
+    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 2
+    assert conflicts(house) == set()
+    assert broken(house) == set()
+
+
+@pytest.mark.parametrize("killed_after", ["organise", "extract", "settle", "convert"])
+def test_a_date_that_was_stopped_does_not_bring_older_files_over_newer_ones(
+    house, write_dicom, killed_after
+):
+    write_dicom(house.drop / "x.dcm", **one(StudyDescription="older"))
+    write_dicom(house.drop / "y.dcm", **one(SOPInstanceUID="1.2.10"))
+    house.chain(DAY, until=killed_after)
+    write_dicom(house.drop / "x.dcm", **one(StudyInstanceUID="1.2.2", StudyDescription="newer"))
+    house.chain(NEXT)
+    house.chain(DAY)
+    assert places(house) == {
+        ("default", "1.2.1", "1.2.1.1", "1.2.10"),
+        ("default", "1.2.2", "1.2.1.1", "1.2.9"),
+    }
+    assert gold(house) == {place[:3] for place in places(house)}
+    assert broken(house, DAY, NEXT) == set()
+
+
+def test_the_order_of_files_within_a_run_does_not_matter(tmp_path, write_dicom):
+    files = {
+        "a": one(StudyDescription="a", PatientID="P1"),
+        "b": one(StudyInstanceUID="1.2.2", PatientID="P2"),
+        "c": one(SeriesInstanceUID="1.2.1.2", StudyDescription="c"),
+    }
+    made = tmp_path / "made"
+    for name, elements in files.items():
+        write_dicom(made / name, **elements)
+    seen = []
+    for number, names in enumerate(permutations(files)):
+        house = House(tmp_path / f"lakehouse{number}")
+        for place, name in enumerate(names):
+            target = house.drop / f"{place}.dcm"
+            target.write_bytes((made / name).read_bytes())
+            os.utime(target, (1_600_000_000, 1_600_000_000))
+        house.chain()
+        assert broken(house) == set()
+        seen.append((places(house), gold(house), patients(house), conflicts(house)))
+    assert all(each == seen[0] for each in seen)
+
+
+def test_a_lakehouse_without_the_table_takes_every_date_in(house, send):
+    send(DAY)
+    layout = house.run.engine.layout
+    shutil.rmtree(layout.table("silver", "current_files"))
+    send(NEXT, StudyInstanceUID="1.2.2")
+    assert places(house) == {("default", "1.2.2", "1.2.1.1", "1.2.9")}
+    assert broken(house, DAY, NEXT) == set()
