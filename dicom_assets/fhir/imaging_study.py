@@ -107,15 +107,14 @@ def convert_studies(
         whole: Source system and Study Instance UID → as of when, of studies all of whose rows that
             count are given.
     """
-    is_id = _FHIR_ID.fullmatch
     left = dict(whole or {})
     for (system, uid), group in groupby(_in_order(instances), key=itemgetter(0, 1)):
         rows = []
         for row in group:
-            if is_id(row.sopInstanceUid) and is_id(row.seriesInstanceUid):
+            if is_told(row.seriesInstanceUid, row.sopInstanceUid):
                 rows.append(row)
                 continue
-            column, tag = next((c, t) for c, t in _UIDS if not is_id(getattr(row, c)))
+            column, tag = next((c, t) for c, t in _UIDS if not is_told(getattr(row, c)))
             message = f"{column} is no FHIR id: more than 64 characters or others than A-Za-z0-9.-"
             yield _failure(row, message, tags=(tag,))
         if rows:
@@ -188,6 +187,11 @@ def _failure(row: Row, message: str, *, tags: tuple[str, ...] = ()) -> Failure:
         failed_path=path or None,
         tags=tags,
     )
+
+
+def is_told(*uids: str) -> bool:
+    """Says whether FHIR can hold series and instance UIDs; a row of others is a failure."""
+    return all(map(_FHIR_ID.fullmatch, uids))
 
 
 def resource_id(uid: str) -> str:

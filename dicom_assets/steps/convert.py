@@ -184,7 +184,7 @@ def is_ours(address: str) -> bool:
 
 
 def convert_again(run: Run, studies: Collection[tuple[str, str]]) -> None:
-    """Writes studies whole, into files of their own, for `repair`.
+    """Writes all that counts of some studies into files of their own, for `repair`.
 
     Args:
         run: The run; the files are its date's.
@@ -194,6 +194,9 @@ def convert_again(run: Run, studies: Collection[tuple[str, str]]) -> None:
     keys = {study_key(*study) for study in studies}
     table = _table_of(engine.app_id(STEP, run.metastore, run.ingest_date))
     name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{table}_again.ndjson"
-    parts = whole_parts(run, Corrections.read(engine), studies_by_key(engine, keys))
+    parts = (
+        Part(part.instances, {})  # to be merged: what other lines say is not wrong
+        for part in whole_parts(run, Corrections.read(engine), studies_by_key(engine, keys))
+    )
     # their failures have rows already
     _write(run, _News(parts, set()), Report(STEP), name=name, begun=set())

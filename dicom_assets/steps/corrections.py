@@ -53,6 +53,11 @@ class Corrections:
         last = max(said, key=lambda row: (row["takenAt"], row["operationId"]), default=None)
         return last["takenAt"] if last and last["operation"] == "delete" else None
 
+    def is_deleted(self, instance: Row) -> bool:
+        """Says whether an instance, with its arrivedAt, is deleted."""
+        deleted_at = self.deleted_at(instance)
+        return deleted_at is not None and instance["arrivedAt"] < deleted_at
+
     def patient_id(
         self, source_system: str, study_uid: str | None, patient_id: str | None
     ) -> str | None:

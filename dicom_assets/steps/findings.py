@@ -32,6 +32,7 @@ class Kind(StrEnum):
     LINE_WITHOUT_ROW = "line_without_row"
     ROW_WITHOUT_LINE = "row_without_line"
     DUPLICATE = "duplicate"
+    NOT_CURRENT = "not_current"
     STUDY_NOT_IN_SILVER = "study_not_in_silver"
     SILVER_WITHOUT_BRONZE = "silver_without_bronze"
     INSTANCE_NOT_IN_SILVER = "instance_not_in_silver"
@@ -56,6 +57,7 @@ MEANINGS = {
     Kind.LINE_WITHOUT_ROW: "an NDJSON line without a bronze row",
     Kind.ROW_WITHOUT_LINE: "a bronze row whose NDJSON line is not there",
     Kind.DUPLICATE: "a row that is there twice",
+    Kind.NOT_CURRENT: "an instance for which silver/current_files names no file, or not the newest",
     Kind.STUDY_NOT_IN_SILVER: "a bronze study without a silver row",
     Kind.SILVER_WITHOUT_BRONZE: "a silver row without a bronze row",
     Kind.INSTANCE_NOT_IN_SILVER: "an instance that silver does not hold where it belongs",

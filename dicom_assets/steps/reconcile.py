@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dicom_assets.fhir.flatten import silver_id
-from dicom_assets.fhir.imaging_study import silver_study_id
+from dicom_assets.fhir.imaging_study import is_told, silver_study_id
 from dicom_assets.fhir.ndjson import Line, read_lines
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
@@ -140,11 +140,17 @@ class Day:
         return self.instances.loc[~self.instances["filePath"].isin(failed)]
 
     @cached_property
+    def telling(self) -> set[tuple[str, str]]:
+        """Source system and SOP Instance UID of the instances that FHIR can hold."""
+        columns = ["sourceSystem", "seriesInstanceUid", "sopInstanceUid"]
+        rows = self.instances[columns].itertuples(index=False, name=None)
+        return {(system, sop) for system, series, sop in rows if is_told(series, sop)}
+
+    @cached_property
     def current(self) -> pd.DataFrame:
         """silver/current_files rows of the date's instances: keys, arrivedAt, deletedAt."""
-        pairs = zip(self.instances["sourceSystem"], self.instances["sopInstanceUid"], strict=True)
         columns = [*_KEYS, "arrivedAt", "deletedAt"]
-        where = {"id": {instance_key(*pair) for pair in pairs}}
+        where = {"id": {instance_key(*each) for each in self.telling}}
         return self.run.engine.read(catalog.CURRENT_FILES, columns, where=where).to_pandas()
 
     @cached_property

@@ -33,7 +33,7 @@ from dicom_assets.steps.ingest_fhir import ingest_again, ingest_fhir
 from dicom_assets.steps.organise import journal_of
 from dicom_assets.steps.report import now, reporting
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.settle import settle
+from dicom_assets.steps.settle import settle, settle_again
 from dicom_assets.steps.verify import verify
 from dicom_assets.steps.verify_date import ROW
 
@@ -77,7 +77,8 @@ class _Repair:
         if found.counts[Kind.DATA_FILE]:
             return False
         # what layers lack may follow from files, what gold lacks from silver
-        return self._mend_files(found) or self._mend_silver(found) or self._mend_gold(found)
+        mend = (self._mend_files, self._mend_current, self._mend_silver, self._mend_gold)
+        return any(mend_layer(found) for mend_layer in mend)
 
     def _untried(self, found: Findings, act: str, *kinds: Kind) -> list[Finding]:
         """Returns what has not been tried to mend so; from now on it has."""
@@ -216,6 +217,13 @@ class _Repair:
     def _ingest_again(self, run: Run, lines: list[Finding]) -> None:
         for system, path in {each.key for each in lines}:
             ingest_again(run, catalog.BRONZE_IMAGING_STUDY, system, path)
+
+    def _mend_current(self, found: Findings) -> bool:
+        """Settles instances again from the metastore, if it has rows of them."""
+        wrong = self._untried(found, "settle", Kind.NOT_CURRENT)
+        if wrong:
+            settle_again(self._run, {each.key for each in wrong})
+        return bool(wrong)
 
     def _mend_silver(self, found: Findings) -> bool:
         """Makes silver rows, and their gold, again from lines; lines again from the metastore."""

@@ -2,16 +2,19 @@
 
 Decided here: that new metastore rows, then new deletes, restores and changes of patient, are taken
 into silver/current_files, each with its progress; conflicts are written first, so that none is lost
-to a kill. Not decided here: the rules (`current_files`, `corrections`), or what is written because
+to a kill. A file whose UIDs FHIR cannot hold speaks for nothing: it fails when it is converted. Not
+decided here: the rules (`current_files`, `corrections`), or what is written because
 of them (`convert`).
 """
 
+from collections import defaultdict
 from collections.abc import Collection
 from datetime import date
 from operator import itemgetter
 
 import pyarrow as pa
 
+from dicom_assets.fhir.imaging_study import is_told
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
@@ -19,6 +22,7 @@ from dicom_assets.steps.current_files import (
     FILE,
     Row,
     Settling,
+    instance_key,
     keys_of,
     known_studies,
     study_key_of,
@@ -58,17 +62,50 @@ def _take_files(run: Run, day: date, corrections: Corrections, report: Report) -
     engine, metastore = run.engine, run.metastore
     app_id = engine.app_id(STEP, metastore, day)
     until = engine.version(metastore)
-    files = engine.table_of_new(
+    new = engine.table_of_new(
         metastore, FILE, since=engine.progress(TABLE, app_id), until=until, ingest_date=day
     ).to_pylist()
-    if not files:
-        return
+    if new:
+        settling = _settled(engine, new, corrections)
+        _write(engine, settling, Progress(app_id, until), day, report)
+
+
+def settle_again(run: Run, instances: Collection[tuple[str, str]]) -> None:
+    """Settles some instances anew from all their metastore rows, for `repair`.
+
+    Args:
+        run: The run.
+        instances: Source system and SOP Instance UID of each.
+    """
+    engine, corrections = run.engine, Corrections.read(run.engine)
+    where = {
+        "sourceSystem": {system for system, _ in instances},
+        "sopInstanceUid": {uid for _, uid in instances},
+    }
+    files: defaultdict[int, list[Row]] = defaultdict(list)
+    for file in engine.read(run.metastore, FILE, where=where).to_pylist():
+        files[instance_key(file["sourceSystem"], file["sopInstanceUid"])].append(file)
+    forgotten = {instance_key(*each) for each in instances}
+    by_day: defaultdict[date, list[Row]] = defaultdict(list)
+    for key in forgotten & set(files):
+        by_day[min(file["ingestDate"] for file in files[key])] += files[key]
+    for day, some in sorted(by_day.items()):
+        settling = _settled(engine, some, corrections, forgotten)
+        _write(engine, settling, None, day, Report(STEP))
+
+
+def _settled(
+    engine: LocalEngine, new: list[Row], corrections: Corrections, forgotten: Collection[int] = ()
+) -> Settling:
+    """Takes metastore rows into what is known of them, but for what is forgotten."""
+    files = [row for row in new if is_told(row["seriesInstanceUid"], row["sopInstanceUid"])]
     known = _known(engine, {key for file in files for key in keys_of(file)})
     elsewhere = known_studies(known) - {row["id"] for row in known}
+    known = [row for row in known if row["id"] not in forgotten]
     settling = Settling([*known, *_known(engine, elsewhere)])
     settling.take(files)
     _set_deleted(settling, corrections)
-    _write(engine, settling, Progress(app_id, until), day, report)
+    return settling
 
 
 def _take_operations(run: Run, corrections: Corrections, report: Report) -> None:
@@ -100,7 +137,11 @@ def _set_deleted(settling: Settling, corrections: Corrections) -> None:
 
 
 def _write(
-    engine: LocalEngine, settling: Settling, progress: Progress, day: date, report: Report
+    engine: LocalEngine,
+    settling: Settling,
+    progress: Progress | None,
+    day: date,
+    report: Report,
 ) -> None:
     """Writes what changed; conflicts first: they cannot be told again once rows are written."""
     changed, conflicts = settling.changed, settling.conflicts

@@ -86,12 +86,13 @@ class DateCheck:
 
     @cached_property
     def _metastore(self) -> dict[Name, dict[str, Any]]:
-        """The newest row of each file."""
-        return {_name(row): row for row in self._metastore_rows}
+        """The newest row of each file that came on the date; others were read again on it."""
+        folder = f"/{self._day:%Y/%m/%d}/"
+        return {_name(row): row for row in self._metastore_rows if folder in row["filePath"]}
 
     @cached_property
     def _failures(self) -> list[dict[str, Any]]:
-        columns = ["sourceSystem", "step", "sourcePath", "failedPath", "line"]
+        columns = ["sourceSystem", "step", "sourcePath", "failedPath", "line", "retriedAt"]
         return self._read(catalog.INGESTION_FAILURES, columns)
 
     def _lies(self, address: str, path: Path) -> bool:
@@ -144,7 +145,8 @@ class DateCheck:
                     key = (system, folder / name)
                     self._add(Kind.FAILED_WITHOUT_ROW, address, key=key)
         process = {row["filePath"] for row in self._metastore_rows}
-        for address in recorded - lying - process:
+        retried = {row["failedPath"] for row in self._failures if row["retriedAt"]}
+        for address in recorded - lying - process - retried:
             if not layout.absolute(address).exists():
                 self._add(Kind.FAILED_MISSING, address)
 

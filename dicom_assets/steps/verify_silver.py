@@ -23,6 +23,7 @@ from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.query import Where
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
 from dicom_assets.steps import catalog, convert, flatten
+from dicom_assets.steps.corrections import Corrections
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.report import Progress
 from dicom_assets.steps.run import Run
@@ -34,9 +35,11 @@ _INSTANCE = ("sourceSystem", "sopInstanceUid")
 _PLACE = (*_INSTANCE, "study", "seriesInstanceUid")
 _NEWEST = ("ingestedAt", "sourceModifiedAt", "contentHash", "filePath")
 _HELD = pa.schema([(name, pa.string()) for name in _PLACE])
+_CURRENT = pa.schema([(name, pa.string()) for name in (*_INSTANCE, "current")])
 _STATED = pa.schema(
     [
         *_HELD,
+        ("studyInstanceUid", pa.string()),
         *((name, pa.timestamp("us", tz="UTC")) for name in _NEWEST[:2]),
         *((name, pa.string()) for name in _NEWEST[2:]),
         ("ingestDate", pa.date32()),
@@ -45,16 +48,24 @@ _STATED = pa.schema(
 _UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
 
 
-def belonging(stated: pd.DataFrame) -> pd.DataFrame:
+def belonging(stated: pd.DataFrame, corrections: Corrections) -> pd.DataFrame:
     """Returns where silver must hold instances: the one rule of what silver should hold.
 
-    The newest statement by arrival says in which study and series an instance is.
+    The newest file by arrival says in which study and series an instance is, its newest row what
+    stands in it; of one that was deleted, `isDeleted` says so.
 
     Args:
         stated: Metastore rows (_STATED), and of each instance among them all that there are.
+        corrections: What was deleted.
     """
-    ordered = stated.sort_values(list(_NEWEST), na_position="first")
-    return ordered.drop_duplicates(list(_INSTANCE), keep="last")
+    of_file = stated.groupby([*_INSTANCE, "filePath"])["ingestedAt"]
+    stated = stated.assign(arrivedAt=of_file.transform("min"))
+    order = ["arrivedAt", *_NEWEST[1:], "ingestedAt"]
+    newest = stated.sort_values(order, na_position="first").drop_duplicates(
+        list(_INSTANCE), keep="last"
+    )
+    deleted = [corrections.is_deleted(row) for row in newest.to_dict("records")]
+    return newest.assign(isDeleted=pd.Series(deleted, index=newest.index, dtype=bool))
 
 
 def parts(
@@ -78,6 +89,7 @@ class SilverCheck:
         rows = run.engine.row_count(run.metastore) if is_whole else 0
         self._bucket_count = Buckets.enough_for(rows)
         self._held = self._buckets(_HELD)
+        self._corrections = Corrections.read(run.engine)
 
     def _buckets(self, schema: pa.Schema) -> Buckets:
         folder = self._engine.layout.root
@@ -146,6 +158,7 @@ class SilverCheck:
         valid = both["valid"].map(bool) & (both["_merge"] == "left_only")
         missing = both.loc[valid]
         absent = set(zip(missing["sourceSystem"], missing["study"], strict=True))
+        absent -= flatten.gone_studies(self._engine, absent)
         for key in sorted(absent):
             self._found.add(Kind.STUDY_NOT_IN_SILVER, " ".join(key), key=key)
         extra = both.loc[both["_merge"] == "right_only"]
@@ -165,8 +178,11 @@ class SilverCheck:
             progress.advance()
         exempt = absent | (self._bronze_keys() - self._bronze_keys("valid"))
         theirs = self._bronze_keys("theirs")
-        for said, held in zip(stated, self._held, strict=True):
-            should = belonging(said.to_pandas(date_as_object=True))
+        for said, held, current in zip(stated, self._held, self._current(), strict=True):
+            every = belonging(said.to_pandas(date_as_object=True), self._corrections)
+            if self.is_whole:
+                self._compare_current(every, current.to_pandas())
+            should = every.loc[~every["isDeleted"]]
             both = should.merge(held.to_pandas(), on=list(_PLACE), how="outer", indicator=True)
             missing = both.loc[both["_merge"] == "left_only"]
             if not self.is_whole:
@@ -181,6 +197,26 @@ class SilverCheck:
                 if (key := (row["sourceSystem"], row["study"])) not in theirs:
                     what = f"{' '.join(key)}, instance {row['sopInstanceUid']}"
                     self._found.add(Kind.INSTANCE_UNKNOWN, what, key=key)
+
+    def _current(self) -> Buckets:
+        """Returns which file speaks for each instance, by silver/current_files."""
+        buckets = self._buckets(_CURRENT)
+        if self.is_whole:
+            columns = [*_INSTANCE, "filePath", "level"]
+            for rows in parts(self._engine, catalog.CURRENT_FILES, columns, None):
+                is_instance = pa.array([each == "instance" for each in rows["level"].to_pylist()])
+                found = rows.filter(is_instance.cast(pa.bool_())).rename_columns(
+                    {"filePath": "current"}
+                )
+                buckets.add(found.select(_CURRENT.names).cast(_CURRENT))
+        return buckets
+
+    def _compare_current(self, should: pd.DataFrame, current: pd.DataFrame) -> None:
+        both = should.merge(current, on=list(_INSTANCE), how="left")
+        wrong = both.loc[both["filePath"] != both["current"]]
+        for key in zip(wrong["sourceSystem"], wrong["sopInstanceUid"], strict=True):
+            what = f"{catalog.CURRENT_FILES.full_name}: {' '.join(key)}"
+            self._found.add(Kind.NOT_CURRENT, what, key=key)
 
     def _stated(self, days: Iterable[date], **which: Any) -> pa.Table:
         """Reads what metastore rows say of where instances are, but for those that failed."""
@@ -199,7 +235,9 @@ class SilverCheck:
         if missing.empty:
             return missing
         where = {"sopInstanceUid": set(missing["sopInstanceUid"])}
-        should = belonging(self._stated(self._days, where=where).to_pandas(date_as_object=True))
+        stated = self._stated(self._days, where=where).to_pandas(date_as_object=True)
+        every = belonging(stated, self._corrections)
+        should = every.loc[~every["isDeleted"]]
         return missing.merge(should[["sourceSystem", "filePath"]])
 
 

@@ -19,6 +19,7 @@ METASTORE = "bronze/dicomimagingmetastore"
 CHAIN = {
     PROCESS_FILES,
     METASTORE,
+    "silver/current_files",
     "bronze/ImagingStudy_ndjson",
     "bronze/ImagingStudy",
     "silver/ImagingStudy",
@@ -134,4 +135,4 @@ def test_a_check_that_only_warns_stops_nothing(automation, write_dicom):
     sent = write_dicom(automation.drop / "a.dcm")
     write_dicom(automation.drop / "again.dcm", SOPInstanceUID=sent.SOPInstanceUID)
     automation.run(PROCESS_FILES, METASTORE)
-    assert ("bronze/ImagingStudy_ndjson", TODAY) in automation.tick()
+    assert ("silver/current_files", TODAY) in automation.tick()

@@ -48,6 +48,7 @@ NODES = {
     "drop_folder",
     "process_files",
     "dicomimagingmetastore",
+    "current_files",
     "ImagingStudy_ndjson",
     "ImagingStudy",
     "person",

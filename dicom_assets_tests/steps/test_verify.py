@@ -16,9 +16,11 @@ from deltalake import DeltaTable, write_deltalake
 
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.steps import catalog
+from dicom_assets.lakehouse.operations import operation
+from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.findings import Kind
 from dicom_assets.steps.repair import verify_and_repair
+from dicom_assets.steps.retry import retry
 from dicom_assets.steps.verify import verify
 from dicom_assets_tests.conftest import House, dicom
 
@@ -382,3 +384,37 @@ def test_what_is_sent_again_moved_between_series_or_failed_agrees(broken):
     dicom(broken.drop / "bad.dcm", SOPInstanceUID="1.2.3.1.7", SeriesInstanceUID="no id")
     broken.chain(SECOND)
     assert found(broken) == found(broken, day=SECOND) == found(broken, day=FIRST) == {}
+
+
+def test_what_was_moved_deleted_restored_read_again_or_retried_agrees(broken):
+    def ask_for(kind: str, **uids: str) -> None:
+        said = operation(operation=kind, requestedBy="me", reason="wrong", id=kind, **uids)
+        ask.ask(broken.run.engine, said, source_system="default")
+
+    drop(broken, 2, 1, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1")
+    ask_for("delete", studyInstanceUid="1.2.1")
+    ask_for("reread", studyInstanceUid="1.2.3")
+    retry(broken.run.engine, broken.settings)
+    third = date(2026, 4, 1)
+    broken.chain(third)
+    assert found(broken) == {}
+    assert {row["idOrig"] for row in broken.rows(SILVER)} == {"1.2.3", "1.2.4"}
+    assert [found(broken, day=day) for day in (FIRST, SECOND, third)] == [{}] * 3
+    ask_for("restore", seriesInstanceUid="1.2.1.2")
+    broken.chain(third)
+    assert found(broken) == {}
+    assert {row["idOrig"] for row in broken.rows(SILVER)} == {"1.2.1", "1.2.3", "1.2.4"}
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_which_file_speaks_is_settled_again_from_the_metastore(broken, deleted):
+    if deleted:
+        said = operation(
+            operation="delete", requestedBy="me", reason="wrong", id="1", studyInstanceUid="1.2.1"
+        )
+        ask.ask(broken.run.engine, said, source_system="default")
+        broken.chain(SECOND)
+    before = sorted(map(str, broken.rows(catalog.CURRENT_FILES)))
+    lose(catalog.CURRENT_FILES, lambda row: row["sopInstanceUid"] == "1.2.1.2.1")(broken)
+    assert repaired(broken) == ({Kind.NOT_CURRENT: 1}, {})
+    assert sorted(map(str, broken.rows(catalog.CURRENT_FILES))) == before
