@@ -40,8 +40,9 @@ from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.places import Places
 from dicom_assets.lakehouse.tables import Tables
 from dicom_assets.settings import load_settings
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, settle
 from dicom_assets.steps.chain import STEPS
+from dicom_assets.steps.current_files import keys_of
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.run import Run
 
@@ -63,6 +64,7 @@ _APART = 8
 _ASSETS = {
     "organise": "bronze/process_files",
     "extract": "bronze/dicomimagingmetastore",
+    "settle": "silver/current_files",
     "convert": "bronze/ImagingStudy_ndjson",
     "ingest_fhir": "bronze/ImagingStudy",
     "flatten": "silver/ImagingStudy",
@@ -139,7 +141,9 @@ def template(root: Path) -> dict[Table, bytes]:
     return found
 
 
+_LEVELS = ("instance", "series", "study")
 _UPSERTED = (
+    catalog.CURRENT_FILES,
     catalog.silver_imaging_study(),
     catalog.PROCEDURE_OCCURRENCE,
     catalog.PERSON,
@@ -197,6 +201,13 @@ def copies(stream: bytes, studies: int, date_number: int, day: date) -> pa.Table
         series = rows["image_series_uid"].to_pylist()
         pairs = zip(uids, series, strict=True)
         values["image_occurrence_id"] = [int_key("default", uid, each) for uid, each in pairs]
+    if "level" in names:
+        found = rows.to_pylist()
+        values["id"] = [
+            keys_of({name: each or "" for name, each in row.items()})[_LEVELS.index(row["level"])]
+            for row in found
+        ]
+        values["ingestDates"] = [[day] if row["level"] == "study" else None for row in found]
     for name, column in values.items():
         place = rows.schema.get_field_index(name)
         rows = rows.set_column(
@@ -274,6 +285,8 @@ class Filling:
 
     def _commit(self, version: int, day: date, files: list[dict[str, Any]]) -> None:
         told = {f"{self.table.name}/{self._id}/{day}": version}
+        if self.table == catalog.CURRENT_FILES:  # every date has been taken in
+            told[f"{settle.STEP}/{self.run.engine.identity(self.run.metastore)}"] = 0
         if self.table.partition == "ingestDate":
             told |= {f"before/{day}": version - 1, f"last/{day}": version}
         at = time.time_ns() // 1_000_000

@@ -108,7 +108,7 @@ def status(lakehouse: Path | None, days: int) -> None:
     """Shows files, rows and failures for each layer and date."""
     settings = settings_of(lakehouse)
     from dicom_assets.console import print_table
-    from dicom_assets.steps.status import by_date, totals
+    from dicom_assets.steps.status import by_date, contradicting, totals
 
     engine = engine_of(settings)
     rows = by_date(engine, settings, days=days)
@@ -120,6 +120,8 @@ def status(lakehouse: Path | None, days: int) -> None:
         return
     print_table(["ingest date", *rows[0].counts], [[row.day, *row.counts.values()] for row in rows])
     print_table(["table", "rows"], list(totals(engine, settings).items()))
+    if kinds := contradicting(engine):
+        print_table(["conflicts (dicom-assets conflicts)", "how many"], list(kinds.items()))
 
 
 @main.command("fill-promoted")
@@ -197,5 +199,6 @@ for verb in (
     corrections.reread,
     corrections.change_patient,
     corrections.operations,
+    corrections.conflicts,
 ):
     main.add_command(verb)

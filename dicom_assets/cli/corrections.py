@@ -1,4 +1,7 @@
-"""Corrections on the command line: an operation is asked for; the next run takes it in."""
+"""Corrections on the command line: an operation is asked for; the next run takes it in.
+
+And the conflicts that a person may want to correct.
+"""
 
 import getpass
 import uuid
@@ -41,14 +44,14 @@ _ABOUT_UIDS = _with(
 @click.command()
 @_ABOUT_UIDS
 def delete(**options: Any) -> None:
-    """Asks for a study, series or instance to go. Recorded, but NOT YET ACTED ON."""
+    """Takes a study, series or instance out of silver and gold. It can be restored."""
     _ask("delete", **options)
 
 
 @click.command()
 @_ABOUT_UIDS
 def restore(**options: Any) -> None:
-    """Asks for what was deleted to come back. Recorded, but NOT YET ACTED ON."""
+    """Brings back what was deleted."""
     _ask("restore", **options)
 
 
@@ -67,7 +70,7 @@ def reread(**options: Any) -> None:
     *_COMMON,
 )
 def change_patient(wrong: str, right: str, **options: Any) -> None:
-    """Asks for another Patient ID, of all or one study. Recorded, but NOT YET ACTED ON."""
+    """Gives the studies of one Patient ID, or one of them, to another; later files, too."""
     _ask("change_patient", patientId=wrong, newPatientId=right, **options)
 
 
@@ -94,6 +97,36 @@ def operations(lakehouse: Path | None, limit: int) -> None:
                 row["operation"],
                 "\n".join(f"{name} {row[name]}" for name in WHAT[1:] if row[name]),
                 *(row[name] for name in ("requestedBy", "reason", "operationId")),
+            ]
+            for row in rows[:limit]
+        ],
+    )
+    if len(rows) > limit:
+        click.echo(f"{len(rows) - limit} more; see --limit")
+
+
+@click.command()
+@click.option("--attribute", help="Only where files differ in this, such as patientId.")
+@LAKEHOUSE
+@LIMIT
+def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None:
+    """Shows in what files contradict each other: what counts, and what does not."""
+    settings = settings_of(lakehouse)
+    from dicom_assets.console import print_table
+    from dicom_assets.steps.status import UID_OF_LEVEL, contradictions
+
+    rows = contradictions(engine_of(settings), attribute=attribute).to_dict("records")
+    if not rows:
+        click.echo("no conflicts")
+        return
+    print_table(
+        ["namespace", "about", "attribute", "counts", "of", "does not count", "of"],
+        [
+            [
+                row["sourceSystem"],
+                f"{row['level']} {row[UID_OF_LEVEL[row['level']]]}",
+                row["attribute"],
+                *(row[f"{side}{what}"] for side in ("kept", "other") for what in ("Value", "Path")),
             ]
             for row in rows[:limit]
         ],
@@ -144,5 +177,3 @@ def _ask(
     path = ask.ask(engine, asked, source_system=namespace)
     click.echo(f"the lakehouse holds {held[namespace]} instances of it; asked for: {path}")
     click.echo("a running sensor takes what is dropped by itself; else: dicom-assets run")
-    if kind != "reread":
-        click.echo("it is recorded; silver and gold do not follow it yet")

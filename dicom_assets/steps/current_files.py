@@ -74,11 +74,7 @@ def study_key_of(source_system: str, study_uid: str) -> int:
 def keys_of(file: Row) -> tuple[int, int, int]:
     """Returns the keys of a file's instance, series and study."""
     system, study, series, instance = (file[name] for name in ("sourceSystem", *REQUIRED_TAGS))
-    return (
-        instance_key(system, instance),
-        series_key(system, series),
-        study_key_of(system, study),
-    )
+    return instance_key(system, instance), series_key(system, series), study_key_of(system, study)
 
 
 def is_deleted(instance: Row) -> bool:

@@ -1,7 +1,7 @@
 """Status: what the lakehouse holds, by date and by table, and what failed.
 
-Decided here: which numbers a person sees. Rows of a date come from file statistics, what silver and
-gold hold of it from the keys of its studies.
+Decided here: which numbers, failures and conflicts a person sees. Rows of a date come from file
+statistics, what silver and gold hold of it from the keys of its studies.
 """
 
 from collections import Counter
@@ -78,6 +78,7 @@ def totals(engine: LocalEngine, settings: Settings) -> dict[str, int]:
     tables: tuple[Table, ...] = (
         catalog.PROCESS_FILES,
         catalog.metastore(settings.promoted),
+        catalog.CURRENT_FILES,
         catalog.BRONZE_IMAGING_STUDY,
         catalog.silver_imaging_study(),
         catalog.IMAGE_OCCURRENCE,
@@ -86,6 +87,29 @@ def totals(engine: LocalEngine, settings: Settings) -> dict[str, int]:
         catalog.INGESTION_FAILURES,
     )
     return {f"{table.layer}/{table.name}": engine.row_count(table) for table in tables}
+
+
+UID_OF_LEVEL = {
+    "study": "studyInstanceUid",
+    "series": "seriesInstanceUid",
+    "instance": "sopInstanceUid",
+}
+"""Level of a conflict → the column that says whom it is about."""
+
+
+def contradicting(engine: LocalEngine) -> dict[str, int]:
+    """Counts the conflicts by level and attribute, the most frequent first."""
+    rows = engine.read(catalog.CONFLICTS, ["level", "attribute"]).to_pylist()
+    counts = Counter(f"{row['level']} {row['attribute']}" for row in rows)
+    return dict(counts.most_common())
+
+
+def contradictions(engine: LocalEngine, *, attribute: str | None = None) -> pd.DataFrame:
+    """Returns the conflicts, the newest first."""
+    table = catalog.CONFLICTS
+    where = {"attribute": [attribute]} if attribute else None
+    rows = engine.read(table, table.schema.names, where=where).to_pandas()
+    return rows.sort_values("keptArrivedAt", ascending=False)
 
 
 def failed(

@@ -5,6 +5,7 @@ a delivery; the undisturbed run that all others are compared with takes it, too.
 """
 
 import io
+import json
 import os
 import shutil
 import warnings
@@ -45,11 +46,20 @@ def first(folder: Path) -> None:
 
 
 def second(folder: Path) -> None:
-    """What comes a day later: late parts, a file with other content, a new study."""
+    """What comes a day later: late parts, other content, other studies, corrections."""
     file(folder / "Doe 1.dcm", 1, PatientSex="M", StudyDescription="corrected")
     file(folder / "Doe late.dcm", 11, SeriesInstanceUID="1.2.3.4.3")
     file(folder / "Doe moved.dcm", 2, SeriesInstanceUID="1.2.3.4.1")
     file(folder / "Doe new.dcm", 12, StudyInstanceUID="1.2.3.6", PatientID="P2")
+    file(folder / "Doe elsewhere.dcm", 7, StudyInstanceUID="1.2.3.5")
+    said = {"requestedBy": "Doe", "reason": "wrong"}
+    asked = [
+        {"operation": "delete", "sopInstanceUid": "1.2.9.6", **said},
+        {"operation": "change_patient", "patientId": "P1", "newPatientId": "P3", **said},
+        {"operation": "reread", "sopInstanceUid": "1.2.9.5", **said},
+    ]
+    (folder / "Operations").mkdir()
+    (folder / "Operations/Doe.json").write_text(json.dumps(asked))
     (folder / "Doe notes.txt").write_text("no DICOM either")
     packed(folder / "Doe more.zip", {"Doe 13.dcm": of(13, StudyInstanceUID="1.2.3.5"), "x": b""})
 
