@@ -4,12 +4,13 @@ Decided here: the rule, and what two files contradict each other in. Files count
 taken in, then by modification time, content and path, so that the same files in any order give the
 same answer; a file that is read again has not arrived again. A study is one to be written whole
 when an instance left it or came to it from another, when a file arrives in it after a newer one of
-the same instance, or when its patient changed: then nothing that was written of it before counts.
+the same instance, or when its patient changed: then nothing that was written of it before counts,
+and from then on it is always written so, each time as of a later instant.
 Not decided here: how files and rows are read and written (`settle`).
 """
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from dicom_assets.fhir.imaging_study import resource_id
@@ -45,6 +46,7 @@ _OF_FILE = ("filePath", "contentHash", "version", "sourceModifiedAt")
 _WHEN = ("filePath", "contentHash", "arrivedAt", "sourceModifiedAt")
 _IN_INSTANCES = ("studyInstanceUid", "seriesInstanceUid", "contentHash")
 _NEVER = datetime.fromtimestamp(0, UTC)
+_TICK = timedelta(microseconds=1)
 
 Row = dict[str, Any]
 StudyUid = tuple[str, str]
@@ -121,9 +123,9 @@ class Settling:
             self._take_instance(instance, file)
 
     def whole(self, study: int, at: datetime) -> None:
-        """Says that a study is to be written whole, as of an instant."""
+        """Says that a study is to be written whole, as of an instant, and later than before."""
         row = self._rows[study]
-        row["wholeAt"] = max(row["wholeAt"] or at, at)
+        row["wholeAt"] = max(at, row["wholeAt"] + _TICK) if row["wholeAt"] else at
 
     def instances(self) -> Iterable[Row]:
         """Yields the instances, to be changed in place."""
@@ -178,7 +180,8 @@ class Settling:
             "wholeAt": held["wholeAt"] if held else None,
             "stated": [said[attribute] for attribute in ATTRIBUTES if attribute in said],
         }
-        if is_other_patient:
+        # of two whole statements the one that knows this file is to be the later one
+        if is_other_patient or self._rows[key]["wholeAt"]:
             self.whole(key, self._rows[key]["arrivedAt"])
 
     def _compare(self, attribute: str, newer: Row, older: Row, about: Row) -> None:

@@ -37,7 +37,7 @@ TABLE = catalog.CURRENT_FILES
 def settle(run: Run) -> Report:
     """Takes the partition's new metastore rows and operations into silver/current_files.
 
-    Where nothing has been taken yet, though the metastore holds other dates, too, these come first.
+    Where the table has just been made, all other dates come first.
 
     Returns:
         Rows = rows of silver/current_files that are new or changed; count `conflicts` met.
@@ -52,9 +52,11 @@ def settle(run: Run) -> Report:
         if engine.progress(TABLE, every_date.app_id) is None:
             for day in sorted(engine.rows_by_date(run.metastore)):
                 _take_files(run, date.fromisoformat(day), corrections, report)
+            for day in sorted(engine.rows_by_date(catalog.OPERATIONS)):
+                _take_operations(run, date.fromisoformat(day), corrections, report)
             _write(engine, Settling([]), every_date, run.ingest_date, report)
         _take_files(run, run.ingest_date, corrections, report)
-        _take_operations(run, corrections, report)
+        _take_operations(run, run.ingest_date, corrections, report)
     return report
 
 
@@ -108,11 +110,11 @@ def _settled(
     return settling
 
 
-def _take_operations(run: Run, corrections: Corrections, report: Report) -> None:
+def _take_operations(run: Run, day: date, corrections: Corrections, report: Report) -> None:
     engine = run.engine
-    app_id = engine.app_id(STEP, catalog.OPERATIONS, run.ingest_date)
+    app_id = engine.app_id(STEP, catalog.OPERATIONS, day)
     since, until = engine.progress(TABLE, app_id), engine.version(catalog.OPERATIONS)
-    operations = new_operations(engine, run.ingest_date, since=since, until=until)
+    operations = new_operations(engine, day, since=since, until=until)
     if not operations:
         return
     instances, studies = what_is_about(engine, run.metastore, corrections, operations)
@@ -123,7 +125,7 @@ def _take_operations(run: Run, corrections: Corrections, report: Report) -> None
     at = max(map(itemgetter("takenAt"), operations))
     for row in known:
         settling.whole(row["id"], at)
-    _write(engine, settling, Progress(app_id, until), run.ingest_date, report)
+    _write(engine, settling, Progress(app_id, until), day, report)
 
 
 def _known(engine: LocalEngine, keys: Collection[int]) -> list[Row]:

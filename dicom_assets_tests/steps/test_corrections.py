@@ -159,3 +159,18 @@ def test_a_correction_holds_whichever_of_its_dates_was_stopped(
     assert places(full) == {place for place in ALL if place[1] == "1.2.2"}
     assert gold(full) == {place[:3] for place in places(full)}
     assert broken(full, *DAYS[:3]) == set()
+
+
+def test_of_two_whole_statements_the_one_that_knows_more_is_the_later_one(full, write_dicom):
+    """A date with a late part, stopped; a delete, stopped once it is written; then both go on."""
+    write_dicom(full.drop / "x", **one(SOPInstanceUID="1.2.13"))
+    full.chain(DAYS[1], until="extract")
+    said = operation(
+        operation="delete", requestedBy="me", reason="wrong", id="1", sopInstanceUid="1.2.9"
+    )
+    ask.ask(full.run.engine, said, source_system="default")
+    full.chain(DAYS[2], until="convert")
+    full.chain(DAYS[1])
+    full.chain(DAYS[2])
+    assert {place[3] for place in places(full)} == {"1.2.10", "1.2.11", "1.2.12", "1.2.13"}
+    assert broken(full, *DAYS[:3]) == set()
