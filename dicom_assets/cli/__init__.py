@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from dicom_assets.cli import corrections
+from dicom_assets.cli.dicomweb import dicomweb
 from dicom_assets.cli.failures import failures
 from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
 
@@ -197,5 +198,6 @@ for verb in (
     corrections.reread,
     corrections.change_patient,
     corrections.operations,
+    dicomweb,
 ):
     main.add_command(verb)
