@@ -15,6 +15,7 @@ import click
 from dicom_assets.cli import corrections
 from dicom_assets.cli.dicomweb import dicomweb
 from dicom_assets.cli.failures import failures
+from dicom_assets.cli.listen import listen
 from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
 
 
@@ -199,5 +200,6 @@ for verb in (
     corrections.change_patient,
     corrections.operations,
     dicomweb,
+    listen,
 ):
     main.add_command(verb)
