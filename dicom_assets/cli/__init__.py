@@ -17,6 +17,7 @@ from dicom_assets.cli.dicomweb import dicomweb
 from dicom_assets.cli.failures import failures
 from dicom_assets.cli.listen import listen
 from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
+from dicom_assets.cli.pull import pull
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -201,5 +202,6 @@ for verb in (
     corrections.operations,
     dicomweb,
     listen,
+    pull,
 ):
     main.add_command(verb)

@@ -5,13 +5,16 @@ this module. Not decided here: how requests are sent (`connection`), what is sto
 and what becomes of it (`dicom_assets.steps`).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dicom_assets.dicomweb.connection import Connection
+import httpx
+
+from dicom_assets.dicomweb.connection import Connection, Passing, ServiceError
 from dicom_assets.dicomweb.multipart import CHUNK, Body, MultipartError, boundary_of, parts
 from dicom_assets.dicomweb.service import Service
 
@@ -22,6 +25,7 @@ _REFERENCED, _FAILED = "00081199", "00081198"
 _SOP_INSTANCE, _REASON = "00081155", "00081197"
 _STORED_BEFORE = 45070
 """Azure's failure reason of an instance that was stored before; it keeps the first one."""
+_LOG = logging.getLogger(__name__)
 _PAGE = 200  # more an Azure service does not give
 _REASONS = {
     0x0110: "the service failed while it processed it",
@@ -138,22 +142,20 @@ class Client:
 
         self.connection.persist("WADO-RS", act)
 
-    def retrieve_series(
-        self, study: str, series: str, take: Callable[[Iterator[bytes]], None]
-    ) -> None:
-        """Retrieves all instances of a series in one request, and tries once.
+    def try_series(self, study: str, series: str, take: Callable[[Iterator[bytes]], None]) -> None:
+        """Retrieves the instances of a series in one request; ends early where that breaks off.
 
         Args:
             study: Study Instance UID.
             series: Series Instance UID.
-            take: Is given each file in pieces.
-
-        Raises:
-            Exception: It breaks off; what was taken until then is whole.
+            take: Is given each file in pieces; raises what `retrieve`'s would.
         """
-        with self._parts(f"/studies/{study}/series/{series}") as found:
-            for content in found:
-                take(content)
+        try:
+            with self._parts(f"/studies/{study}/series/{series}") as found:
+                for content in found:
+                    take(content)
+        except (ServiceError, Passing, httpx.TransportError, MultipartError) as error:
+            _LOG.info("%s: a series broke off (%s)", self.connection.name, type(error).__name__)
 
     @contextmanager
     def _parts(self, path: str) -> Iterator[Iterator[Iterator[bytes]]]:

@@ -56,10 +56,11 @@ class ServiceError(PlainError):
         return self.status in (None, 401, 403)
 
 
-class _Passing(Exception):
-    """An answer that may be another one soon."""
+class Passing(Exception):
+    """An answer that may be another one soon; says so to `persist`."""
 
     def __init__(self, status: int, pause: float | None) -> None:
+        """Takes the status, and for how long the service asks to wait."""
         super().__init__(status)
         self.status, self.pause = status, pause
 
@@ -93,12 +94,12 @@ class Connection:
         """Sends a request once and yields the answer, its content not read yet.
 
         Raises:
-            _Passing: It may be another one soon; `persist` tries again.
+            Passing: It may be another one soon; `persist` tries again.
             httpx.TransportError: There was none, or not all of it.
         """
         with self._client.stream(method, address, **request) as response:
             if response.status_code in _PASSING:
-                raise _Passing(response.status_code, _asked_pause(response))
+                raise Passing(response.status_code, _asked_pause(response))
             yield response
 
     def persist(self, what: str, act: Callable[[], T]) -> T:
@@ -116,7 +117,7 @@ class Connection:
             wait = None
             try:
                 return act()
-            except _Passing as error:
+            except Passing as error:
                 status, wait = error.status, error.pause
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 status = None
@@ -232,7 +233,7 @@ class _ClientCredentials(httpx.Auth):
             form["scope"] = service.scope
         response = httpx.post(service.token_address, data=form, timeout=_TIMEOUT)
         if response.status_code in _PASSING:
-            raise _Passing(response.status_code, _asked_pause(response))
+            raise Passing(response.status_code, _asked_pause(response))
         if not response.is_success:
             raise ServiceError(
                 f"the token endpoint answers {response.status_code}; check token_address,"

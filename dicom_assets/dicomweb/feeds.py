@@ -64,9 +64,11 @@ class Feed(Protocol):
 
     Attributes:
         kind: Tells positions of one kind of feed from those of another.
+        seconds_between: How long to wait before asking it again.
     """
 
     kind: str
+    seconds_between: int
 
     def has_news(self, position: int) -> bool:
         """Says whether there may be something behind a position; costs one request at most."""
@@ -93,6 +95,7 @@ class AzureFeed:
     """The change feed of Azure Health Data Services, by sequence number, which its API v1 has."""
 
     kind = "changefeed"
+    seconds_between = 0
 
     def __init__(self, client: Client) -> None:
         """Asks nothing yet."""
@@ -135,6 +138,7 @@ class OrthancFeed:
     """The changes of an Orthanc. Deletions are not among them: it forgets what it deleted."""
 
     kind = "changes"
+    seconds_between = 0
 
     def __init__(self, client: Client) -> None:
         """Asks nothing yet."""
@@ -210,6 +214,7 @@ class DateFeed:
     """
 
     kind = "dates"
+    seconds_between = 600  # each time it lists all studies of a week
 
     def __init__(self, client: Client) -> None:
         """Asks nothing yet."""

@@ -4,6 +4,7 @@ It can also tell of changes as Azure documents its change feed, which runs nowhe
 what is stored and retrieved stays Orthanc's.
 """
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class Front:
         tokens: Tokens it has given; empty where it wants none.
         token_seconds: How long one is said to hold.
         changes: What its change feed tells; None where it has none.
+        refuses: What it does not hand out: requests whose path ends so get 406.
         seen: Method and path of each request.
     """
 
@@ -43,6 +45,7 @@ class Front:
     tokens: list[str] = field(default_factory=list)
     token_forms: list[dict[str, str]] = field(default_factory=list)
     changes: list[dict[str, Any]] | None = None
+    refuses: tuple[str, ...] = ()
     seen: list[str] = field(default_factory=list)
 
     def tell(self, action: str, uids: tuple[str, str, str], *, sequence: int | None = None) -> None:
@@ -64,8 +67,13 @@ class Front:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     front: Front
     client: httpx.Client
+
+    def handle_one_request(self) -> None:
+        with contextlib.suppress(ConnectionError):  # who was asked to wait no longer does
+            super().handle_one_request()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -92,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.connection.shutdown(socket.SHUT_RDWR)
         if answer[0] not in (0, "cut"):
             return self._answer(int(answer[0]), b"", answer[1])
+        if front.refuses and address.path.endswith(front.refuses):
+            return self._answer(406, b"", {})
         wanted = f"Bearer {front.tokens[-1]}" if front.tokens else ""
         if front.wants_token and self.headers.get("Authorization") != wanted:
             return self._answer(401, b"", {})
