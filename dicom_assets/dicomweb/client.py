@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from dicom_assets.dicomweb.connection import Connection, Passing, ServiceError
-from dicom_assets.dicomweb.multipart import CHUNK, Body, MultipartError, boundary_of, parts
+from dicom_assets.dicomweb.multipart import Body, MultipartError, boundary_of, parts
 from dicom_assets.dicomweb.service import Service
 
 # as it is stored, whatever its transfer syntax: nothing is to be decoded on the way
@@ -163,7 +163,7 @@ class Client:
         with self.connection.answer("GET", self._base + path, headers=headers) as response:
             self.connection.check("WADO-RS", response)
             boundary = boundary_of(response.headers.get("Content-Type", ""))
-            yield parts(response.iter_bytes(CHUNK), boundary)
+            yield parts(response.iter_bytes(), boundary)
 
     def search(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Searches (QIDO-RS, PS3.18 section 10.6), page by page.
