@@ -55,7 +55,11 @@ class Settings(BaseSettings):
     """What a site can choose. Sizes are bytes, times seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a traceback would show secrets
     )
 
     lakehouse: Path = Field(

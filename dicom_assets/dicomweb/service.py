@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"https?://[^/\s@]+(/\S*)?")
 class Service(BaseModel):
     """One DICOM service. Secrets show as stars wherever it is printed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     address: str = Field(description="DICOMweb base address, without /studies")
     user: str | None = Field(default=None, description="basic authentication: the user")
