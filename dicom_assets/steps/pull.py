@@ -30,7 +30,6 @@ from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.keys import hex_key
-from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.operations import Operation, operation
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
@@ -156,8 +155,9 @@ def retry(run: Run, name: str) -> Report:
         ["sourcePath"],
         where={"step": [STEP], "sourceSystem": [name], "reasonCode": [f"{Reason.NOT_RETRIEVED}"]},
     )
-    paths = {layout.absolute(path) for path in rows["sourcePath"].to_pylist() if path}
-    missing = sorted(path for path in paths if not path.exists())
+    paths = {layout.absolute(path) for path in rows["sourcePath"].to_pylist()}
+    # what has no UIDs has no name of its own
+    missing = sorted(path for path in paths if path.suffix == ".dcm" and not path.exists())
     with (
         Client.of(name, service) as client,
         reporting(STEP, layout.external_root / name) as said,
@@ -175,7 +175,7 @@ class _Work:
 
     def __init__(self, run: Run, name: str, client: Client, said: Report) -> None:
         """Clears what a killed run has left half retrieved."""
-        self._layout: Layout = run.engine.layout
+        self._run, self._layout = run, run.engine.layout
         self._name, self._client, self._said = name, client, said
         self._folder = self._layout.external_root / name
         # beside the tree, so that whoever lists that never sees a half file
@@ -202,7 +202,8 @@ class _Work:
         for change in last.values():
             instance = change.instance
             if not all(map(_is_uid, (instance.study, instance.series, instance.sop))):
-                stretch.failures.append(self._failure("one of its UIDs is none", None))
+                unnamed = self._folder / f"change {change.sequence}"
+                stretch.failures.append(self._failure("one of its UIDs is none", unnamed))
                 continue
             target = self._folder / instance.study / instance.series / f"{instance.sop}.dcm"
             each = _Wanted(change, target)
@@ -222,7 +223,20 @@ class _Work:
                 "failures": len(stretch.failures),
             }
         )
-        return stretch.failures
+        return self._new(stretch.failures)
+
+    def _new(self, failures: list[Failure]) -> list[Failure]:
+        """Returns the failures that are not told of this date already."""
+        if not failures:
+            return []
+        rows = self._run.engine.read(
+            catalog.INGESTION_FAILURES,
+            ["sourcePath"],
+            ingest_date=self._run.ingest_date,
+            where={"step": [STEP], "sourceSystem": [self._name]},
+        )
+        known = set(rows["sourcePath"].to_pylist())
+        return [failure for failure in failures if failure.source_path not in known]
 
     def _retrieve(self, wanted: list[_Wanted], stretch: _Stretch) -> None:
         """Retrieves series that are new for the most part as a whole, and all else one by one."""
@@ -323,8 +337,8 @@ class _Work:
             id=f"{STEP}/{change.sequence}",
         )
 
-    def _failure(self, message: str, target: Path | None) -> Failure:
-        path = self._layout.relative(target) if target else None
+    def _failure(self, message: str, target: Path) -> Failure:
+        path = self._layout.relative(target)
         return Failure(
             STEP,
             Reason.NOT_RETRIEVED,

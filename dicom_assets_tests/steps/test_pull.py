@@ -121,7 +121,7 @@ def test_later_instances_are_pulled_later_whatever_the_feed(any_feed, put, pacs,
     assert sorted(pulled(house)) == [f"{STUDY}/{SERIES}/{SERIES}.{n}.dcm" for n in (1, 2, 3, 4)]
 
 
-@pytest.mark.parametrize("done", range(10))
+@pytest.mark.parametrize("done", [0, 2, 4, 6, 9])
 def test_killed_at_any_point_it_ends_like_an_undisturbed_one(
     empty, put, pacs, monkeypatch, done: int
 ):
@@ -239,6 +239,9 @@ def test_what_is_not_handed_out_is_a_failure_and_can_be_tried_again(put, front, 
     assert row["failedPath"] is None
     assert len(pulled(house)) == 2
     assert pull(house.run, "pacs").counts["failures"] == 0, "the others go on"
+    front.tell("update", (STUDY, SERIES, f"{SERIES}.2"))
+    assert pull(house.run, "pacs").counts["failures"] == 1
+    assert len(house.rows(catalog.INGESTION_FAILURES)) == 1, "it is the same one"
     assert retry(house.run, "pacs").rows == 0
     front.refuses = ()
     assert retry(house.run, "pacs").rows == 1
@@ -250,9 +253,13 @@ def test_what_is_not_handed_out_is_a_failure_and_can_be_tried_again(put, front, 
 
 def test_a_name_that_is_no_uid_leads_nowhere(front, pacs, empty):
     front.changes = []
-    front.tell("create", ("../../..", SERIES, "1.2.3"))
+    for _ in range(2):
+        front.tell("create", ("../../..", SERIES, "1.2.3"))
+    front.tell("create", (STUDY, SERIES, "1.2.3.dcm"))
     house = pacs(azure(front))
-    assert pull(house.run, "pacs").counts["failures"] == 1
+    assert pull(house.run, "pacs").counts["failures"] == 2
+    assert len(set(house.failures())) == 2
+    assert retry(house.run, "pacs").counts["failures"] == 0
     assert not [path for path in front.seen if "studies" in path]
 
 
