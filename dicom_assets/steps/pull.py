@@ -3,7 +3,7 @@
 Decided here: where pulled files lie, how one gets there whole, and that nothing is done twice: how
 far a service's feed has been read is an application transaction of the failures table, committed
 once the files of that stretch are durable. A file's modification time is the instant of the change
-that brought it, with the change's number in its nanoseconds, so that a run that goes on from where
+that brought it, with the change's number in its microseconds, so that a run that goes on from where
 a killed one stopped knows what is there already. A deletion becomes a delete operation in the drop
 folder, whose id is the deletion's: the file itself stays, for it may be restored. Not decided here:
 what a feed tells (`dicom_assets.dicomweb.feeds`), and what is made of the files (`extract`).
@@ -55,7 +55,7 @@ class _Wanted:
     def mtime_ns(self) -> int | None:
         """Its file's modification time; None where the feed does not say when it came."""
         at = self.change.at_ns
-        return None if at is None else at // 10**9 * 10**9 + self.change.sequence % 10**9
+        return None if at is None else at // 10**9 * 10**9 + self.change.sequence % 10**6 * 1000
 
     def is_there(self) -> bool:
         """Says whether the file lies there as this change brought it."""
