@@ -2,9 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-TEST_PACKAGES := chromium dicom3tools
+TEST_PACKAGES := chromium dcmtk dicom3tools orthanc orthanc-dicomweb
 # what is there already, from Debian or not, is taken; what cannot be had is left out, and told so
-BENCH_PACKAGES := chromium dcmtk $(if $(shell command -v npm),,nodejs npm) \
+BENCH_PACKAGES := chromium dcmtk orthanc orthanc-dicomweb $(if $(shell command -v npm),,nodejs npm) \
 	$(if $(shell command -v java),,default-jre-headless) $(if $(shell command -v mvn),,maven)
 BENCH_READY := .venv/.bench-ready
 

@@ -29,6 +29,7 @@ _PARTS = (
     "many_runs",
     "memory",
     "durability",
+    "pull",
 )
 _HERE = Path(__file__).parent
 _HOW = """\

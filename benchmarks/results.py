@@ -27,6 +27,7 @@ _LIBRARIES = (
     "msgspec",
     "python-gdcm",
     "pyspark",
+    "httpx",
 )
 
 

@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableSetting
 
+from dicom_assets.dicomweb.service import Service
 from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.layout import (
     DEFAULT_SOURCE_SYSTEM,
@@ -35,6 +36,8 @@ _PREFIX = "DICOM_ASSETS_"
 # would be taken for no namespace, for a year, or for corrections
 _NO_NAMESPACE = re.compile(rf"default|\d{{4}}|{OPERATIONS_FOLDER}")
 
+# so that the environment, whose letters' case does not count, can name it
+_SERVICE_NAME = re.compile(r"[a-z](?:[a-z0-9-]|_(?!_)){0,63}")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
 
@@ -51,7 +54,13 @@ class SettingsError(PlainError):
 class Settings(BaseSettings):
     """What a site can choose. Sizes are bytes, times seconds."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a traceback would show secrets
+    )
 
     lakehouse: Path = Field(
         default_factory=lambda: home() / "data/lakehouse",
@@ -71,6 +80,9 @@ class Settings(BaseSettings):
     )
     dicomweb_base_address: str | None = Field(
         default=None, description="base address of a DICOMweb service, without /studies"
+    )
+    dicom_services: dict[str, Service] = Field(
+        default={}, description="DICOM services, by the namespace that their instances come under"
     )
     compress: bool = Field(default=True, description="one ZIP per DICOM file after extraction")
     compression_level: int = Field(
@@ -186,6 +198,17 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("dicom_services")
+    @classmethod
+    def _service_names(cls, value: dict[str, Service]) -> dict[str, Service]:
+        for name in value:
+            if not _SERVICE_NAME.fullmatch(name) or not _may_be_namespace(name):
+                raise ValueError(
+                    f"{name!r} cannot be a service's name: small letters, digits, - and single _,"
+                    " beginning with a letter"
+                )
+        return value
+
     @field_validator("site_timezone")
     @classmethod
     def _zone(cls, value: str | None) -> str | None:
@@ -216,7 +239,7 @@ class Settings(BaseSettings):
 
     def is_namespace(self, folder: str) -> bool:
         """Says whether a first-level drop folder names a source system."""
-        return folder in self.source_systems or (
+        return folder in (*self.source_systems, *self.dicom_services) or (
             "*" in self.source_systems and _may_be_namespace(folder)
         )
 
@@ -225,7 +248,8 @@ class Settings(BaseSettings):
 
         With `source_systems = *` anybody who drops files makes namespaces, of persons' names too.
         """
-        return name if name in (*self.source_systems, DEFAULT_SOURCE_SYSTEM) else "other"
+        chosen = (*self.source_systems, *self.dicom_services, DEFAULT_SOURCE_SYSTEM)
+        return name if name in chosen else "other"
 
 
 def _may_be_namespace(name: str) -> bool:
@@ -249,7 +273,13 @@ def load_settings(**overrides: Any) -> Settings:
     import tomllib
 
     known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{_PREFIX}CONFIG"}
-    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(_PREFIX)
+        and name not in known
+        and not name.startswith(f"{_PREFIX}DICOM_SERVICES__")
+    )
     if unknown:
         raise SettingsError(f"{unknown[0]}: no such setting; known are {', '.join(sorted(known))}")
     if f"{_PREFIX}CONFIG" in os.environ and not config_file().is_file():

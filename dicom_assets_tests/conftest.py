@@ -1,6 +1,6 @@
 """What tests share: a fresh lakehouse, DICOM files to drop, and the chain without Dagster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.chain import STEPS
 from dicom_assets.steps.run import Run
+from dicom_assets_tests.dicomweb.front import Front, in_front_of
+from dicom_assets_tests.orthanc import IS_INSTALLED, Orthanc, running
 
 SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
 DAY = date(2026, 3, 14)
@@ -135,3 +137,17 @@ def dicom(path: Path, **elements: Any) -> Dataset:
 @pytest.fixture
 def write_dicom() -> Callable[..., Dataset]:
     return dicom
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    if not IS_INSTALLED:
+        pytest.skip("Orthanc and its DICOMweb plugin are not installed (orthanc, orthanc-dicomweb)")
+    with running(tmp_path_factory.mktemp("orthanc")) as started:
+        yield started
+
+
+@pytest.fixture
+def front(orthanc: Orthanc) -> Iterator[Front]:
+    with in_front_of(orthanc) as started:
+        yield started

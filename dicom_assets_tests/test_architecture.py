@@ -30,6 +30,15 @@ FORBIDDEN = {
         "dicom_assets.fhir",
         "dicom_assets.defs",
     ),
+    "dicomweb": (
+        "dagster",
+        "deltalake",
+        "dicom_assets.dicom.",
+        "dicom_assets.fhir",
+        "dicom_assets.omop",
+        "dicom_assets.defs",
+        "dicom_assets.steps",
+    ),
     "lakehouse": ("dagster", "dicom_assets.defs", "dicom_assets.steps"),
     "steps": ("dagster", "dicom_assets.defs"),
 }
@@ -56,7 +65,19 @@ def test_arrows_point_one_way(room):
     ("module", "unwanted"),
     [
         ("dicom_assets.dicom", ("dagster", "deltalake", "fhir", "pydicom")),
-        ("dicom_assets.cli", ("dagster", "deltalake", "fhir", "pydicom", "pandas", "pydantic")),
+        (
+            "dicom_assets.cli",
+            (
+                "dagster",
+                "deltalake",
+                "fhir",
+                "httpx",
+                "pandas",
+                "pydantic",
+                "pydicom",
+                "pynetdicom",
+            ),
+        ),
     ],
 )
 def test_a_light_path_stays_light(module, unwanted):

@@ -1,3 +1,7 @@
+import re
+import traceback
+from pathlib import Path
+
 import pytest
 
 from dicom_assets.settings import SettingsError, load_settings
@@ -65,4 +69,45 @@ def test_a_misspelt_key_in_the_file_is_named(tmp_path):
 def test_a_file_that_is_no_toml_is_named(tmp_path):
     (tmp_path / "dicom_assets.toml").write_text("site_timezone = ")
     with pytest.raises(SettingsError, match=r"dicom_assets\.toml is not valid TOML"):
+        load_settings()
+
+
+def test_the_configuration_that_the_documentation_gives_to_copy_is_taken(monkeypatch, tmp_path):
+    text = (Path(__file__).parents[1] / "docs/dicom_service.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "dicom_assets.toml").write_text("\n".join(blocks))
+    for name in re.findall(r"export (DICOM_ASSETS_\w+)=…", text):
+        monkeypatch.setenv(name, "a-secret")
+    settings = load_settings()
+    assert set(settings.dicom_services) == {"orthanc", "ahds"}
+    assert settings.is_namespace("orthanc")
+    assert settings.shown_namespace("ahds") == "ahds"
+    assert "a-secret" not in f"{settings!r}"
+
+
+@pytest.mark.parametrize(
+    ("statements", "says"),
+    [
+        ('address = "pacs.example"', "address: must be an address"),
+        ('address = "https://me:hush-hush@pacs.example"', "must be an address without user"),
+        ('address = "http://a"\npassword = "hush-hush"', "user goes with password"),
+        ('address = "http://a"\nscope = "x"', "scope goes with token_address"),
+        ('address = "http://a"\npasswort = "hush-hush"', "passwort: Extra inputs"),
+        ('user = "me"', "address: Field required"),
+    ],
+)
+def test_a_wrong_service_is_named_without_its_secret(tmp_path, statements, says):
+    (tmp_path / "dicom_assets.toml").write_text(f"[dicom_services.pacs]\n{statements}\n")
+    with pytest.raises(SettingsError, match=re.escape(says)) as told:
+        load_settings()
+    shown = "".join(traceback.format_exception(told.value))
+    assert "hush" not in shown
+
+
+@pytest.mark.parametrize("name", ["PACS", "2pacs", "a__b", "default", "a.b"])
+def test_a_service_s_name_can_be_a_namespace_and_part_of_a_variable(tmp_path, name):
+    (tmp_path / "dicom_assets.toml").write_text(
+        f'[dicom_services."{name}"]\naddress = "http://a"\n'
+    )
+    with pytest.raises(SettingsError, match="cannot be a service's name"):
         load_settings()

@@ -13,8 +13,11 @@ from typing import Any
 import click
 
 from dicom_assets.cli import corrections
+from dicom_assets.cli.dicomweb import dicomweb
 from dicom_assets.cli.failures import failures
+from dicom_assets.cli.listen import listen
 from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
+from dicom_assets.cli.pull import pull
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -200,5 +203,8 @@ for verb in (
     corrections.change_patient,
     corrections.operations,
     corrections.conflicts,
+    dicomweb,
+    listen,
+    pull,
 ):
     main.add_command(verb)

@@ -22,6 +22,7 @@ def layer_asset(
     doc: str | None,
     kinds: set[str],
     table: Table | None = None,
+    condition: dg.AutomationCondition | None = when_upstream_has_news,
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
     """Returns the decorator of an asset; what breaks in it is told without patient data.
 
@@ -31,6 +32,7 @@ def layer_asset(
         doc: The catalogue text, usually the module's docstring.
         kinds: Technologies, shown as icons.
         table: The Delta table, when the asset is one.
+        condition: When it runs by itself.
     """
     layer, name = asset.split("/")
     as_asset = dg.asset(
@@ -42,7 +44,7 @@ def layer_asset(
         owners=["team:imaging-data"],
         metadata=table_metadata(table) if table else None,
         partitions_def=ingest_date,
-        automation_condition=when_upstream_has_news,
+        automation_condition=condition,
         check_specs=check_specs(asset),
     )
     return lambda body: as_asset(told_plainly()(body))

@@ -41,7 +41,23 @@ class Lakehouse(dg.ConfigurableResource):
         return Run.of(self.settings, context.partition_key, context.run.run_id)
 
 
+class DicomServices(Lakehouse):
+    """The same, for who pulls from DICOM services: it takes long, and others go on meanwhile."""
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["DicomServices"]:
+        """Tells that the run is alive; the lakehouse is held for each commit alone."""
+        if context.run is None or context.instance is None:
+            yield self
+            return
+        with marked(context.instance, context.run.run_id, lakehouse=self.settings.lakehouse):
+            yield self
+
+
 @dg.definitions
 def resources() -> dg.Definitions:
     """Returns resources and executor: steps run in process, work spreads inside a step."""
-    return dg.Definitions(resources={"lakehouse": Lakehouse()}, executor=dg.in_process_executor)
+    return dg.Definitions(
+        resources={"lakehouse": Lakehouse(), "dicom_services": DicomServices()},
+        executor=dg.in_process_executor,
+    )

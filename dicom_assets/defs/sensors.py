@@ -1,27 +1,30 @@
 """Sensors: what is looked at from time to time.
 
-Decided here: when new files in the drop folder are an arrival, and that an arrival is one event
-and at most one run for the day's partition, however many files there are. Not decided here: what
-follows from news anywhere else in the chain (`automation`).
+Decided here: when new files in the drop folder are an arrival, that an arrival is one event and at
+most one run for the day's partition, however many files there are, and when DICOM services are
+pulled from. Not decided here: what follows from news anywhere else in the chain (`automation`).
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import dagster as dg
 
-from dicom_assets.defs.automation import drop_to_gold
+from dicom_assets.defs.automation import PULLED, drop_to_gold, pull_from_services
 from dicom_assets.defs.bronze.drop_folder import KEY
 from dicom_assets.defs.errors import told_plainly
 from dicom_assets.defs.partitions import ingest_date
-from dicom_assets.defs.resources import Lakehouse
+from dicom_assets.defs.resources import DicomServices, Lakehouse
 from dicom_assets.defs.running import RESUMES, end_killed_runs, partition_of
+from dicom_assets.dicomweb.connection import ServiceError
 from dicom_assets.lakehouse.drop_folder import Dropped, dropped, is_settled
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.steps.pull import has_news
+from dicom_assets.steps.run import Run
 
 AGAIN_SECONDS = 600
 # Dagster's daemon calls a sensor every five seconds at best; one that watches for most of that time
@@ -147,13 +150,52 @@ def _request(
 ) -> dg.RunRequest:
     """Asks for the chain; named assets tell automation that the run covers what follows, too."""
     repository = context.repository_def
-    chain = repository.asset_graph.materializable_asset_keys if repository else None
+    chain = repository.asset_graph.materializable_asset_keys - {PULLED} if repository else None
     return dg.RunRequest(
         partition_key=partition_key, asset_selection=sorted(chain or ()) or None, tags=tags or {}
     )
 
 
-def _is_run_waiting(context: dg.SensorEvaluationContext, partition_key: str) -> bool:
+def _is_run_waiting(
+    context: dg.SensorEvaluationContext,
+    partition_key: str,
+    *,
+    statuses: Sequence[dg.DagsterRunStatus] = _WAITING,
+) -> bool:
     tags = {"dagster/sensor_name": context.sensor_name, "dagster/partition": partition_key}
-    waiting = dg.RunsFilter(tags=tags, statuses=_WAITING)
+    waiting = dg.RunsFilter(tags=tags, statuses=statuses)
     return context.instance.get_runs_count(waiting) > 0
+
+
+@dg.sensor(
+    job=pull_from_services,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks the configured DICOM services for news, and pulls it for today's partition",
+)
+@told_plainly()
+def dicom_service_sensor(
+    context: dg.SensorEvaluationContext, dicom_services: DicomServices
+) -> dg.SensorResult:
+    """Asks each service; one out of reach does not keep the others' news back."""
+    settings = dicom_services.settings
+    if not settings.dicom_services:
+        return dg.SensorResult(skip_reason="no DICOM service is configured")
+    today = ingest_date.get_last_partition_key() or ""
+    if _is_run_waiting(context, today, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED]):
+        return dg.SensorResult(skip_reason="what is new is being pulled", cursor=context.cursor)
+    last: dict[str, float] = json.loads(context.cursor or "{}")
+    now, news, problems = time.time(), dict[str, float](), list[str]()
+    run = Run.of(settings, today)
+    for name in sorted(settings.dicom_services):
+        try:
+            if has_news(run, name, asked_before=now - last.get(name, 0.0)):
+                news[name] = now
+        except ServiceError as error:
+            problems.append(str(error))
+            context.log.warning(f"{error}")
+    cursor = json.dumps(last | news)
+    if not news:
+        nothing = "; ".join(problems) or "no service tells of anything new"
+        return dg.SensorResult(skip_reason=nothing, cursor=cursor)
+    return dg.SensorResult(run_requests=[dg.RunRequest(partition_key=today)], cursor=cursor)

@@ -19,7 +19,7 @@ class Failure:
     """One file, member or line that did not make it.
 
     Attributes:
-        step: `organise`, `extract`, `convert`, `ingest_fhir`, `flatten` or `to_omop`.
+        step: `pull`, `organise`, `extract`, `convert`, `ingest_fhir`, `flatten` or `to_omop`.
         reason: The reason code.
         message: What was wrong, in words, without patient data.
         source_system: Namespace of the source.

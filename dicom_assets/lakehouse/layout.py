@@ -52,6 +52,11 @@ class Layout:
         return self.process_root / ".organise"
 
     @property
+    def external_root(self) -> Path:
+        """Where files lie that stay where they are: by namespace, then by shortcut."""
+        return self.root / "bronze/Files/External/Imaging/DICOM"
+
+    @property
     def failed_root(self) -> Path:
         """The tree of DICOM files that could not be moved or read."""
         return self.root / "bronze/Files/Failed/Imaging/DICOM"

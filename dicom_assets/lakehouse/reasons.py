@@ -31,6 +31,7 @@ class Reason(StrEnum):
     WRONG_RESOURCE_TYPE = "wrong_resource_type"
     INVALID_RESOURCE = "invalid_resource"
     INVALID_OPERATION = "invalid_operation"
+    NOT_RETRIEVED = "not_retrieved"
 
 
 MEANINGS: dict[Reason, str] = {
@@ -57,4 +58,5 @@ MEANINGS: dict[Reason, str] = {
     Reason.WRONG_RESOURCE_TYPE: "the line holds another resource type than its folder",
     Reason.INVALID_RESOURCE: "the resource is not valid FHIR R4B",
     Reason.INVALID_OPERATION: "the file holds no operations, or a wrong one",
+    Reason.NOT_RETRIEVED: "the DICOM service did not hand out the instance",
 }

@@ -11,7 +11,7 @@ import pytest
 
 from dicom_assets.definitions import defs
 from dicom_assets.defs import sensors
-from dicom_assets.defs.automation import JOB_NAME
+from dicom_assets.defs.automation import JOB_NAME, PULLED
 from dicom_assets.defs.bronze.drop_folder import KEY
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import Lakehouse
@@ -149,7 +149,7 @@ def test_the_run_that_the_sensor_asks_for_is_the_whole_chain(lakehouse, instance
     drop(lakehouse, "a.dcm")
     (request,) = evaluate(lakehouse, instance).run_requests or []
     graph = defs().resolve_asset_graph()
-    assert set(request.asset_selection or ()) == graph.materializable_asset_keys
+    assert set(request.asset_selection or ()) == graph.materializable_asset_keys - {PULLED}
 
 
 def test_an_empty_drop_folder_is_a_skipped_tick(lakehouse, instance):
@@ -238,5 +238,6 @@ def test_the_sensor_and_automation_are_on_by_default():
     repository = defs().get_repository_def()
     assert {sensor.name: sensor.default_status for sensor in repository.sensor_defs} == {
         "drop_folder_sensor": dg.DefaultSensorStatus.RUNNING,
+        "dicom_service_sensor": dg.DefaultSensorStatus.RUNNING,
         "automation_sensor": dg.DefaultSensorStatus.RUNNING,
     }

@@ -46,6 +46,7 @@ SECONDS = 90
 GRAPH_WIDTH = 2000
 NODES = {
     "drop_folder",
+    "pulled_files",
     "process_files",
     "dicomimagingmetastore",
     "current_files",
@@ -168,7 +169,7 @@ def is_loaded(served: Dagster) -> bool:
         found = served.ask("{assetNodes{id}}")
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
-    return len(found["assetNodes"]) == 9
+    return len(found["assetNodes"]) == 10
 
 
 @pytest.fixture(scope="module")
