@@ -57,6 +57,11 @@ class Layout:
         return self.root / "bronze/Files/Failed/Imaging/DICOM"
 
     @property
+    def external_root(self) -> Path:
+        """Where storage that is only read hangs in: `<Namespace>/…`."""
+        return self.root / "bronze/Files/External/Imaging/DICOM"
+
+    @property
     def fhir_failed_root(self) -> Path:
         """The tree of FHIR lines that could not be read."""
         return self.root / "bronze/Files/Failed/Clinical/FHIR NDJSON"

@@ -31,6 +31,8 @@ class Reason(StrEnum):
     WRONG_RESOURCE_TYPE = "wrong_resource_type"
     INVALID_RESOURCE = "invalid_resource"
     INVALID_OPERATION = "invalid_operation"
+    SHORTCUT_UNUSABLE = "shortcut_unusable"
+    NOT_FETCHED = "not_fetched"
 
 
 MEANINGS: dict[Reason, str] = {
@@ -57,4 +59,6 @@ MEANINGS: dict[Reason, str] = {
     Reason.WRONG_RESOURCE_TYPE: "the line holds another resource type than its folder",
     Reason.INVALID_RESOURCE: "the resource is not valid FHIR R4B",
     Reason.INVALID_OPERATION: "the file holds no operations, or a wrong one",
+    Reason.SHORTCUT_UNUSABLE: "not all behind a shortcut of External can be listed",
+    Reason.NOT_FETCHED: "an object of External cannot be read; tried again on the next ingest date",
 }

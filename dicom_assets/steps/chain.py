@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from dicom_assets.steps import catalog, to_omop
 from dicom_assets.steps.convert import convert
+from dicom_assets.steps.external import external_files
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.flatten import flatten
 from dicom_assets.steps.ingest_fhir import ingest_fhir
@@ -16,6 +17,7 @@ from dicom_assets.steps.run import Run
 
 STEPS: Mapping[str, Callable[[Run], Report]] = {
     "organise": organise,
+    "external": external_files,
     "extract": extract,
     "convert": convert,
     "ingest_fhir": lambda run: ingest_fhir(run, catalog.BRONZE_IMAGING_STUDY),

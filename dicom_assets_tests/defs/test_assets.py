@@ -34,6 +34,7 @@ _OF_A_PATIENT = [
 ]
 DAY, NEXT = "2026-03-14", "2026-03-15"
 ASSETS = {
+    "bronze/external_files",
     "bronze/process_files",
     "bronze/dicomimagingmetastore",
     "bronze/ImagingStudy_ndjson",
@@ -117,6 +118,7 @@ def test_row_counts_are_shown(metadata):
     rows = {name: each["dagster/partition_row_count"].value for name, each in metadata.items()}
     assert rows == {
         "bronze/process_files": 96,
+        "bronze/external_files": 0,
         "bronze/dicomimagingmetastore": 96,
         "bronze/ImagingStudy_ndjson": 9,
         "bronze/ImagingStudy": 9,

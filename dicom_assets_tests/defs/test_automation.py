@@ -16,8 +16,10 @@ TODAY = ingest_date.get_last_partition_key() or ""
 LATE = "2024-01-05"
 DROP_FOLDER, PROCESS_FILES = "bronze/drop_folder", "bronze/process_files"
 METASTORE = "bronze/dicomimagingmetastore"
+EXTERNAL_FILES = "bronze/external_files"
 CHAIN = {
     PROCESS_FILES,
+    EXTERNAL_FILES,
     METASTORE,
     "bronze/ImagingStudy_ndjson",
     "bronze/ImagingStudy",
