@@ -35,6 +35,7 @@ LISTED = pa.schema(
 """One row per object or file: where below the root of its store it lies, and its version."""
 
 _OBJECT_STORES = {"az": "az", "abfs": "az", "abfss": "az", "s3": "s3", "s3a": "s3", "gs": "gs"}
+_IN_ENVIRONMENT = {"az": "AZURE", "s3": "AWS", "gs": "GOOGLE"}
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<place>[^/]*)(?:/(?P<key>.*))?", re.S)
 _ACCOUNT = re.compile(r"(?P<container>[^@]+)@(?P<account>[^.]+)\.(?P<rest>.+)")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -358,13 +359,11 @@ def _connected(root: str, options: dict[str, str]) -> "AnyStore":
 
     scheme, place = root.split("://")
     kind = _OBJECT_STORES[scheme]
-    endpoint = next((value for name, value in options.items() if name.endswith("endpoint")), "")
-    allowed = options.pop("allow_http", "") or f"{endpoint.startswith('http://')}"
-    client: Any = {
-        "allow_http": allowed.lower() in ("true", "1"),
-        "connect_timeout": "10s",
-        "timeout": "60s",
-    }
+    said = [value for name, value in options.items() if name.endswith("endpoint")]
+    endpoint = next(iter(said), os.environ.get(f"{_IN_ENVIRONMENT[kind]}_ENDPOINT", ""))
+    client: Any = {"connect_timeout": "10s", "timeout": "60s"}
+    if options.pop("allow_http", endpoint.startswith("http://")):
+        client["allow_http"] = True
     if kind == "az" and (match := _ACCOUNT.fullmatch(place)):
         place = match["container"]
         options = {"azure_storage_account_name": match["account"]} | options

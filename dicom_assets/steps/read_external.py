@@ -167,6 +167,10 @@ def _record_skipped(run: Run, objects: pa.Table, skipped: set[str], progress: Pr
         at = rows.schema.get_field_index("state")
         state = pa.array([SKIPPED] * rows.num_rows, pa.string())
         rows = rows.set_column(at, _TABLE.schema.field("state"), state)
+        # it comes after the row that it was found by, also in a run that does this again
+        at, found = rows.schema.get_field_index("foundAt"), _TABLE.schema.field("foundAt")
+        later = pc.add(rows["foundAt"], pa.scalar(1, pa.duration("us")))
+        rows = rows.set_column(at, found, later.cast(found.type))
         run.engine.append(_TABLE, rows, progress=progress, ingest_date=run.ingest_date)
 
 
