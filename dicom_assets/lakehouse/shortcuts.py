@@ -62,11 +62,11 @@ class Skipped:
 
     Attributes:
         by_name: Names that no DICOM file has, ZIPs and empty objects.
-        still_changing: Files that have just been written; the next listing takes them.
+        being_written: Files that have just been written; the next listing takes them.
     """
 
     by_name: int = 0
-    still_changing: int = 0
+    being_written: int = 0
 
 
 @dataclass
@@ -181,7 +181,7 @@ def listed(
         if not store.is_far:
             newest = pa.scalar(now - timedelta(seconds=settle_seconds), LISTED.field(2).type)
             is_settled = pc.less_equal(good["modified"], newest)
-            skipped.still_changing += len(good) - (pc.sum(is_settled).as_py() or 0)
+            skipped.being_written += len(good) - (pc.sum(is_settled).as_py() or 0)
             good = good.filter(is_settled)
         addresses = pc.binary_join_element_wise(pa.scalar(root), good["key"], "")
         if len(good):

@@ -51,11 +51,11 @@ def external_files(run: Run) -> Report:
     Returns:
         Rows = objects to be read; counts `shortcuts`, `unusable` ones, `listed` objects, those that
         are `changed`, `gone` or `back`, what was left out (`not_taken_by_name`,
-        `still_changing`), and `more_to_come`: 1 where `external_max_files` has cut the run short.
+        `being_written`), and `more_to_come`: 1 where `external_max_files` has cut the run short.
     """
     with reporting(STEP, run.engine.layout.root) as report:
         found = shortcuts(run.engine.layout)
-        names = ("shortcuts", "listed", CHANGED, GONE, BACK, "not_taken_by_name", "still_changing")
+        names = ("shortcuts", "listed", CHANGED, GONE, BACK, "not_taken_by_name", "being_written")
         report.count(dict.fromkeys((*names, "more_to_come"), 0))
         report.count({"shortcuts": len(found.good)})
         problems = dict(found.bad)
@@ -102,7 +102,7 @@ class _ShortcutListing:
         except StoreError as error:
             self._problem = str(error)
         self._report.count(
-            {"not_taken_by_name": skipped.by_name, "still_changing": skipped.still_changing}
+            {"not_taken_by_name": skipped.by_name, "being_written": skipped.being_written}
         )
 
     def _compared(self, spill: Spill) -> tuple[npt.NDArray[np.uint8], Spill]:

@@ -24,7 +24,7 @@ Name = tuple[str, str]
 """Source system and one name."""
 
 ROW = ("filePath", "sourceSystem", "sourcePath", "fileSize", "contentHash")
-METASTORE_ROW = (*ROW, "sourceModifiedAt", "ingestedAt")
+METASTORE_ROW = (*ROW, "sourceModifiedAt", "ingestedAt", "version")
 
 
 class DateCheck:
@@ -86,8 +86,8 @@ class DateCheck:
 
     @cached_property
     def _metastore(self) -> dict[Name, dict[str, Any]]:
-        """The newest row of each file."""
-        return {_name(row): row for row in self._metastore_rows}
+        """The newest row of each file, but for those of External, which are not kept here."""
+        return {_name(row): row for row in self._metastore_rows if row["version"] is None}
 
     @cached_property
     def _failures(self) -> list[dict[str, Any]]:

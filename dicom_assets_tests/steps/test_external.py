@@ -19,7 +19,9 @@ from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.steps import catalog
 from dicom_assets.steps.external import external_files
 from dicom_assets.steps.extract import extract
+from dicom_assets.steps.findings import Kind
 from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY, House, interrupting
 
 
@@ -56,7 +58,7 @@ def link(house: House, place, *, prefix: str = "", name: str = "PACS1/images", *
 @pytest.fixture
 def with_place(make_house, place) -> House:
     """A lakehouse with a shortcut to an empty place."""
-    house = make_house(storage=place.storage)
+    house = make_house(storage=place.storage, source_systems=("PACS1",))
     link(house, place)
     return house
 
@@ -376,7 +378,7 @@ def test_a_file_that_is_still_being_written_is_left_for_the_next_run(make_house,
     house = make_house(settle_seconds=60)
     path = house.run.engine.layout.external_root / "PACS1/a.dcm"
     write_dicom(path)
-    assert external_files(house.run).counts["still_changing"] == 1
+    assert external_files(house.run).counts["being_written"] == 1
     old = path.stat().st_mtime - 100
     os.utime(path, (old, old))
     assert external_files(house.run).rows == 1
@@ -452,3 +454,30 @@ def test_an_inventory_stands_for_a_listing(make_house, azurite, tmp_path, write_
     house.chain()
     assert states(house) == {"0.dcm": ["new", "gone"], "1.dcm": ["new"]}
     assert len(house.metastore()) == 2
+
+
+def test_verify_finds_nothing_wrong_with_files_that_lie_elsewhere(
+    with_place, place, tmp_path, write_dicom
+):
+    place.put("a.dcm", content(tmp_path, write_dicom))
+    write_dicom(with_place.drop / "b.dcm")
+    with_place.chain()
+    first, after = verify_and_repair(with_place.settings)
+    assert (list(first.of(*Kind)), list(after.of(*Kind))) == ([], [])
+
+
+def test_files_that_lie_elsewhere_are_read_again_there(with_place, place, tmp_path, write_dicom):
+    place.put("a.dcm", content(tmp_path, write_dicom))
+    place.put("b.dcm", content(tmp_path, write_dicom))
+    with_place.chain()
+    house = with_place
+    folder = house.drop / "PACS1/Operations"
+    folder.mkdir(parents=True)
+    asked = {"operation": "reread", "studyInstanceUid": "1.2.3.4", "requestedBy": "x"}
+    (folder / "again.json").write_text(json.dumps([asked | {"reason": "decoded wrongly"}]))
+    place.delete("b.dcm")
+    house.chain(DAY + timedelta(days=1))
+    rows = house.metastore()
+    assert sorted(row["filePath"][-5:] for row in rows) == ["a.dcm", "a.dcm", "b.dcm"]
+    (failure,) = house.rows(catalog.INGESTION_FAILURES)
+    assert (failure["step"], failure["reasonCode"]) == ("reread", "not_fetched")
