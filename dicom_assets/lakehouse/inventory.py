@@ -6,11 +6,12 @@ unnamed file and read in batches, however many rows they hold. Not decided here:
 them (`dicom_assets.steps.external`).
 """
 
+import gzip
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_plus
 
 import orjson
@@ -61,9 +62,14 @@ def listed_in(
         with tempfile.TemporaryFile(dir=storage.root) as file:
             _download(storage, address, file)
             file.seek(0)
-            for batch in _batches(file, address, columns):
-                found = _objects(batch, container)
-                yield found.filter(pc.starts_with(found["key"], folder))
+            try:
+                for batch in _batches(file, address, columns):
+                    found = _objects(batch, container)
+                    yield found.filter(pc.starts_with(found["key"], folder))
+            except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError):
+                raise StoreError(
+                    "a file of the inventory is neither Parquet nor CSV, or damaged"
+                ) from None
 
 
 def _download(storage: Storage, address: str, to: BinaryIO) -> None:
@@ -110,36 +116,35 @@ def _batches(file: BinaryIO, address: str, columns: list[str] | None) -> Iterato
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
-    try:
-        if address.lower().endswith(".parquet"):
-            parquet = pq.ParquetFile(file)
-            wanted = [name for name in parquet.schema_arrow.names if _plain(name) in _WANTED]
-            for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
-                yield batch.rename_columns([_plain(name) for name in batch.schema.names])
-            return
-        is_zipped = address.lower().endswith(".gz")
-        stream = pa.CompressedInputStream(file, "gzip") if is_zipped else file
-        options = pacsv.ReadOptions(block_size=1 << 22, column_names=columns)
-        names = columns or _header(stream, file, is_zipped=is_zipped)
-        if is_zipped and columns is None:
-            stream = pa.CompressedInputStream(file, "gzip")
-        convert = pacsv.ConvertOptions(
-            column_types={name: pa.string() for name in names},
-            include_columns=[name for name in names if _plain(name) in _WANTED],
-            strings_can_be_null=True,
-        )
-        for batch in pacsv.open_csv(stream, read_options=options, convert_options=convert):
-            renamed = batch.rename_columns([_plain(name) for name in batch.schema.names])
-            # S3 writes keys as in an address
-            yield _decoded(renamed) if "key" in renamed.schema.names else renamed
-    except pa.ArrowInvalid:
-        raise StoreError("a file of the inventory is neither Parquet nor CSV, or damaged") from None
-
-
-def _header(stream: "pa.NativeFile | BinaryIO", file: BinaryIO, *, is_zipped: bool) -> list[str]:
-    """Returns the columns that a CSV file's first line names; goes back to its start."""
-    line = stream.read(1 << 16).partition(b"\n")[0].decode("utf-8-sig", "replace").strip()
+    if address.lower().endswith(".parquet"):
+        parquet = pq.ParquetFile(file)
+        wanted = [name for name in parquet.schema_arrow.names if _plain(name) in _WANTED]
+        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
+            yield batch.rename_columns([_plain(name) for name in batch.schema.names])
+        return
+    is_zipped = address.lower().endswith(".gz")
+    names = columns or _header(_unzipped(file) if is_zipped else file)
     file.seek(0)
+    options = pacsv.ReadOptions(block_size=1 << 22, column_names=columns)
+    convert = pacsv.ConvertOptions(
+        column_types={name: pa.string() for name in names},
+        include_columns=[name for name in names if _plain(name) in _WANTED],
+        strings_can_be_null=True,
+    )
+    stream = _unzipped(file) if is_zipped else file
+    for batch in pacsv.open_csv(stream, read_options=options, convert_options=convert):
+        renamed = batch.rename_columns([_plain(name) for name in batch.schema.names])
+        # S3 writes keys as in an address
+        yield _decoded(renamed) if "key" in renamed.schema.names else renamed
+
+
+def _unzipped(file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+
+
+def _header(stream: BinaryIO) -> list[str]:
+    """Returns the columns that a CSV file's first line names."""
+    line = stream.read(1 << 16).partition(b"\n")[0].decode("utf-8-sig", "replace").strip()
     return [name.strip().strip('"') for name in line.split(",")]
 
 
