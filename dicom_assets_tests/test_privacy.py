@@ -103,6 +103,18 @@ def fill(drop: Path) -> None:
     (drop / "ZqxFolder").mkdir()
     (drop / "ZqxFolder/dicom_assets_manifest.json").write_text(json.dumps(counts))
     (drop / "dicom_assets_manifest.json").write_text('{"expected": {"Zqx": "Zqx"}}')
+    fill_external(Layout(drop.parents[4]).external_root / "ZqxArchive", whole)
+
+
+def fill_external(namespace: Path, whole: bytes) -> None:
+    """Lets good files and bad ones lie in external storage, and shortcuts lead nowhere."""
+    marked(namespace / "ZqxFolder/ZqxDoe.dcm", 9, StudyInstanceUID="1.2.826.990077.9")
+    marked(namespace / "zqx no series.dcm", 10, SeriesInstanceUID=None)
+    (namespace / "zqx truncated.dcm").write_bytes(whole[: len(whole) // 4])
+    (namespace / "zqx text.txt").write_bytes(b"Zqx, born 1937-06-29")
+    (namespace / "ZqxNowhere").symlink_to("zqx nowhere")
+    (namespace / "ZqxShortcut.json").write_text('{"address": "az://zqx?sig=zqx"}')
+    (namespace / "ZqxWrong.json").write_text('{"Zqx": "Zqx"}')
 
 
 def fill_fhir(lakehouse: Path) -> None:
