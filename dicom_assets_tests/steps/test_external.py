@@ -25,6 +25,10 @@ from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY, House, interrupting
 
 
+IN_S3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
+"""Where one store speaks for all."""
+
+
 def flat(folder: Path) -> dict[str, bytes]:
     """The sample's 96 files as they lie in a storage: no ZIPs, nested folders."""
     found: dict[str, bytes] = {}
@@ -203,6 +207,7 @@ def test_deleted_objects_are_noticed_and_break_nothing(with_place, place, tmp_pa
     assert len(states(with_place)["a.dcm"]) == 3
 
 
+@IN_S3
 def test_what_is_no_dicom_file_is_skipped_and_is_no_failure(
     with_place, place, tmp_path, write_dicom
 ):
@@ -229,6 +234,7 @@ def test_what_is_no_dicom_file_is_skipped_and_is_no_failure(
     assert with_place.everything() == before, "it is not looked into again"
 
 
+@IN_S3
 def test_a_bad_file_is_a_failure_with_its_address_and_the_others_go_on(
     with_place, place, tmp_path, write_dicom
 ):
@@ -243,6 +249,7 @@ def test_a_bad_file_is_a_failure_with_its_address_and_the_others_go_on(
     assert Day(with_place.run).external_counts() == {"objects": 2, "rows_failures_and_skipped": 2}
 
 
+@IN_S3
 def test_what_could_not_be_fetched_is_tried_again_on_the_next_date(
     with_place, place, tmp_path, write_dicom
 ):
@@ -282,6 +289,7 @@ def test_killed_anywhere_and_run_again_is_the_same(house, write_dicom, monkeypat
     assert Day(house.run).external_counts() == {"objects": 5, "rows_failures_and_skipped": 5}
 
 
+@IN_S3
 def test_a_run_may_be_cut_to_a_budget_and_the_next_goes_on(
     make_house, place, tmp_path, write_dicom
 ):
@@ -456,6 +464,7 @@ def test_an_inventory_stands_for_a_listing(make_house, azurite, tmp_path, write_
     assert len(house.metastore()) == 2
 
 
+@IN_S3
 def test_verify_finds_nothing_wrong_with_files_that_lie_elsewhere(
     with_place, place, tmp_path, write_dicom
 ):
@@ -466,6 +475,7 @@ def test_verify_finds_nothing_wrong_with_files_that_lie_elsewhere(
     assert (list(first.of(*Kind)), list(after.of(*Kind))) == ([], [])
 
 
+@IN_S3
 def test_files_that_lie_elsewhere_are_read_again_there(with_place, place, tmp_path, write_dicom):
     place.put("a.dcm", content(tmp_path, write_dicom))
     place.put("b.dcm", content(tmp_path, write_dicom))
