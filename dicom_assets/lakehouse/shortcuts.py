@@ -103,7 +103,12 @@ def shortcuts(layout: Layout) -> Shortcuts:
 
 def _in_namespace(layout: Layout, folder: Path, found: Shortcuts) -> None:
     own = set()
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except PermissionError:
+        found.bad[folder.name] = "this process may not list the folder; give it the right to"
+        return
+    for entry in entries:
         name = f"{folder.name}/{entry.name}"
         if entry.name.startswith("."):
             continue

@@ -282,7 +282,10 @@ class LocalFolder:
                 continue
             for entry in reversed(found):
                 if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
-                    known = entry.stat(follow_symlinks=False)
+                    try:
+                        known = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:  # since the folder was listed
+                        continue
                     key = printable(prefix + entry.path[len(str(top)) :])
                     rows.append((key, known.st_size, known.st_mtime_ns // 1000, None))
             waiting += [

@@ -1,8 +1,12 @@
 """Folders and object stores, listed and read alike; real servers."""
 
+import contextlib
+import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from dicom_assets.lakehouse.ranges import FIRST_BYTES, ObjectStream
 from dicom_assets.lakehouse.storage import (
@@ -142,6 +146,32 @@ def test_credentials_may_come_from_the_environment(moto, tmp_path, monkeypatch):
     for name, value in place.section.items():
         monkeypatch.setenv(name.upper(), value)
     assert listed(Storage(tmp_path), place.address) == {"a": 1}
+
+
+def test_tables_take_the_same_options(azurite, tmp_path):
+    place = azurite.place("tables")
+    storage = Storage(tmp_path, {place.address: place.section | {"allow_http": "true"}})
+    address = f"{place.address}/Tables/x"
+    options = storage.options(address)
+    write_deltalake(address, pa.table({"a": [1, 2]}), storage_options=options)
+    assert DeltaTable(address, storage_options=options).count() == 2
+    assert any(key.startswith("Tables/x/_delta_log/") for key in listed(storage, place.address))
+
+
+def test_what_vanishes_while_it_is_listed_breaks_nothing(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).touch()
+    whole = os.scandir
+
+    @contextlib.contextmanager
+    def vanishing(folder):
+        with whole(folder) as entries:
+            found = list(entries)
+        (tmp_path / "a").unlink()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert listed(Storage(tmp_path), str(tmp_path)) == {"b": 0}
 
 
 @pytest.mark.parametrize(

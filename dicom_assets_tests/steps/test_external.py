@@ -24,7 +24,6 @@ from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY, House, interrupting
 
-
 IN_S3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
 """Where one store speaks for all."""
 
