@@ -2,7 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-TEST_PACKAGES := chromium dcmtk dicom3tools orthanc orthanc-dicomweb
+TEST_PACKAGES := chromium dcmtk dicom3tools orthanc orthanc-dicomweb \
+	$(if $(shell command -v npm),,nodejs npm)
+SERVERS := dicom_assets_tests/servers
+SERVERS_READY := $(SERVERS)/node_modules/.ready
 # what is there already, from Debian or not, is taken; what cannot be had is left out, and told so
 BENCH_PACKAGES := chromium dcmtk orthanc orthanc-dicomweb $(if $(shell command -v npm),,nodejs npm) \
 	$(if $(shell command -v java),,default-jre-headless) $(if $(shell command -v mvn),,maven)
@@ -15,6 +18,7 @@ demo: $(READY)
 
 test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory $(SERVERS_READY)
 	$(BIN)/pytest -n 2
 
 # each target for FUZZ_SECONDS; what is found is kept as a test in dicom_assets_tests/fuzz/corpus
@@ -52,7 +56,7 @@ fmt: $(READY)
 
 clean:
 	rm -rf .venv .dagster data/demo .pytest_cache .ruff_cache .hypothesis
-	rm -rf benchmarks/.cache benchmarks/node/node_modules
+	rm -rf benchmarks/.cache benchmarks/node/node_modules $(SERVERS)/node_modules
 
 $(READY): pyproject.toml constraints.txt
 	@.ci/install-packages --venv $(PYTHON)
@@ -60,6 +64,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# Azurite; where it cannot be had, its tests are left out, and told so
+$(SERVERS_READY): $(SERVERS)/package.json
+	-@cd $(SERVERS) && npm install --silent --no-package-lock --no-audit --no-fund && \
+		touch node_modules/.ready
 
 $(BENCH_READY): $(READY) benchmarks/node/package.json benchmarks/spark_jars/pom.xml
 	@.ci/install-packages $(BENCH_PACKAGES)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -30,6 +30,7 @@ from dicom_assets.lakehouse.layout import (
     is_safe_name,
 )
 from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
+from dicom_assets.lakehouse.storage import Storage, check_address
 
 GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
@@ -119,6 +120,12 @@ class Settings(BaseSettings):
     )
     keep_removed_files_days: int = Field(
         default=30, ge=0, description="how long files that are of no table any more are kept"
+    )
+    storage: dict[str, dict[str, SecretStr]] = Field(
+        default={}, description="address = options of what lies there, credentials among them"
+    )
+    external_max_files: int | None = Field(
+        default=None, ge=1, description="so many files of External are taken in by one run"
     )
     omop_person: bool = Field(default=True, description="write gold/person")
     omop_procedure_occurrence: bool = Field(
@@ -219,6 +226,13 @@ class Settings(BaseSettings):
                 raise ValueError("must be an IANA time zone such as Europe/Zurich") from error
         return value
 
+    @field_validator("storage")
+    @classmethod
+    def _addresses(cls, value: dict[str, dict[str, SecretStr]]) -> dict[str, dict[str, SecretStr]]:
+        for address in value:
+            check_address(address)
+        return value
+
     @field_validator("promoted_tags")
     @classmethod
     def _known_tags(cls, value: dict[str, str]) -> dict[str, str]:
@@ -231,6 +245,15 @@ class Settings(BaseSettings):
         if value is not None and not value.exists():
             raise ValueError(f"{value} does not exist")
         return value
+
+    @cached_property
+    def stores(self) -> Storage:
+        """What External may be read from."""
+        sections = {
+            address: {name: secret.get_secret_value() for name, secret in options.items()}
+            for address, options in self.storage.items()
+        }
+        return Storage(self.lakehouse, sections)
 
     @cached_property
     def promoted(self) -> tuple[PromotedTag, ...]:

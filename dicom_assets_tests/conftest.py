@@ -1,5 +1,6 @@
 """What tests share: a fresh lakehouse, DICOM files to drop, and the chain without Dagster."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -132,6 +133,33 @@ def dicom(path: Path, **elements: Any) -> Dataset:
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return dataset
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from dicom_assets_tests import object_stores
+
+    with object_stores.azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Any]:
+    from dicom_assets_tests import object_stores
+
+    with object_stores.moto() as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "azure", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """A folder, a container and a bucket, each of the test's own."""
+    from dicom_assets_tests.object_stores import folder_place
+
+    if request.param == "folder":
+        return folder_place(tmp_path / "elsewhere")
+    server = request.getfixturevalue({"azure": "azurite", "s3": "moto"}[request.param])
+    return server.place(f"test-{uuid.uuid4().hex}")
 
 
 @pytest.fixture

@@ -11,8 +11,13 @@ import dagster as dg
 JOB_NAME = "drop_to_gold"
 PULLED = dg.AssetKey(["bronze", "pulled_files"])
 
+# what is dropped and what lies elsewhere come on dates of their own
+_WAYS_IN = dg.AssetSelection.assets(["bronze", "process_files"], ["bronze", "external_files"])
+
 when_upstream_has_news = (
-    dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+    dg.AutomationCondition.eager()
+    .without(dg.AutomationCondition.in_latest_time_window())
+    .replace("any_deps_missing", dg.AutomationCondition.any_deps_missing().ignore(_WAYS_IN))
     & dg.AutomationCondition.all_deps_blocking_checks_passed()
 ).with_label("when upstream has news")
 

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from dicom_assets.defs.partitions import ingest_date
+from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.steps.reconcile import Day
 
 
@@ -52,6 +53,15 @@ def _every_file_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
         organised_files=len(day.organised),
         rows_and_failures=len(day.received) + day.failed("extract"),
     )
+
+
+def _every_object_is_accounted_for(day: Day) -> tuple[bool, dict[str, int]]:
+    return _equal(**day.external_counts())
+
+
+def _shortcuts_are_usable(day: Day) -> tuple[bool, dict[str, int]]:
+    failed = day.failures_of("external")
+    return _none(unusable=int((failed["reasonCode"] == Reason.SHORTCUT_UNUSABLE).sum()))
 
 
 def _one_zip_per_row(day: Day) -> tuple[bool, dict[str, int]]:
@@ -179,6 +189,19 @@ RULES: tuple[Rule, ...] = (
         "every_file_has_a_row",
         "Organised files = rows + failures",
         _every_file_has_a_row,
+    ),
+    Rule(
+        "bronze/external_files",
+        "shortcuts_are_usable",
+        "How many shortcuts could not be listed, or not whole, some time on the date",
+        _shortcuts_are_usable,
+        blocking=False,
+    ),
+    Rule(
+        "bronze/dicomimagingmetastore",
+        "every_object_is_accounted_for",
+        "New and changed objects of External = rows + failures + those that are no DICOM files",
+        _every_object_is_accounted_for,
     ),
     Rule(
         "bronze/dicomimagingmetastore",

@@ -54,7 +54,10 @@ def contact_sheet_markdown(run: Run, *, since: int) -> dg.MarkdownMetadataValue:
 
 def _tile(run: Run, group: pd.DataFrame) -> Tile:
     """Draws the middle instance of a series."""
-    middle = run.engine.layout.absolute(group["filePath"].iloc[len(group) // 2])
+    address = group["filePath"].iloc[len(group) // 2]
+    if "://" in address:
+        return Tile("other", None, "its pixels are not fetched", len(group))
+    middle = run.engine.layout.absolute(address)
     try:
         with open_organised(middle) as stream:
             return thumbnail(stream, instances=len(group))

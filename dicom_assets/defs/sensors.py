@@ -1,8 +1,9 @@
 """Sensors: what is looked at from time to time.
 
-Decided here: when new files in the drop folder are an arrival, that an arrival is one event and at
-most one run for the day's partition, however many files there are, and when DICOM services are
-pulled from. Not decided here: what follows from news anywhere else in the chain (`automation`).
+Decided here: when new files in the drop folder are an arrival, and that an arrival is one event
+and at most one run for the day's partition, however many files there are; when a run looks at
+External again, and when DICOM services are pulled from. Not decided here: how shortcuts are watched
+(`steps.watch_external`), and what follows from news anywhere else in the chain (`automation`).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import dagster as dg
 
 from dicom_assets.defs.automation import PULLED, drop_to_gold, pull_from_services
 from dicom_assets.defs.bronze.drop_folder import KEY
+from dicom_assets.defs.bronze.external_storage import KEY as EXTERNAL_KEY
 from dicom_assets.defs.errors import told_plainly
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import DicomServices, Lakehouse
@@ -25,17 +27,23 @@ from dicom_assets.lakehouse.drop_folder import Dropped, dropped, is_settled
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.steps.pull import has_news
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.watch_external import NOTHING, fingerprint
 
 AGAIN_SECONDS = 600
 # Dagster's daemon calls a sensor every five seconds at best; one that watches for most of that time
 # sees a file as soon as it is complete.
 WATCH_SECONDS = 4.0
 LOOK_SECONDS = 0.25
+# what was dropped need not wait until all objects of External are listed
+_LISTING = frozenset({dg.AssetKey(["bronze", "external_files"])})
+_LOOK_AT_EXTERNAL_SECONDS = 60
+_LISTED_FOR_SECONDS = 20.0
 _WAITING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
 ]
+_RUNNING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def arrival(
@@ -141,18 +149,24 @@ def drop_folder_sensor(
     # An observation and a run, not a materialization for automation to follow: that would start
     # the run up to five seconds later, and miss what arrives just while process_files is being
     # materialized.
-    request = _request(context, today)
+    request = _request(context, today, without=_LISTING)
     return dg.SensorResult(asset_events=[event], run_requests=[request], cursor=cursor)
 
 
 def _request(
-    context: dg.SensorEvaluationContext, partition_key: str, *, tags: dict[str, str] | None = None
+    context: dg.SensorEvaluationContext,
+    partition_key: str,
+    *,
+    tags: dict[str, str] | None = None,
+    without: frozenset[dg.AssetKey] = frozenset(),
 ) -> dg.RunRequest:
     """Asks for the chain; named assets tell automation that the run covers what follows, too."""
     repository = context.repository_def
-    chain = repository.asset_graph.materializable_asset_keys - {PULLED} if repository else None
+    chain = repository.asset_graph.materializable_asset_keys - {PULLED} if repository else set()
     return dg.RunRequest(
-        partition_key=partition_key, asset_selection=sorted(chain or ()) or None, tags=tags or {}
+        partition_key=partition_key,
+        asset_selection=sorted(chain - without) or None,
+        tags=tags or {},
     )
 
 
@@ -160,10 +174,10 @@ def _is_run_waiting(
     context: dg.SensorEvaluationContext,
     partition_key: str,
     *,
-    statuses: Sequence[dg.DagsterRunStatus] = _WAITING,
+    also: Sequence[dg.DagsterRunStatus] = (),
 ) -> bool:
     tags = {"dagster/sensor_name": context.sensor_name, "dagster/partition": partition_key}
-    waiting = dg.RunsFilter(tags=tags, statuses=statuses)
+    waiting = dg.RunsFilter(tags=tags, statuses=[*_WAITING, *also])
     return context.instance.get_runs_count(waiting) > 0
 
 
@@ -182,7 +196,7 @@ def dicom_service_sensor(
     if not settings.dicom_services:
         return dg.SensorResult(skip_reason="no DICOM service is configured")
     today = ingest_date.get_last_partition_key() or ""
-    if _is_run_waiting(context, today, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED]):
+    if _is_run_waiting(context, today, also=_RUNNING):
         return dg.SensorResult(skip_reason="what is new is being pulled", cursor=context.cursor)
     last: dict[str, float] = json.loads(context.cursor or "{}")
     now, news, problems = time.time(), dict[str, float](), list[str]()
@@ -199,3 +213,40 @@ def dicom_service_sensor(
         nothing = "; ".join(problems) or "no service tells of anything new"
         return dg.SensorResult(skip_reason=nothing, cursor=cursor)
     return dg.SensorResult(run_requests=[dg.RunRequest(partition_key=today)], cursor=cursor)
+
+
+@dg.sensor(
+    job=drop_to_gold,
+    minimum_interval_seconds=_LOOK_AT_EXTERNAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for a run for today when something behind a shortcut of External has changed",
+)
+@told_plainly()
+def external_storage_sensor(
+    context: dg.SensorEvaluationContext, lakehouse: Lakehouse
+) -> dg.SensorResult:
+    """Watches shortcuts, by a fingerprint of what they list.
+
+    What takes longer to list than a sensor may take is looked at by a run, once an hour. A run that
+    its budget cut short is followed by another.
+    """
+    settings = lakehouse.settings
+    seen = fingerprint(Layout(settings.lakehouse), settings, seconds=_LISTED_FOR_SECONDS)
+    today = ingest_date.get_last_partition_key() or ""
+    if seen == (context.cursor or NOTHING) and not _has_more(context):
+        return dg.SensorResult(skip_reason="nothing has changed behind shortcuts", cursor=seen)
+    if _is_run_waiting(context, today, also=_RUNNING):
+        # it may have listed already: the cursor stays, so that what it does not see is asked for
+        return dg.SensorResult(skip_reason=f"a run of {today} is waiting or at work")
+    event = dg.AssetObservation(EXTERNAL_KEY, partition=today)
+    return dg.SensorResult(
+        asset_events=[event], run_requests=[_request(context, today)], cursor=seen
+    )
+
+
+def _has_more(context: dg.SensorEvaluationContext) -> bool:
+    """Says whether the last listing has left some objects to the next one."""
+    (key,) = _LISTING
+    event = context.instance.get_latest_materialization_event(key)
+    found = event.asset_materialization if event else None
+    return bool(found and found.metadata["more_to_come"].value)

@@ -37,6 +37,8 @@ _DICOMDIR = b"1.2.840.10008.1.3.10"
 _META_ELEMENT = struct.Struct("<HH2sH").unpack_from
 _THREE_UIDS = (0x0020000D, 0x0020000E, 0x00080018)
 _UID = re.compile(r"[0-2](\.[0-9]+)+")
+_FRAGMENTS_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
+_TAIL_BYTES = 1 << 12
 
 
 class _Remembered(threading.local):
@@ -50,12 +52,13 @@ class _Remembered(threading.local):
 _REMEMBERED = _Remembered()
 
 
-def fast_header(source: Source, tags: Sequence[PromotedTag]) -> Header:
+def fast_header(source: Source, tags: Sequence[PromotedTag], *, is_far: bool = False) -> Header:
     """Returns the header of a plain file.
 
     Args:
         source: A binary file at its start. Nothing of it is consumed where this raises NotPlain.
         tags: The attributes to promote.
+        is_far: See `dicom_assets.dicom.header.read_header`.
 
     Raises:
         NotPlain: The careful reader has to read the file.
@@ -83,9 +86,20 @@ def fast_header(source: Source, tags: Sequence[PromotedTag]) -> Header:
     text = plain.texts.get
     promoted = {column: text(tag) for column, tag in reader.columns}
     header = Header(plain.attributes, promoted, syntax, [])
-    if plain.pixels is not None and not (plain.pixels and source.ends_at(plain.end + plain.pixels)):
-        return _with_what_lies_behind(source, plain, header, reader, tags, little=little)
-    return header
+    if plain.pixels is None or (plain.pixels and source.ends_at(plain.end + plain.pixels)):
+        return header
+    if is_far and not plain.pixels and _ends_with_fragments(source):
+        return header
+    return _with_what_lies_behind(source, plain, header, reader, tags, little=little)
+
+
+def _ends_with_fragments(source: Source) -> bool:
+    """Whether nothing lies behind encapsulated pixel data, told without a walk through them.
+
+    What lies there is short. If it ended with such a mark too, two of them would be at the end.
+    """
+    tail = source.tail(_TAIL_BYTES)
+    return tail.endswith(_FRAGMENTS_END) and tail.count(_FRAGMENTS_END) == 1
 
 
 def _reader(tags: Sequence[PromotedTag]) -> PlainReader:

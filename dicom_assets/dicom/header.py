@@ -6,13 +6,12 @@ either reads. Both give the same headers.
 """
 
 from collections.abc import Sequence
-from typing import BinaryIO
 
 from dicom_assets.dicom.attributes import Header
 from dicom_assets.dicom.careful import careful_header
 from dicom_assets.dicom.fast import NotPlain, fast_header
 from dicom_assets.dicom.part10 import HeaderError, read_file
-from dicom_assets.dicom.source import Source, TooLong
+from dicom_assets.dicom.source import ReadableStream, Source, TooLong
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS, PromotedTag
 from dicom_assets.lakehouse.reasons import Reason
 
@@ -24,10 +23,11 @@ MAX_HEADER_BYTES = 1 << 26
 
 
 def read_header(
-    stream: BinaryIO,
+    stream: ReadableStream,
     *,
     tags: Sequence[PromotedTag] = PROMOTED_TAGS,
     most: int = MAX_HEADER_BYTES,
+    is_far: bool = False,
 ) -> Header:
     """Reads everything but the pixels of a DICOM file, or of a bare dataset that proves itself one.
 
@@ -46,6 +46,9 @@ def read_header(
             do. No length in the file makes this allocate more than the file holds.
         tags: The attributes to promote.
         most: Longest header, in bytes that are kept: its values, and 32 for each element and item.
+        is_far: Each read behind a jump costs a request. Where the last 4 KiB end encapsulated pixel
+            data, and hold no other such end, nothing is taken to lie behind those: their fragments
+            are not followed one by one.
 
     Raises:
         HeaderError: With reason `not_dicom`, `dicomdir`, `truncated` (the file ends before the
@@ -54,7 +57,7 @@ def read_header(
         OSError: The stream cannot be read: a broken machine, not a broken file.
     """
     try:
-        return _header(Source(stream, most=most), tags)
+        return _header(Source(stream, most=most), tags, is_far=is_far)
     except (HeaderError, OSError, MemoryError):
         raise
     except TooLong:
@@ -67,8 +70,8 @@ def read_header(
     raise error
 
 
-def _header(source: Source, tags: Sequence[PromotedTag]) -> Header:
+def _header(source: Source, tags: Sequence[PromotedTag], *, is_far: bool) -> Header:
     try:
-        return fast_header(source, tags)
+        return fast_header(source, tags, is_far=is_far)
     except NotPlain:
         return careful_header(read_file(source), tags)

@@ -138,6 +138,15 @@ class Source:
         self._seek(self.position - self._at + len(self._buffer), io.SEEK_SET)
         return False
 
+    def tail(self, size: int) -> bytes:
+        """Returns the last bytes of a stream that can seek, up to so many; stays where it is."""
+        here = self.position - self._at + len(self._buffer)
+        end = self._seek(0, io.SEEK_END)
+        self._seek(max(end - size, 0), io.SEEK_SET)
+        data = self._read(size)
+        self._seek(here, io.SEEK_SET)
+        return data
+
     def overran(self) -> bool:
         """Whether a skip has passed the end, or the stream is damaged. Asked at the end only."""
         if self.damaged or not self._seekable:

@@ -25,7 +25,7 @@ from dicom_assets.lakehouse.log import appends, partition_transactions, span
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
 from dicom_assets.lakehouse.places import Key, Places
-from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select
+from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select, stream
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
@@ -271,6 +271,14 @@ class LocalEngine:
             return self._look_up(delta, table, wanted, conditions)
         return select(delta, wanted, conditions)
 
+    def stream(
+        self, table: Table, columns: Sequence[str], *, where: Where
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields what `read` returns, for tables that are larger than memory."""
+        delta = self.open(table)
+        if delta is not None:
+            yield from stream(delta, columns_of(table, columns), where)
+
     def _look_up(
         self, delta: DeltaTable, table: Table, wanted: pa.Schema, conditions: dict[str, Any]
     ) -> pa.Table:
@@ -342,6 +350,23 @@ class LocalEngine:
                 inserted = pc.call_function("equal", [kind, pa.scalar("insert")])
                 # cast first: the reader's string views cannot be filtered
                 yield from conform(rows, wanted).filter(inserted).to_batches()
+
+    def new_versions(
+        self, table: Table, *, since: int | None, until: int, ingest_date: date
+    ) -> list[int]:
+        """Returns the versions after one that appended to a partition, for work in small parts.
+
+        Where that can no longer be told (`read_new`), `until` stands for all of them.
+        """
+        delta = self.open(table)
+        versions_held = span(delta, ingest_date) if delta else None
+        if versions_held is None:
+            return []
+        first, last = versions_held
+        first = first if since is None else since + 1
+        folder = self.layout.table(table.layer, table.name)
+        versions = appends(folder, ingest_date, first, min(last, until))
+        return [until] if versions is None else versions
 
     def table_of_new(
         self,

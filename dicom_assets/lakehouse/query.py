@@ -4,7 +4,7 @@ Decided here: how a condition becomes SQL and that rows come back in the table's
 decided here: which version is read (`engine`).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import date
 
 import pyarrow as pa
@@ -23,8 +23,13 @@ _SESSION = {
 
 def select(delta: DeltaTable, schema: pa.Schema, where: Where) -> pa.Table:
     """Returns the columns of a schema of the rows that meet a condition."""
+    return pa.Table.from_batches(stream(delta, schema, where), schema=schema)
+
+
+def stream(delta: DeltaTable, schema: pa.Schema, where: Where) -> Iterator[pa.RecordBatch]:
+    """Yields the same, not all of it at once."""
     if not all(where.values()) and where:
-        return schema.empty_table()
+        return
     present = {f.name for f in delta.schema().fields}
     conditions = [f"{quoted(name)} IN ({_in(values)})" for name, values in where.items()]
     # delta-rs' pyarrow datasets cannot compare strings with file statistics, DataFusion can
@@ -33,7 +38,8 @@ def select(delta: DeltaTable, schema: pa.Schema, where: Where) -> pa.Table:
         f" WHERE {' AND '.join(conditions) or 'true'}"
     )
     found = QueryBuilder(_SESSION).register("source", delta).execute(query)
-    return conform(pa.table(found), schema)
+    for batch in pa.RecordBatchReader.from_stream(found):
+        yield from conform(pa.Table.from_batches([batch]), schema).to_batches()
 
 
 def quoted(name: str) -> str:

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     INVALID_RESOURCE = "invalid_resource"
     INVALID_OPERATION = "invalid_operation"
     NOT_RETRIEVED = "not_retrieved"
+    SHORTCUT_UNUSABLE = "shortcut_unusable"
+    NOT_FETCHED = "not_fetched"
 
 
 MEANINGS: dict[Reason, str] = {
@@ -59,4 +61,6 @@ MEANINGS: dict[Reason, str] = {
     Reason.INVALID_RESOURCE: "the resource is not valid FHIR R4B",
     Reason.INVALID_OPERATION: "the file holds no operations, or a wrong one",
     Reason.NOT_RETRIEVED: "the DICOM service did not hand out the instance",
+    Reason.SHORTCUT_UNUSABLE: "not all behind a shortcut of External can be listed",
+    Reason.NOT_FETCHED: "an object of External cannot be read; tried again on the next ingest date",
 }

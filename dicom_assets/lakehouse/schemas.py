@@ -73,6 +73,27 @@ PROCESS_FILES = pa.schema(
 """One row per organised DICOM file, append only: what `extract` has to read, in order."""
 
 
+EXTERNAL_FILES = pa.schema(
+    [
+        _INGEST_DATE,
+        _SOURCE_SYSTEM,
+        field("shortcut", pa.string(), "The shortcut it was found by", required=True),
+        field("filePath", pa.string(), "Its address", required=True),
+        field("state", pa.string(), "new, changed, gone, back, again, skipped", required=True),
+        field("fileSize", pa.int64(), "Its bytes, where listing or inventory say so"),
+        field("etag", pa.string(), "Its version, where listing or inventory say so"),
+        field("sourceModifiedAt", TIMESTAMP, "When it was last written"),
+        field("foundAt", TIMESTAMP, "When that was found", required=True),
+    ]
+)
+"""One row each time an object of External is found in another state, append only.
+
+new, changed: it is to be read. again: so it is, since it could not be fetched before. gone: the
+shortcut no longer lists it. back: it was gone, and lies there unchanged. skipped: it was looked
+into and is no DICOM file. The newest row of an address says how it stands.
+"""
+
+
 def dicomimagingmetastore(tags: Sequence[PromotedTag] = PROMOTED_TAGS) -> pa.Schema:
     """Returns the metastore's schema: one row per DICOM file read, append only."""
     promoted = [

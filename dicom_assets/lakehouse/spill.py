@@ -23,9 +23,29 @@ def spilled(
         schema: Their schema.
         folder: Where the file lies.
     """
-    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 it lives as long as the reader
-    with pa.ipc.new_stream(file, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as to:
-        for batch in batches:
-            to.write_batch(batch)
-    file.seek(0)
-    return pa.ipc.open_stream(file)
+    return Spill(batches, schema=schema, folder=folder).read()
+
+
+class Spill:
+    """Rows that wait on disk, and can be read more than once.
+
+    Attributes:
+        rows: How many there are.
+    """
+
+    def __init__(
+        self, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, folder: Path
+    ) -> None:
+        """Takes all batches; see `spilled`."""
+        self.rows = 0
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 it lives as long as this
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.ipc.new_stream(self._file, schema, options=options) as to:
+            for batch in batches:
+                to.write_batch(batch)
+                self.rows += len(batch)
+
+    def read(self) -> pa.RecordBatchReader:
+        """Reads them from the first one; one reader at a time."""
+        self._file.seek(0)
+        return pa.ipc.open_stream(self._file)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 from deltalake.exceptions import DeltaError
 
+from dicom_assets.lakehouse.errors import PlainError
+
 _GOES_ON = "then run the date again: it goes on from where it was"
 _WHAT_TO_DO = {
     errno.ENOSPC: "free space on the lakehouse's file system",
@@ -47,7 +49,7 @@ def told_without_names() -> Iterator[None]:
     """
     try:
         yield
-    except StorageError:
+    except (StorageError, PlainError):  # in words of our own
         raise
     except OSError as error:
         code = error.errno or _code(error)

@@ -18,6 +18,14 @@ PROCESS_FILES = Table(
     key=("filePath",),
     partition=schemas.INGEST_DATE,
 )
+EXTERNAL_FILES = Table(
+    "bronze",
+    "external_files",
+    schemas.EXTERNAL_FILES,
+    "One row each time an object of bring-your-own-storage is found new, changed or gone",
+    key=("filePath",),
+    partition=schemas.INGEST_DATE,
+)
 INGESTION_FAILURES = Table(
     "bronze",
     "ingestion_failures",
@@ -126,6 +134,7 @@ def tables(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> tuple[Table, ...]:
     """Returns every table, bronze to gold."""
     return (
         PROCESS_FILES,
+        EXTERNAL_FILES,
         metastore(tags),
         INGESTION_FAILURES,
         OPERATIONS,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from dicom_assets.steps import catalog, to_omop
 from dicom_assets.steps.convert import convert
+from dicom_assets.steps.external import external_files
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.flatten import flatten
 from dicom_assets.steps.ingest_fhir import ingest_fhir
@@ -17,6 +18,7 @@ from dicom_assets.steps.settle import settle
 
 STEPS: Mapping[str, Callable[[Run], Report]] = {
     "organise": organise,
+    "external": external_files,
     "extract": extract,
     "settle": settle,
     "convert": convert,

@@ -9,7 +9,7 @@ it lies, so it makes the same row.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,26 +21,28 @@ from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.layout import Layout, one_name
 from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, shared_out
 from dicom_assets.steps import catalog, report
+from dicom_assets.steps.commits import commits
+from dicom_assets.steps.read_external import read_external
 from dicom_assets.steps.read_files import STEP, Done, Task, read_files
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.reread import reread
 from dicom_assets.steps.run import Run
 
 _LOG = logging.getLogger(__name__)
-_ROWS_PER_COMMIT = 1000
 _FILES_PER_TASK = 16
 _BYTES_PER_TASK = 8 << 20
 _BYTES_TWICE = 1 << 30
-_BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
 
 
 def extract(run: Run) -> Report:
-    """Reads the partition's organised files that have no row yet, then what is to be read again.
+    """Reads the partition's organised files that have no row yet, then what is new in External.
+
+    And at last what is to be read again.
 
     Returns:
         Rows = metastore rows appended; counts `failures`, of all files read `slow_path`: those that
-        the fast header reader left to the careful one, and, where there are any, `read_again`; size
-        in bytes.
+        the fast header reader left to the careful one, and, where there are any, `read_again` and
+        what `read_external` counts; size in bytes.
     """
     engine, ingest_date = run.engine, run.ingest_date
     keep_memory()
@@ -51,7 +53,7 @@ def extract(run: Run) -> Report:
         files = _new_files(run, engine.progress(run.metastore, app_id), until)
         failures: list[Failure] = []
         replaced = _Replaced(engine.layout)
-        for rows, is_last in _commits(_read_all(run, files, failures, replaced, done)):
+        for rows, is_last in commits(_read_all(run, files, failures, replaced, done)):
             replaced.remove()
             if is_last:  # failures first: this commit is the one that says that all is done
                 run.record(failures, Progress(app_id, until))
@@ -63,6 +65,7 @@ def extract(run: Run) -> Report:
             )
             give_back_memory()
         done.count({"failures": len(failures)})
+        read_external(run, done)
         reread(run, done)
     return done
 
@@ -80,7 +83,7 @@ def extract_again(run: Run, addresses: Collection[str]) -> None:
     files = run.engine.read(table, table.schema.names, ingest_date=day, where=where)
     failures: list[Failure] = []
     replaced = _Replaced(run.engine.layout)
-    for rows, _ in _commits(_read_all(run, files, failures, replaced, Report(STEP))):
+    for rows, _ in commits(_read_all(run, files, failures, replaced, Report(STEP))):
         replaced.remove()
         found = pa.Table.from_batches(rows, schema=run.metastore.schema)
         run.engine.append(run.metastore, found, progress=None, ingest_date=day)
@@ -174,20 +177,6 @@ def _read_all(
         yield done.rows
     if len(files):
         _LOG.info("slow path %s of %s files", tally.counts["slow_path"], len(files))
-
-
-def _commits(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.RecordBatch], bool]]:
-    """Gathers batches to commits that fit into memory, and says which is the last one."""
-    waiting: list[pa.RecordBatch] = []
-    rows = size = 0
-    for batch in batches:
-        if rows >= _ROWS_PER_COMMIT or size >= _BYTES_PER_COMMIT:
-            yield waiting, False
-            waiting, rows, size = [], 0, 0
-        waiting.append(batch)
-        rows, size = rows + batch.num_rows, size + batch.nbytes
-    if waiting:
-        yield waiting, True
 
 
 def _copied(table: pa.Table, start: int, count: int) -> pa.RecordBatch:

@@ -5,10 +5,12 @@ gone; or Failed), and that each byte is read once. It imports little, since ever
 does. Not decided here: which files are read, and when their rows are committed (`extract`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import pyarrow as pa
@@ -53,6 +55,28 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """A file that was read, and what its metastore row says besides its header.
+
+    Attributes:
+        row: What it was taken in as, with `organisedAt`: the instant it was taken in, so that a run
+            that is killed and run again makes the same row.
+        header: Its header.
+        path: Where it lies, as tables say it.
+        size: Bytes of the DICOM file.
+        sha256: Of those; None where not all of them were read.
+        version: Of an object of External.
+    """
+
+    row: dict[str, Any]
+    header: Header
+    path: str
+    size: int
+    sha256: str | None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """What came of a task.
 
@@ -71,14 +95,15 @@ class Done:
 
 def read_files(task: Task) -> Done:
     """Reads headers, compresses, moves what is bad to Failed: the work of one worker."""
-    good: list[tuple[dict, Header, Digest, Path]] = []
+    good: list[Read] = []
     replaced: list[Path] = []
     failures: list[Failure] = []
     slow = 0
     layout = Layout(task.root)
     for row in task.files.to_pylist():
         try:
-            good.append((row, *_read(row, layout, task, replaced)))
+            header, content, path = _read(row, layout, task, replaced)
+            good.append(Read(row, header, layout.relative(path), content.size, content.sha256))
         except HeaderError as error:
             slow += 1  # the careful reader is who says that a header is bad
             failures.append(_fail(row, layout, task.ingest_date, error.reason, error.message))
@@ -86,8 +111,8 @@ def read_files(task: Task) -> Done:
             failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _DAMAGED))
         except FileNotFoundError:
             failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _MISSING))
-    slow += sum(header.slow for _, header, _, _ in good)
-    return Done(_rows(good, layout, task), replaced, failures, slow)
+    slow += sum(each.header.slow for each in good)
+    return Done(metastore_rows(good, task.tags), replaced, failures, slow)
 
 
 def _read(
@@ -140,30 +165,27 @@ def _fail(row: dict, layout: Layout, ingest_date: date, reason: Reason, message:
     )
 
 
-def _rows(
-    good: list[tuple[dict, Header, Digest, Path]], layout: Layout, task: Task
-) -> pa.RecordBatch:
+def metastore_rows(good: Sequence[Read], tags: Sequence[PromotedTag]) -> pa.RecordBatch:
     """Makes metastore rows of what was read."""
-    schema = schemas.dicomimagingmetastore(task.tags)
-    headers = [header for _, header, _, _ in good]
+    schema = schemas.dicomimagingmetastore(tags)
+    headers = [each.header for each in good]
     columns: dict[str, object] = {
-        tag.column: [header.promoted[tag.column] for header in headers] for tag in task.tags
+        tag.column: [header.promoted[tag.column] for header in headers] for tag in tags
     }
     columns |= {
-        name: [row[name] for row, _, _, _ in good]
+        name: [each.row[name] for each in good]
         for name in ("ingestDate", "sourceSystem", "sourcePath", "sourceModifiedAt")
     }
     columns |= {
         "metadata": metadata_column(headers),
         "metadata_string": [metadata_string(header) for header in headers],
-        "filePath": [layout.relative(path) for _, _, _, path in good],
-        "fileSize": [content.size for _, _, content, _ in good],
-        "contentHash": [content.sha256 for _, _, content, _ in good],
-        "version": [None] * len(good),
+        "filePath": [each.path for each in good],
+        "fileSize": [each.size for each in good],
+        "contentHash": [each.sha256 for each in good],
+        "version": [each.version for each in good],
         "transferSyntaxUid": [header.transfer_syntax_uid for header in headers],
         "decodeNotes": [list(header.decode_notes) or None for header in headers],
-        # the instant it was taken in, so that a run that is killed and run again makes the same row
-        "ingestedAt": [row["organisedAt"] for row, _, _, _ in good],
+        "ingestedAt": [each.row["organisedAt"] for each in good],
     }
     arrays = [
         values if isinstance(values := columns[f.name], pa.Array) else pa.array(values, f.type)
@@ -182,7 +204,7 @@ def read_again(task: Task, *, step: str) -> tuple[pa.RecordBatch, list[Failure]]
     Returns:
         Metastore rows, and failures: of files that are gone, damaged, or not what was taken in.
     """
-    good: list[tuple[dict, Header, Digest, Path]] = []
+    good: list[Read] = []
     failures: list[Failure] = []
     layout = Layout(task.root)
     for row in task.files.to_pylist():
@@ -194,7 +216,8 @@ def read_again(task: Task, *, step: str) -> tuple[pa.RecordBatch, list[Failure]]
                 if row["contentHash"] in (None, content.sha256):
                     file.seek(0)
                     header = read_header(file, tags=task.tags, most=task.max_header_bytes)
-                    good.append((row, header, content, path))
+                    address = layout.relative(path)
+                    good.append(Read(row, header, address, content.size, content.sha256))
                     continue
             message = _CHANGED
         except HeaderError as error:
@@ -205,4 +228,4 @@ def read_again(task: Task, *, step: str) -> tuple[pa.RecordBatch, list[Failure]]
             message = _GONE
         system, kept = row["sourceSystem"], row["filePath"] if path.exists() else None
         failures.append(Failure(step, reason, message, system, row["sourcePath"], kept))
-    return _rows(good, layout, task), failures
+    return metastore_rows(good, task.tags), failures

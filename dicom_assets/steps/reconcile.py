@@ -23,11 +23,14 @@ from dicom_assets.fhir.ndjson import Line, read_lines
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
 from dicom_assets.lakehouse.manifest import about, declared
+from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
 from dicom_assets.steps.current_files import instance_key
+from dicom_assets.steps.external import SKIPPED, TO_READ
+from dicom_assets.steps.external import STEP as EXTERNAL
 from dicom_assets.steps.flatten import gone_studies
 from dicom_assets.steps.run import Run
 from dicom_assets.terminology import body_parts, modality_concepts
@@ -84,6 +87,27 @@ class Day:
         moved = self.failures_of("extract").dropna(subset="failedPath")
         pairs = zip(moved["sourceSystem"], moved["failedPath"], strict=True)
         return {(system, one_name(path)) for system, path in pairs}
+
+    @cached_property
+    def external(self) -> pd.DataFrame:
+        """Rows of bronze/external_files: sourceSystem, filePath, state, foundAt."""
+        columns = ["sourceSystem", "filePath", "state", "foundAt"]
+        return self._read(catalog.EXTERNAL_FILES, columns)
+
+    def external_counts(self) -> dict[str, int]:
+        """Counts objects that were to be read, and what came of them."""
+        states = self.external["state"]
+        found = self.external.rename(columns={"foundAt": "ingestedAt"})
+        rows = found.loc[states.isin(TO_READ)].merge(
+            self.instances, on=["filePath", "ingestedAt"], how="inner"
+        )
+        failed = self.failures_of(EXTERNAL)
+        return {
+            "objects": int(states.isin(TO_READ).sum()),
+            "rows_failures_and_skipped": len(rows.drop_duplicates(["filePath", "ingestedAt"]))
+            + int((failed["reasonCode"] != Reason.SHORTCUT_UNUSABLE).sum())
+            + int((states == SKIPPED).sum()),
+        }
 
     def unaccounted(self) -> dict[str, int]:
         """Counts rows without a file, and files without a row.

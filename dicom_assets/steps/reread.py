@@ -9,6 +9,7 @@ that cannot be read any more gives a failure; its old rows stand. Not decided he
 says (`dicom_assets.dicom`), or what becomes of new rows (the steps that follow).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
 from dicom_assets.steps import catalog
 from dicom_assets.steps.current_files import arrival
+from dicom_assets.steps.read_external import Task as ObjectTask
+from dicom_assets.steps.read_external import read_objects
 from dicom_assets.steps.read_files import Task, read_again
 from dicom_assets.steps.report import Report
 from dicom_assets.steps.run import Run
@@ -31,6 +34,7 @@ _KNOWN = [
     in ("ingestDate", "sourceSystem", "filePath", "sourcePath", "contentHash", "sourceModifiedAt")
 ]
 _FILE = pa.schema([*_KNOWN, catalog.PROCESS_FILES.schema.field("organisedAt")])
+_OBJECT = pa.schema([*_KNOWN, catalog.EXTERNAL_FILES.schema.field("foundAt")])
 
 
 def reread(run: Run, report: Report) -> None:
@@ -57,34 +61,53 @@ def reread(run: Run, report: Report) -> None:
     # none at all is a commit, too: it says that the operations are done
     for start in range(0, max(len(files), 1), _FILES_PER_COMMIT):
         chunk = files[start : start + _FILES_PER_COMMIT]
-        task = Task(
-            engine.layout.root,
-            run.ingest_date,
-            pa.RecordBatch.from_pylist(chunk, schema=_FILE),
-            run.settings.promoted,
-            level=0,
-            max_header_bytes=run.settings.max_header_bytes,
-        )
-        rows, bad = read_again(task, step=STEP)
+        rows, bad = _read(run, chunk)
         failures += bad
         is_last = start + _FILES_PER_COMMIT >= len(files)
         if is_last:
             run.record(failures, done)
         engine.append(
             run.metastore,
-            pa.Table.from_batches([rows], schema=run.metastore.schema),
+            pa.Table.from_batches(rows, schema=run.metastore.schema),
             progress=done if is_last else None,
             ingest_date=run.ingest_date,
         )
-        report.rows += rows.num_rows
-        report.count({"read_again": rows.num_rows})
+        count = sum(map(len, rows))
+        report.rows += count
+        report.count({"read_again": count})
     report.count({"failures": len(failures)})
+
+
+def _read(run: Run, files: list[dict[str, Any]]) -> tuple[list[pa.RecordBatch], list[Failure]]:
+    """Reads stored files, and objects of External where they lie."""
+    settings = run.settings
+    stored = [row for row in files if row["version"] is None]
+    task = Task(
+        run.engine.layout.root,
+        run.ingest_date,
+        pa.RecordBatch.from_pylist(stored, schema=_FILE),
+        settings.promoted,
+        level=0,
+        max_header_bytes=settings.max_header_bytes,
+    )
+    rows, failures = read_again(task, step=STEP)
+    lying = [row | {"foundAt": row["organisedAt"]} for row in files if row["version"] is not None]
+    done = read_objects(
+        ObjectTask(
+            pa.RecordBatch.from_pylist(lying, schema=_OBJECT),
+            settings.stores,
+            settings.promoted,
+            settings.max_header_bytes,
+        )
+    )
+    failures += [replace(failure, step=STEP) for failure in done.failures]
+    return [rows, done.rows], failures
 
 
 def _files(run: Run, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the files that operations name and that have no row of theirs yet."""
     found: dict[str, dict[str, Any]] = {}
-    columns = [*(field.name for field in _KNOWN), *REQUIRED_TAGS, "ingestedAt"]
+    columns = [*(field.name for field in _KNOWN), *REQUIRED_TAGS, "ingestedAt", "version"]
     for operation in sorted(operations, key=lambda each: each["takenAt"]):
         uids = {name: uid for name in REQUIRED_TAGS if (uid := operation[name])}
         system = {"sourceSystem": [operation["sourceSystem"]]}

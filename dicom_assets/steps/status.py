@@ -77,6 +77,7 @@ def totals(engine: LocalEngine, settings: Settings) -> dict[str, int]:
     """Returns the rows of every table."""
     tables: tuple[Table, ...] = (
         catalog.PROCESS_FILES,
+        catalog.EXTERNAL_FILES,
         catalog.metastore(settings.promoted),
         catalog.CURRENT_FILES,
         catalog.BRONZE_IMAGING_STUDY,

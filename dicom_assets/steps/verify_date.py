@@ -24,7 +24,7 @@ Name = tuple[str, str]
 """Source system and one name."""
 
 ROW = ("filePath", "sourceSystem", "sourcePath", "fileSize", "contentHash")
-METASTORE_ROW = (*ROW, "sourceModifiedAt", "ingestedAt")
+METASTORE_ROW = (*ROW, "sourceModifiedAt", "ingestedAt", "version")
 
 
 class DateCheck:
@@ -86,9 +86,16 @@ class DateCheck:
 
     @cached_property
     def _metastore(self) -> dict[Name, dict[str, Any]]:
-        """The newest row of each file that came on the date; others were read again on it."""
+        """The newest row of each file that came on the date and is kept here.
+
+        Others were read again on it, or lie in External.
+        """
         folder = f"/{self._day:%Y/%m/%d}/"
-        return {_name(row): row for row in self._metastore_rows if folder in row["filePath"]}
+        return {
+            _name(row): row
+            for row in self._metastore_rows
+            if row["version"] is None and folder in row["filePath"]
+        }
 
     @cached_property
     def _failures(self) -> list[dict[str, Any]]:

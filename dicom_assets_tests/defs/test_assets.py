@@ -3,8 +3,10 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -34,6 +36,7 @@ _OF_A_PATIENT = [
 ]
 DAY, NEXT = "2026-03-14", "2026-03-15"
 ASSETS = {
+    "bronze/external_files",
     "bronze/process_files",
     "bronze/dicomimagingmetastore",
     "silver/current_files",
@@ -118,6 +121,7 @@ def test_row_counts_are_shown(metadata):
     rows = {name: each["dagster/partition_row_count"].value for name, each in metadata.items()}
     assert rows == {
         "bronze/process_files": 96,
+        "bronze/external_files": 0,
         "bronze/dicomimagingmetastore": 96,
         "silver/current_files": 96,
         "bronze/ImagingStudy_ndjson": 9,
@@ -130,7 +134,9 @@ def test_row_counts_are_shown(metadata):
     assert metadata["gold/Image_Occurrence"]["dagster/row_count"].value == 24
 
 
-@pytest.mark.parametrize("asset", sorted(ASSETS - {"bronze/ImagingStudy_ndjson"}))
+@pytest.mark.parametrize(
+    "asset", sorted(ASSETS - {"bronze/ImagingStudy_ndjson", "bronze/external_files"})
+)
 def test_a_table_shows_its_schema_address_and_throughput(metadata, asset):
     shown = metadata[asset]
     columns = shown["dagster/column_schema"].value.columns
@@ -198,6 +204,34 @@ def test_a_resent_file_is_reported_and_does_not_block(execute, root, sample, res
         "resent": 1,
         "conflicting": 0,
     }
+
+
+def test_files_of_external_storage_are_read_in_place_and_every_check_holds(
+    execute, tmp_path, write_dicom
+):
+    files = tmp_path / "lakehouse/bronze/Files"
+    write_dicom(files / "Ingest/Imaging/DICOM/a.dcm")
+    for number in range(3):
+        write_dicom(files / f"External/Imaging/DICOM/PACS1/{number}.dcm")
+    (files / "External/Imaging/DICOM/PACS1/notes.txt").write_text("no DICOM file")
+    write_dicom(files / "External/Imaging/DICOM/PACS1/bad.dcm", StudyInstanceUID=None)
+    old = time.time() - 60
+    for path in files.rglob("*.*"):
+        os.utime(path, (old, old))
+    result = execute(tmp_path / "lakehouse", DAY)
+    assert result.success
+    checks = result.get_asset_check_evaluations()
+    assert [check.check_name for check in checks if not check.passed] == []
+    events = {
+        event.materialization.asset_key.path[-1]: event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+    }
+    listed, read = events["external_files"], events["dicomimagingmetastore"]
+    assert listed["rows_written"].value == 5
+    names = ("external_rows", "skipped", "requests", "dagster/partition_row_count")
+    assert [read[name].value for name in names] == [3, 1, 5, 4]
+    assert 0 < int(read["bytes_fetched"].value) < 10_000
+    assert events["Image_Occurrence"]["dagster/row_count"].value == 2
 
 
 def test_a_backfill_over_several_dates_runs_each_once(execute, tmp_path, write_dicom):

@@ -16,6 +16,7 @@ TODAY = ingest_date.get_last_partition_key() or ""
 LATE = "2024-01-05"
 DROP_FOLDER, PROCESS_FILES = "bronze/drop_folder", "bronze/process_files"
 METASTORE = "bronze/dicomimagingmetastore"
+EXTERNAL_FILES = "bronze/external_files"
 CHAIN = {
     PROCESS_FILES,
     METASTORE,
@@ -54,15 +55,21 @@ class Automation:
         self._cursor = result.cursor
         asked = {
             (asset, str(partition))
-            for asset in CHAIN
+            for asset in CHAIN | {EXTERNAL_FILES}
             for partition in result.get_requested_partitions(key(asset)) or ()
         }
         assert len(asked) == result.total_requested
         return asked
 
-    def report(self, event: type[dg.AssetMaterialization | dg.AssetObservation], day: str) -> None:
-        """Reports something about the drop folder."""
-        self._instance.report_runless_asset_event(event(key(DROP_FOLDER), partition=day))
+    def report(
+        self,
+        event: type[dg.AssetMaterialization | dg.AssetObservation],
+        day: str,
+        *,
+        asset: str = DROP_FOLDER,
+    ) -> None:
+        """Reports something about the drop folder, or another asset."""
+        self._instance.report_runless_asset_event(event(key(asset), partition=day))
 
     def run(self, *assets: str, day: str = TODAY) -> None:
         """Runs assets as a person would by hand: whatever their checks say."""
@@ -114,6 +121,13 @@ def test_a_table_made_anew_asks_for_what_follows_it_on_its_date(automation, writ
     write_dicom(automation.drop / "a.dcm")
     automation.run(PROCESS_FILES, day=day)
     assert automation.tick() == {(asset, day) for asset in CHAIN - {PROCESS_FILES}}
+
+
+def test_news_from_external_storage_ask_for_what_follows_them(automation):
+    automation.run(*CHAIN)
+    automation.tick()
+    automation.report(dg.AssetMaterialization, TODAY, asset=EXTERNAL_FILES)
+    assert automation.tick() == {(asset, TODAY) for asset in CHAIN - {PROCESS_FILES}}
 
 
 def test_a_failed_blocking_check_stops_what_follows(automation, write_dicom):

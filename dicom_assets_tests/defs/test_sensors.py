@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -145,11 +146,12 @@ def test_the_sensor_waits_for_a_file_to_be_complete_and_asks_for_one_run(lakehou
     assert event.metadata["complete_files"].value == 50
 
 
-def test_the_run_that_the_sensor_asks_for_is_the_whole_chain(lakehouse, instance):
+def test_the_run_that_it_asks_for_is_the_chain_but_for_listing_external(lakehouse, instance):
     drop(lakehouse, "a.dcm")
     (request,) = evaluate(lakehouse, instance).run_requests or []
     graph = defs().resolve_asset_graph()
-    assert set(request.asset_selection or ()) == graph.materializable_asset_keys - {PULLED}
+    apart = {PULLED, dg.AssetKey(["bronze", "external_files"])}
+    assert set(request.asset_selection or ()) == graph.materializable_asset_keys - apart
 
 
 def test_an_empty_drop_folder_is_a_skipped_tick(lakehouse, instance):
@@ -234,10 +236,79 @@ def test_a_run_on_another_lakehouse_is_ended_and_left_to_its_own(
     assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
 
 
+def look(lakehouse: Lakehouse, instance: dg.DagsterInstance, cursor: str | None = None):
+    """Evaluates the sensor that watches External."""
+    with dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        sensor_name="external_storage_sensor",
+        repository_def=defs().get_repository_def(),
+        resources={"lakehouse": lakehouse},
+    ) as context:
+        result = sensors.external_storage_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+@pytest.fixture
+def shortcut(lakehouse, tmp_path_factory, monkeypatch) -> Path:
+    """A folder elsewhere, behind a link of External."""
+    monkeypatch.setenv("DICOM_ASSETS_SETTLE_SECONDS", "0")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    namespace = Path(lakehouse.root, "bronze/Files/External/Imaging/DICOM/PACS1")
+    namespace.mkdir(parents=True)
+    (namespace / "archive").symlink_to(folder)
+    return folder
+
+
+def test_nothing_in_external_asks_for_nothing(lakehouse, instance, shortcut):
+    assert not look(lakehouse, instance).run_requests
+
+
+def test_what_is_new_behind_a_shortcut_asks_for_a_run_once(lakehouse, instance, shortcut):
+    (shortcut / "a.dcm").write_bytes(b"DICM")
+    first = look(lakehouse, instance)
+    (request,) = first.run_requests or []
+    assert request.partition_key == ingest_date.get_last_partition_key()
+    assert dg.AssetKey(["bronze", "external_files"]) in (request.asset_selection or ())
+    assert not look(lakehouse, instance, first.cursor).run_requests
+    (shortcut / "a.dcm").write_bytes(b"DICM, changed")
+    assert look(lakehouse, instance, first.cursor).run_requests
+
+
+def test_a_listing_that_was_cut_short_is_followed_by_another(lakehouse, instance, shortcut):
+    (shortcut / "a.dcm").write_bytes(b"DICM")
+    cursor = look(lakehouse, instance).cursor
+    for more, asked in ((1, 1), (0, 0)):
+        event = dg.AssetMaterialization(
+            ["bronze", "external_files"], metadata={"more_to_come": more}
+        )
+        instance.report_runless_asset_event(event)
+        assert len(look(lakehouse, instance, cursor).run_requests or ()) == asked
+
+
+def test_a_listing_that_takes_too_long_is_left_to_a_run_each_hour(
+    lakehouse, instance, shortcut, monkeypatch
+):
+    (shortcut / "a.dcm").write_bytes(b"DICM")
+    monkeypatch.setattr(sensors, "_LISTED_FOR_SECONDS", -1.0)
+    monkeypatch.setattr(
+        "dicom_assets.steps.watch_external.now", lambda: datetime(2027, 3, 14, 9, tzinfo=UTC)
+    )
+    first = look(lakehouse, instance)
+    assert first.run_requests
+    assert not look(lakehouse, instance, first.cursor).run_requests
+    monkeypatch.setattr(
+        "dicom_assets.steps.watch_external.now", lambda: datetime(2027, 3, 14, 10, tzinfo=UTC)
+    )
+    assert look(lakehouse, instance, first.cursor).run_requests
+
+
 def test_the_sensor_and_automation_are_on_by_default():
     repository = defs().get_repository_def()
     assert {sensor.name: sensor.default_status for sensor in repository.sensor_defs} == {
         "drop_folder_sensor": dg.DefaultSensorStatus.RUNNING,
         "dicom_service_sensor": dg.DefaultSensorStatus.RUNNING,
+        "external_storage_sensor": dg.DefaultSensorStatus.RUNNING,
         "automation_sensor": dg.DefaultSensorStatus.RUNNING,
     }

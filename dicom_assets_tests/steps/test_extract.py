@@ -183,7 +183,7 @@ def test_many_files_are_read_in_several_processes_and_commits(house, write_dicom
 
 
 def test_large_headers_are_committed_a_few_at_a_time_and_once(house, write_dicom, monkeypatch):
-    monkeypatch.setattr("dicom_assets.steps.extract._BYTES_PER_COMMIT", 1)
+    monkeypatch.setattr("dicom_assets.steps.commits._BYTES_PER_COMMIT", 1)
     for number in range(40):
         uid = None if number == 20 else f"1.2.3.{number}"
         write_dicom(house.drop / f"{number}.dcm", SeriesInstanceUID=uid)

@@ -2,7 +2,8 @@
 
 29 promoted tags have columns of their own; `metadata` holds every element as a map,
 `metadata_string` the same in the DICOM JSON Model (PS3.18 Annex F). After reading, each file is
-compressed into a ZIP of its own. Unreadable files lie in Failed, with a reason.
+compressed into a ZIP of its own. Unreadable files lie in Failed, with a reason. Of External only
+header bytes are fetched, and nothing is written there.
 """
 
 import dagster as dg
@@ -20,7 +21,7 @@ ASSET = "bronze/dicomimagingmetastore"
 
 @layer_asset(
     ASSET,
-    deps=["bronze/process_files"],
+    deps=["bronze/process_files", "bronze/external_files"],
     doc=__doc__,
     kinds={"dicom", "deltalake"},
     table=catalog.metastore(),
@@ -28,7 +29,7 @@ ASSET = "bronze/dicomimagingmetastore"
 def dicomimagingmetastore(
     context: dg.AssetExecutionContext, lakehouse: Lakehouse
 ) -> dg.MaterializeResult:
-    """Reads and compresses the files organised since the last run."""
+    """Reads and compresses the files organised since the last run, and reads new External ones."""
     run = lakehouse.run(context)
     since = run.engine.version(run.metastore)
     report = extract(run)

@@ -1,0 +1,26 @@
+"""How rows that workers hand over are gathered to commits.
+
+Decided here: how large a commit is, in rows and in memory. Not decided here: what it says of
+progress (`extract`, `read_external`).
+"""
+
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
+_ROWS_PER_COMMIT = 1000
+_BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
+
+
+def commits(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.RecordBatch], bool]]:
+    """Gathers batches to commits that fit into memory, and says which is the last one."""
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if rows >= _ROWS_PER_COMMIT or size >= _BYTES_PER_COMMIT:
+            yield waiting, False
+            waiting, rows, size = [], 0, 0
+        waiting.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+    if waiting:
+        yield waiting, True

@@ -1,0 +1,492 @@
+"""Bring your own storage: files stay where they are, and are read there. Real servers."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydicom import dcmread
+from pydicom.uid import JPEGBaseline8Bit
+
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.steps import catalog
+from dicom_assets.steps.external import external_files
+from dicom_assets.steps.extract import extract
+from dicom_assets.steps.findings import Kind
+from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.repair import verify_and_repair
+from dicom_assets_tests.conftest import DAY, House, interrupting
+
+IN_S3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
+"""Where one store speaks for all."""
+
+
+def flat(folder: Path) -> dict[str, bytes]:
+    """The sample's 96 files as they lie in a storage: no ZIPs, nested folders."""
+    found: dict[str, bytes] = {}
+
+    def add(name: str, content: bytes) -> None:
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                for member in archive.namelist():
+                    add(f"{name.removesuffix('.zip')}/{member}", archive.read(member))
+        else:
+            found[name] = content
+
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            add(path.relative_to(folder).as_posix(), path.read_bytes())
+    return found
+
+
+@pytest.fixture(scope="module")
+def sample_files(sample) -> dict[str, bytes]:
+    return flat(sample / "Imaging/DICOM")
+
+
+def link(house: House, place, *, prefix: str = "", name: str = "PACS1/images", **more) -> None:
+    """Makes a shortcut to a place."""
+    path = Layout(house.settings.lakehouse).external_root / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"address": place.address, "prefix": prefix, **more}))
+
+
+@pytest.fixture
+def with_place(make_house, place) -> House:
+    """A lakehouse with a shortcut to an empty place."""
+    house = make_house(storage=place.storage, source_systems=("PACS1",))
+    link(house, place)
+    return house
+
+
+def layers(house: House) -> tuple[int, int, int]:
+    return (
+        len(house.metastore()),
+        len(house.rows(catalog.silver_imaging_study())),
+        len(house.rows(catalog.IMAGE_OCCURRENCE)),
+    )
+
+
+def states(house: House) -> dict[str, list[str]]:
+    """Name → states in the order of finding."""
+    rows = sorted(house.rows(catalog.EXTERNAL_FILES), key=lambda row: row["foundAt"])
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["filePath"].rpartition("/")[2], []).append(row["state"])
+    return found
+
+
+def content(tmp_path: Path, write_dicom, **elements) -> bytes:
+    write_dicom(tmp_path / "made.dcm", **elements)
+    return (tmp_path / "made.dcm").read_bytes()
+
+
+def test_the_sample_gives_96_instances_9_studies_24_series_where_it_lies(
+    with_place, place, sample_files
+):
+    for name, data in sample_files.items():
+        place.put(name, data)
+    with_place.chain()
+    assert layers(with_place) == (96, 9, 24)
+    assert with_place.failures() == {}
+    assert place.keys() == set(sample_files)
+    assert with_place.files("bronze/Files/Process/Imaging") == []
+    rows = with_place.metastore()
+    assert {row["filePath"] for row in rows} == {f"{place.address}/{n}" for n in sample_files}
+    assert {row["sourceSystem"] for row in rows} == {"PACS1"}
+    assert {row["contentHash"] for row in rows} == {None}
+    sizes = {f"{place.address}/{name}": len(data) for name, data in sample_files.items()}
+    assert all(row["fileSize"] == sizes[row["filePath"]] and row["version"] for row in rows)
+    before = with_place.everything()
+    with_place.chain()
+    assert with_place.everything() == before
+
+
+def test_rows_are_those_that_dropped_files_give(make_house, tmp_path, moto, sample_files):
+    place = moto.place("same-rows")
+    house = make_house(storage=place.storage)
+    link(house, place)
+    for name, data in sample_files.items():
+        place.put(name, data)
+        target = house.drop / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    house.chain(until="extract")
+    same = ["sopInstanceUid", "metadata_string", "transferSyntaxUid", "decodeNotes", "fileSize"]
+    same += [tag.column for tag in house.settings.promoted]
+    by_system: dict[str, list] = {}
+    for row in house.metastore():
+        by_system.setdefault(row["sourceSystem"], []).append([row[name] for name in same])
+    assert sorted(map(str, by_system["PACS1"])) == sorted(map(str, by_system["default"]))
+
+
+def ct(tmp_path: Path, write_dicom, *, encapsulated: bool = False) -> bytes:
+    """Half a megabyte: 512 x 512 x 16 bit, or as many bytes in fragments."""
+    from pydicom.encaps import encapsulate
+
+    pixels = os.urandom(512 * 512 * 2)
+    made = write_dicom(tmp_path / "ct.dcm", Rows=512, Columns=512, BitsAllocated=16)
+    made.add_new(0x7FE00010, "OW", pixels)
+    if encapsulated:
+        made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        made["PixelData"].is_undefined_length = True
+        made.PixelData = encapsulate([pixels[i : i + 8192] for i in range(0, len(pixels), 8192)])
+    made.save_as(tmp_path / "ct.dcm", enforce_file_format=True)
+    return (tmp_path / "ct.dcm").read_bytes()
+
+
+@pytest.mark.parametrize("encapsulated", [False, True])
+def test_reading_a_ct_of_half_a_megabyte_costs_less_than_a_tenth_of_its_bytes(
+    make_house, moto, tmp_path, write_dicom, encapsulated
+):
+    place = moto.place(f"half-a-megabyte-{encapsulated}".lower())
+    house = make_house(storage=place.storage)
+    link(house, place)
+    data = ct(tmp_path, write_dicom, encapsulated=encapsulated)
+    place.put("ct.dcm", data)
+    external_files(house.run)
+    report = extract(house.run)
+    assert report.rows == 1
+    assert 0 < report.counts["bytes_fetched"] < len(data) / 10
+    assert report.counts["requests"] == 1 + encapsulated
+
+
+def test_what_lies_behind_encapsulated_pixels_is_found_in_a_store(
+    make_house, moto, tmp_path, write_dicom
+):
+    place = moto.place("behind-pixels")
+    house = make_house(storage=place.storage)
+    link(house, place)
+    ct(tmp_path, write_dicom, encapsulated=True)
+    made = dcmread(tmp_path / "ct.dcm")
+    made.add_new(0xFFFCFFFC, "OB", bytes(16))
+    made.save_as(tmp_path / "ct.dcm", enforce_file_format=True)
+    place.put("ct.dcm", (tmp_path / "ct.dcm").read_bytes())
+    house.chain(until="extract")
+    (row,) = house.metastore()
+    assert "FFFCFFFC" in row["metadata_string"]
+
+
+def test_a_changed_object_is_a_new_row_and_the_newest_counts(
+    with_place, place, tmp_path, write_dicom
+):
+    same = {"SOPInstanceUID": "1.2.9"}
+    place.put("a.dcm", content(tmp_path, write_dicom, StudyDescription="older", **same))
+    with_place.chain()
+    newer = content(tmp_path, write_dicom, StudyDescription="newer than that", **same)
+    place.put("a.dcm", newer)
+    with_place.chain()
+    assert states(with_place) == {"a.dcm": ["new", "changed"]}
+    assert layers(with_place) == (2, 1, 1)
+    assert len({row["version"] for row in with_place.metastore()}) == 2
+    assert with_place.rows(catalog.silver_imaging_study())[0]["description"] == "newer than that"
+    assert Day(with_place.run).resent() == {"resent": 0, "conflicting": 0}
+
+
+def test_deleted_objects_are_noticed_and_break_nothing(with_place, place, tmp_path, write_dicom):
+    data = content(tmp_path, write_dicom)
+    place.put("a.dcm", data)
+    place.put("b.dcm", content(tmp_path, write_dicom))
+    with_place.chain()
+    place.delete("a.dcm")
+    for _ in range(2):
+        with_place.chain()
+        assert states(with_place) == {"a.dcm": ["new", "gone"], "b.dcm": ["new"]}
+    assert len(with_place.metastore()) == 2
+    place.put("a.dcm", data)
+    with_place.chain()
+    assert states(with_place)["a.dcm"][:2] == ["new", "gone"]
+    assert len(states(with_place)["a.dcm"]) == 3
+
+
+@IN_S3
+def test_what_is_no_dicom_file_is_skipped_and_is_no_failure(
+    with_place, place, tmp_path, write_dicom
+):
+    place.put("a.dcm", content(tmp_path, write_dicom))
+    service = "AHDS/ws/dicom/svc"
+    place.put(f"{service}/part/0001.dcm", content(tmp_path, write_dicom))
+    for name in ("healthCheck", "index.db", "index-wal", "part/healthCheck"):
+        place.put(f"{service}/{name}", b"not DICOM")
+    place.put("notes.txt", b"text")
+    place.put("empty.dcm", b"")
+    place.put("archive.zip", b"PK\3\4")
+    report = external_files(with_place.run)
+    assert (report.rows, report.counts["not_taken_by_name"]) == (3, 6)
+    assert extract(with_place.run).counts["skipped"] == 1
+    assert with_place.failures() == {}
+    assert states(with_place) == {
+        "a.dcm": ["new"],
+        "0001.dcm": ["new"],
+        "notes.txt": ["new", "skipped"],
+    }
+    assert Day(with_place.run).external_counts() == {"objects": 3, "rows_failures_and_skipped": 3}
+    before = with_place.everything()
+    with_place.chain(until="extract")
+    assert with_place.everything() == before, "it is not looked into again"
+
+
+@IN_S3
+def test_a_bad_file_is_a_failure_with_its_address_and_the_others_go_on(
+    with_place, place, tmp_path, write_dicom
+):
+    place.put("a.dcm", content(tmp_path, write_dicom))
+    place.put("b.dcm", content(tmp_path, write_dicom, SeriesInstanceUID=None))
+    with_place.chain()
+    assert with_place.failures() == {f"{place.address}/b.dcm": "no_series_uid"}
+    (failure,) = with_place.rows(catalog.INGESTION_FAILURES)
+    assert (failure["step"], failure["failedPath"]) == ("external", None)
+    assert layers(with_place) == (1, 1, 1)
+    assert place.keys() == {"a.dcm", "b.dcm"}
+    assert Day(with_place.run).external_counts() == {"objects": 2, "rows_failures_and_skipped": 2}
+
+
+@IN_S3
+def test_what_could_not_be_fetched_is_tried_again_on_the_next_date(
+    with_place, place, tmp_path, write_dicom
+):
+    data = content(tmp_path, write_dicom)
+    place.put("a.dcm", data)
+    external_files(with_place.run)
+    place.delete("a.dcm")
+    extract(with_place.run)
+    assert set(with_place.failures().values()) == {"not_fetched"}
+    place.put("a.dcm", data)
+    with_place.chain(DAY + timedelta(days=1))
+    assert len(with_place.metastore()) == 1
+
+
+@pytest.mark.parametrize("done", range(7))
+def test_killed_anywhere_and_run_again_is_the_same(house, write_dicom, monkeypatch, done):
+    folder = house.run.engine.layout.external_root / "PACS1"
+    for number in range(3):
+        write_dicom(folder / f"{number}.dcm")
+    (folder / "x.txt").write_bytes(b"text")
+    write_dicom(folder / "bad.dcm", StudyInstanceUID=None)
+    monkeypatch.setattr("dicom_assets.steps.external._ROWS_PER_COMMIT", 2)
+    monkeypatch.setattr("dicom_assets.steps.commits._ROWS_PER_COMMIT", 1)
+    monkeypatch.setattr("dicom_assets.steps.read_external._OBJECTS_PER_TASK", 1)
+    from dicom_assets.lakehouse.engine import LocalEngine
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "append", interrupting(done)(LocalEngine.append))
+        with pytest.raises(KeyboardInterrupt):
+            house.chain(until="extract")
+    house.chain()
+    assert sorted(row["filePath"] for row in house.metastore()) == [
+        f"bronze/Files/External/Imaging/DICOM/PACS1/{number}.dcm" for number in range(3)
+    ]
+    assert len(house.rows(catalog.INGESTION_FAILURES)) == 1
+    assert states(house)["x.txt"] == ["new", "skipped"]
+    assert Day(house.run).external_counts() == {"objects": 5, "rows_failures_and_skipped": 5}
+
+
+@IN_S3
+def test_a_run_may_be_cut_to_a_budget_and_the_next_goes_on(
+    make_house, place, tmp_path, write_dicom
+):
+    house = make_house(storage=place.storage, external_max_files=2)
+    link(house, place)
+    for number in range(5):
+        place.put(f"{number}.dcm", content(tmp_path, write_dicom))
+    more = []
+    for day in range(4):
+        run = house.on(DAY + timedelta(days=day))
+        more.append(external_files(run).counts["more_to_come"])
+        extract(run)
+    assert more == [1, 1, 0, 0]
+    days = sorted(row["ingestDate"] for row in house.metastore())
+    assert days == [DAY + timedelta(days=day) for day in (0, 0, 1, 1, 2)]
+    names = [row["filePath"].rpartition("/")[2] for row in house.rows(catalog.EXTERNAL_FILES)]
+    assert sorted(names) == [f"{number}.dcm" for number in range(5)]
+
+
+def test_a_sas_that_may_only_read_and_list_is_enough(make_house, azurite, sample_files):
+    import obstore
+
+    place = azurite.place("read-only")
+    for name, data in sample_files.items():
+        place.put(name, data)
+    section = azurite.read_only(place)
+    with pytest.raises(obstore.exceptions.PermissionDeniedError):
+        obstore.put(azurite.client("read-only", section), "x", b"1")
+    house = make_house(storage={place.address: section})
+    link(house, place)
+    house.chain()
+    assert layers(house) == (96, 9, 24)
+    sas = section["azure_storage_sas_token"].encode()
+    signature = sas.partition(b"sig=")[2]
+    for path in house.settings.lakehouse.rglob("*"):
+        assert not path.is_file() or signature not in path.read_bytes()
+
+
+def test_a_read_only_file_system_is_enough(make_house, sample_files, tmp_path):
+    source, mounted = tmp_path / "source", tmp_path / "mounted"
+    mounted.mkdir()
+    for name, data in sample_files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    done = subprocess.run(["mount", "--bind", source, mounted], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("this user may not mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", mounted], check=True)
+        with pytest.raises(OSError, match="Read-only"):
+            (mounted / "x").touch()
+        house = make_house()
+        shortcut = Layout(house.settings.lakehouse).external_root / "PACS1/archive"
+        shortcut.parent.mkdir(parents=True)
+        shortcut.symlink_to(mounted)
+        house.chain()
+        assert layers(house) == (96, 9, 24)
+        path = house.metastore()[0]["filePath"]
+        assert path.startswith("bronze/Files/External/Imaging/DICOM/PACS1/archive/")
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+
+
+def test_files_of_a_namespace_may_lie_in_it_as_they_like(house, write_dicom):
+    namespace = house.run.engine.layout.external_root / "Orthanc"
+    write_dicom(namespace / "a.dcm")
+    write_dicom(namespace / "study/series/b.dcm")
+    write_dicom(namespace / "study/.c.dcm.tmp")
+    (namespace / "study/link.dcm").symlink_to("series/b.dcm")
+    house.chain()
+    rows = house.rows(catalog.EXTERNAL_FILES)
+    assert {row["filePath"].rpartition("Orthanc/")[2] for row in rows} == {
+        "a.dcm",
+        "study/series/b.dcm",
+    }
+    assert {(row["sourceSystem"], row["shortcut"]) for row in rows} == {("Orthanc", "Orthanc")}
+    assert len(house.metastore()) == 2
+    shutil.rmtree(namespace / "study")
+    house.chain()
+    assert states(house) == {"a.dcm": ["new"], "b.dcm": ["new", "gone"]}
+
+
+def test_names_that_are_no_text_are_read_too(house, write_dicom, tmp_path):
+    namespace = house.run.engine.layout.external_root / "PACS1"
+    namespace.mkdir(parents=True)
+    write_dicom(tmp_path / "a.dcm")
+    os.rename(tmp_path / "a.dcm", os.fsencode(namespace) + b"/\xff\xe9.dcm")
+    house.chain()
+    (row,) = house.metastore()
+    assert row["filePath"].endswith("PACS1/%FF%E9.dcm")
+
+
+def test_a_file_that_is_still_being_written_is_left_for_the_next_run(make_house, write_dicom):
+    house = make_house(settle_seconds=60)
+    path = house.run.engine.layout.external_root / "PACS1/a.dcm"
+    write_dicom(path)
+    assert external_files(house.run).counts["being_written"] == 1
+    old = path.stat().st_mtime - 100
+    os.utime(path, (old, old))
+    assert external_files(house.run).rows == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("{", "no JSON"),
+        ("[]", "JSON object"),
+        ('{"address": "az://c", "perfix": ""}', "other keys"),
+        ('{"address": "relative"}', "begin with /"),
+        ('{"address": "/not/there"}', "not there"),
+        ('{"address": "https://x.example/c?sig=abc"}', "must not hold"),
+        ('{"address": "ftp://x"}', "begins with"),
+    ],
+)
+def test_a_bad_shortcut_is_a_failure_and_the_others_go_on(house, write_dicom, said, why):
+    namespace = house.run.engine.layout.external_root / "PACS1"
+    write_dicom(namespace / "a.dcm")
+    (namespace / "bad.json").write_text(said)
+    for _ in range(2):
+        house.chain()
+    (failure,) = house.rows(catalog.INGESTION_FAILURES)
+    assert failure["reasonCode"] == "shortcut_unusable"
+    assert failure["sourcePath"] == "bronze/Files/External/Imaging/DICOM/PACS1/bad"
+    assert why in failure["message"]
+    assert len(house.metastore()) == 1
+
+
+def test_a_listing_that_breaks_off_says_of_nothing_that_it_is_gone(house, write_dicom, monkeypatch):
+    from dicom_assets.lakehouse.storage import LocalFolder, StoreError
+
+    namespace = house.run.engine.layout.external_root / "PACS1"
+    for number in range(3):
+        write_dicom(namespace / f"{number}.dcm")
+    house.chain()
+    write_dicom(namespace / "0a.dcm")
+    whole = LocalFolder.list
+
+    def broken(self, prefix):
+        for batch in whole(self, prefix):
+            yield batch.slice(0, 2)
+        raise StoreError("broken")
+
+    monkeypatch.setattr(LocalFolder, "list", broken)
+    house.chain()
+    assert states(house) == {f"{name}.dcm": ["new"] for name in ("0", "0a", "1", "2")}
+
+
+def test_an_inventory_stands_for_a_listing(make_house, azurite, tmp_path, write_dicom):
+    place = azurite.place("inventoried")
+    house = make_house(storage=place.storage)
+    link(house, place, prefix="img", inventory=f"{place.address}/inventory/")
+    for number in range(3):
+        place.put(f"img/{number}.dcm", content(tmp_path, write_dicom))
+    names = ["img", "img/0.dcm", "img/1.dcm", "other/x.dcm"]
+    inventory = pa.table(
+        {
+            "Name": [f"inventoried/{name}" for name in names],
+            "Last-Modified": pa.array([1_700_000_000_000] * 4, pa.timestamp("ms")),
+            "hdi_isfolder": [True, None, False, None],
+        }
+    )
+    pq.write_table(inventory, tmp_path / "i.parquet")
+    place.put("inventory/i.parquet", (tmp_path / "i.parquet").read_bytes())
+    house.chain()
+    assert states(house) == {"0.dcm": ["new"], "1.dcm": ["new"]}
+    rows = house.metastore()
+    assert all(row["fileSize"] and row["version"].startswith("0x") for row in rows)
+    pq.write_table(inventory.slice(2), tmp_path / "i.parquet")
+    place.put("inventory/i.parquet", (tmp_path / "i.parquet").read_bytes())
+    house.chain()
+    assert states(house) == {"0.dcm": ["new", "gone"], "1.dcm": ["new"]}
+    assert len(house.metastore()) == 2
+
+
+@IN_S3
+def test_verify_finds_nothing_wrong_with_files_that_lie_elsewhere(
+    with_place, place, tmp_path, write_dicom
+):
+    place.put("a.dcm", content(tmp_path, write_dicom))
+    write_dicom(with_place.drop / "b.dcm")
+    with_place.chain()
+    first, after = verify_and_repair(with_place.settings)
+    assert (list(first.of(*Kind)), list(after.of(*Kind))) == ([], [])
+
+
+@IN_S3
+def test_files_that_lie_elsewhere_are_read_again_there(with_place, place, tmp_path, write_dicom):
+    place.put("a.dcm", content(tmp_path, write_dicom))
+    place.put("b.dcm", content(tmp_path, write_dicom))
+    with_place.chain()
+    house = with_place
+    folder = house.drop / "PACS1/Operations"
+    folder.mkdir(parents=True)
+    asked = {"operation": "reread", "studyInstanceUid": "1.2.3.4", "requestedBy": "x"}
+    (folder / "again.json").write_text(json.dumps([asked | {"reason": "decoded wrongly"}]))
+    place.delete("b.dcm")
+    house.chain(DAY + timedelta(days=1))
+    rows = house.metastore()
+    assert sorted(row["filePath"][-5:] for row in rows) == ["a.dcm", "a.dcm", "b.dcm"]
+    (failure,) = house.rows(catalog.INGESTION_FAILURES)
+    assert (failure["step"], failure["reasonCode"]) == ("reread", "not_fetched")
