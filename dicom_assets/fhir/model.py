@@ -57,6 +57,11 @@ def elements(resource_type: str) -> tuple[Element, ...]:
     return tuple(_elements(model, ()))
 
 
+def is_resource_type(name: str) -> bool:
+    """Says whether FHIR R4B has a resource type of that name."""
+    return _resource_model(name) is not None
+
+
 def problem(resource: dict[str, Any], *, known_only: bool = False) -> str | None:
     """Returns what is invalid about a resource, without its values; None if nothing is.
 
