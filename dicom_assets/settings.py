@@ -198,7 +198,7 @@ class Settings(BaseSettings):
     @classmethod
     def _types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name == "ImagingStudy" or name == "DiagnosticReport":
+            if name in ("ImagingStudy", "DiagnosticReport"):
                 continue  # known without the model, which takes time to load
             from dicom_assets.fhir.model import is_resource_type
 

@@ -8,6 +8,7 @@ read and written.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby, islice
 from operator import itemgetter
@@ -19,9 +20,17 @@ import pyarrow.compute as pc
 
 from dicom_assets.fhir.compiled import surely_valid
 from dicom_assets.fhir.dates import instant_of
-from dicom_assets.fhir.flatten import Sourced, flatten_known, resource_of, silver_id
+from dicom_assets.fhir.flatten import (
+    ALWAYS_VALID,
+    ERRORS,
+    Sourced,
+    flatten_known,
+    resource_of,
+    silver_id,
+)
+from dicom_assets.fhir.lenient import fitting
 from dicom_assets.fhir.merge import merge_studies
-from dicom_assets.fhir.model import known_elements, problem
+from dicom_assets.fhir.model import known_elements, problems
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
 
@@ -34,6 +43,14 @@ _READ = (*_KEY, "resource", "filePath", "lineNumber")
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """What one row says: the resource, as far as silver holds it, and what was invalid about it."""
+
+    resource: Json
+    errors: tuple[str, ...] = ()
+
+
 def silver_ids(resource_type: str, bronze: pa.Table) -> list[str]:
     """Returns the distinct silver ids that bronze rows are about, in order."""
     keys = bronze.select(list(_KEY)).group_by(list(_KEY)).aggregate([]).to_pylist()
@@ -42,7 +59,12 @@ def silver_ids(resource_type: str, bronze: pa.Table) -> list[str]:
 
 
 def upserts(
-    resource_type: str, bronze: pa.Table, existing: pa.Table, *, now: datetime
+    resource_type: str,
+    bronze: pa.Table,
+    existing: pa.Table,
+    *,
+    now: datetime,
+    lenient: bool = False,
 ) -> tuple[pa.Table, list[Failure]]:
     """Returns the silver rows to upsert, one per id, and the bronze rows that are invalid.
 
@@ -51,9 +73,11 @@ def upserts(
         bronze: Raw FHIR rows (`schemas.RAW_FHIR`), any number, several for one resource or none.
         existing: Silver rows of `silver_ids`, with at least `flatten.resource_columns`.
         now: The instant that goes into modifiedAt, and into createdAt of new rows.
+        lenient: Whether invalid resources are kept, with what is wrong, if the type may be invalid.
     """
     failures: list[Failure] = []
-    changes = _changes(resource_type, bronze, existing, now, failures)
+    lenient = lenient and resource_type not in ALWAYS_VALID
+    changes = _changes(resource_type, bronze, existing, now, failures, lenient=lenient)
     tables: list[pa.Table] = []
     while not tables or tables[-1].num_rows:
         tables.append(flatten_known(resource_type, islice(changes, _RESOURCES_AT_A_TIME)))
@@ -61,14 +85,20 @@ def upserts(
 
 
 def _changes(
-    resource_type: str, bronze: pa.Table, existing: pa.Table, now: datetime, bad: list[Failure]
+    resource_type: str,
+    bronze: pa.Table,
+    existing: pa.Table,
+    now: datetime,
+    bad: list[Failure],
+    *,
+    lenient: bool,
 ) -> Iterator[Sourced]:
     """Yields what holds of each resource, where that changes something; adds to `bad`."""
     known = _by_id(existing)
     for (system, original_id), group in groupby(_in_order(bronze), key=itemgetter(*_KEY)):
         statements = []
         for row in group:
-            statement = _statement(resource_type, row)
+            statement = _statement(resource_type, row, lenient=lenient)
             if isinstance(statement, Failure):
                 bad.append(statement)
             else:
@@ -76,12 +106,16 @@ def _changes(
         if not statements:
             continue
         row = known.get(silver_id(system, resource_type, original_id))
-        before = resource_of(resource_type, row) if row else None
+        before = _held(resource_type, row) if row else None
         path = row["sourceFilePath"] if row else None
         after, path = _settle(resource_type, before, path, statements)
         if after != before:
             created = row["createdAt"] if row else now
-            yield Sourced(after, system, path, created, now)
+            yield Sourced(after.resource, system, path, created, now, after.errors)
+
+
+def _held(resource_type: str, row: Json) -> _Statement:
+    return _Statement(resource_of(resource_type, row), tuple(row.get(ERRORS) or ()))
 
 
 def _by_id(existing: pa.Table) -> dict[str, Json]:
@@ -98,7 +132,7 @@ def _in_order(bronze: pa.Table) -> Iterator[Json]:
         yield from batch.to_pylist()
 
 
-def _statement(resource_type: str, row: Json) -> Json | Failure:
+def _statement(resource_type: str, row: Json, *, lenient: bool) -> _Statement | Failure:
     """Returns the resource of a bronze row, or why it is none."""
     try:
         resource = orjson.loads(row["resource"])
@@ -107,34 +141,42 @@ def _statement(resource_type: str, row: Json) -> Json | Failure:
     if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
         message = f"the resourceType is not {resource_type}"
         return _failure(row, Reason.WRONG_RESOURCE_TYPE, message)
+    errors: list[str] = []
     if resource_type == "ImagingStudy" and surely_valid(row["resource"]):
         known = resource
-    elif wrong := problem(resource, known_only=True):
-        return _failure(row, Reason.INVALID_RESOURCE, f"invalid {resource_type}: {wrong}")
-    else:
+    elif not (errors := problems(resource, known_only=not lenient)):
         known = known_elements(resource)
+    elif lenient:
+        known = fitting(resource)
+    else:
+        wrong = "; ".join(errors)
+        return _failure(row, Reason.INVALID_RESOURCE, f"invalid {resource_type}: {wrong}")
     if not resource.get("id") or resource["id"] != row["id"]:
         message = f"the {resource_type} has no id, so that nothing could ever update it"
         return _failure(row, Reason.INVALID_RESOURCE, message)
-    return known
+    return _Statement(known, tuple(errors))
 
 
 def _settle(
     resource_type: str,
-    before: Json | None,
+    before: _Statement | None,
     source_before: str | None,
-    statements: Sequence[tuple[Json, str]],
-) -> tuple[Json, str | None]:
+    statements: Sequence[tuple[_Statement, str]],
+) -> tuple[_Statement, str | None]:
     """Returns what holds after all statements, and the file of the newest that counts."""
     rest = list(statements)
     held, source = (before, source_before) if before is not None else rest.pop(0)
     for statement, path in rest:
-        if not _is_older(statement, than=held):
+        if not _is_older(statement.resource, than=held.resource):
             merged = resource_type in MERGED_TYPES and statement != held
-            held, source = merge_studies(held, statement) if merged else statement, path
+            held, source = _merged(held, statement) if merged else statement, path
         elif resource_type in MERGED_TYPES:
-            held = merge_studies(statement, held)
+            held = _merged(statement, held)
     return held, source
+
+
+def _merged(older: _Statement, newer: _Statement) -> _Statement:
+    return _Statement(merge_studies(older.resource, newer.resource))
 
 
 def _is_older(statement: Json, *, than: Json) -> bool:

@@ -1,7 +1,8 @@
 """Step 6, flatten: raw bronze FHIR becomes silver, one row per resource and source system.
 
 Decided here: which bronze rows are new and how many are merged at a time. Not decided here: what a
-silver row looks like and how a late arrival is merged (`dicom_assets.fhir`).
+silver row looks like and how a late arrival is merged (`dicom_assets.fhir`), and to which study a
+report points (`link`).
 
 An upsert of the same lines again changes nothing, so only the last one of a run carries progress.
 """
@@ -11,10 +12,12 @@ from collections.abc import Collection, Iterator
 import pyarrow as pa
 
 from dicom_assets.fhir.flatten import resource_columns
+from dicom_assets.fhir.links import LINKED
 from dicom_assets.fhir.silver import silver_ids, upserts
-from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import report
+from dicom_assets.steps.link import linked
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -48,7 +51,7 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         for lines in _new_lines(run, bronze, since, until):
             if waiting is not None:
                 engine.upsert(silver, waiting, progress=None, ingest_date=run.ingest_date)
-            rows, bad = _merged(engine, bronze, silver, lines)
+            rows, bad = _merged(run, bronze, silver, lines)
             failures += bad
             done.rows += rows.num_rows
             waiting = rows
@@ -87,7 +90,7 @@ def flatten_again(
         pairs = zip(lines["sourceSystem"].to_pylist(), lines["id"].to_pylist(), strict=True)
         lines = lines.filter(pa.array([pair in some for pair in pairs], pa.bool_()))
         # bad lines have their failure rows already
-        rows, _ = _merged(run.engine, bronze, silver, lines, from_scratch=from_scratch)
+        rows, _ = _merged(run, bronze, silver, lines, from_scratch=from_scratch)
         run.engine.upsert(silver, rows, progress=None, ingest_date=run.ingest_date)
 
 
@@ -107,7 +110,7 @@ def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterat
 
 
 def _merged(
-    engine: LocalEngine,
+    run: Run,
     bronze: Table,
     silver: Table,
     lines: pa.Table,
@@ -115,5 +118,9 @@ def _merged(
     from_scratch: bool = False,
 ) -> tuple[pa.Table, list[Failure]]:
     ids = [] if from_scratch else silver_ids(bronze.name, lines)
-    existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
-    return upserts(bronze.name, lines, existing, now=now())
+    existing = run.engine.read(silver, resource_columns(bronze.name), where={"id": ids})
+    lenient = run.settings.fhir_validation == "lenient"
+    rows, failures = upserts(bronze.name, lines, existing, now=now(), lenient=lenient)
+    if bronze.name in LINKED and rows.num_rows:
+        rows = linked(run, bronze.name, rows)
+    return rows, failures

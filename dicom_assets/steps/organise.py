@@ -455,4 +455,4 @@ class _Turn:
         raise AssertionError("count() does not end")
 
     def _source_of(self, entry: Dropped) -> Source:
-        return Source.of(entry, self._layout.drop_folder, self._settings)
+        return Source.of(entry, self._layout.drop_folder, self._settings.is_namespace)

@@ -65,7 +65,9 @@ def organise_fhir(run: Run) -> Report:
         remove_empty_folders(
             layout.fhir_drop_folder,
             emptied={Path(folder) for folder in {entry.folder for entry in entries}},
-            kept={layout.fhir_drop_folder / name for name in settings.source_systems},
+            kept={
+                path for path in layout.fhir_drop_folder.iterdir() if _is_namespace(run, path.name)
+            },
             settle_seconds=settings.settle_seconds,
         )
     return report
@@ -87,7 +89,7 @@ class _Turn:
     """Decides about dropped files, a batch at a time, and has the journal carry it out."""
 
     def __init__(self, run: Run, journal: Journal) -> None:
-        self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
+        self._run, self._layout, self._journal = run, run.engine.layout, journal
         self._day, self._run_id = run.ingest_date, run.id
         self._organised_at = journal.instant()
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
@@ -118,7 +120,9 @@ class _Turn:
 
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
-        source, plan = Source.of(entry, self._layout.fhir_drop_folder, self._settings), Plan(entry)
+        drop_folder = self._layout.fhir_drop_folder
+        source = Source.of(entry, drop_folder, lambda name: _is_namespace(self._run, name))
+        plan = Plan(entry)
         if not entry.regular:
             self._fail(plan, source, Reason.NOT_A_FILE, MEANINGS[Reason.NOT_A_FILE])
         else:
@@ -232,6 +236,13 @@ class _Turn:
     def _open(self, path: Path) -> BinaryIO:
         """Opens a dropped file; follows no link that a dropper may have put there."""
         return open_regular(path, within=self._layout.fhir_drop_folder)
+
+
+def _is_namespace(run: Run, folder: str) -> bool:
+    """Says whether a first-level folder names a source system, not a resource type."""
+    from dicom_assets.fhir.model import is_resource_type
+
+    return run.settings.is_namespace(folder) and not is_resource_type(folder)
 
 
 def _resources(stream: BinaryIO) -> Iterator[Line | BadLine]:

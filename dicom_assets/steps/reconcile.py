@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import silver_study_id
-from dicom_assets.fhir.ndjson import Line, read_lines
+from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
 from dicom_assets.lakehouse.manifest import about, declared
@@ -143,8 +143,8 @@ class Day:
         layout, day = self.run.engine.layout, self.run.ingest_date
         found: list[str | None] = []
         for system, path in layout.fhir_files(day, "ImagingStudy"):
-            with path.open("rb") as stream:
-                for line in read_lines(stream, resource_type="ImagingStudy"):
+            with path.open("rb", buffering=0) as stream:
+                for line in read_lines(unpacked(stream), resource_type="ImagingStudy"):
                     known = line.id if isinstance(line, Line) else None
                     found.append(silver_id(system, "ImagingStudy", known) if known else None)
         return found

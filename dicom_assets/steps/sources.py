@@ -4,6 +4,7 @@ Decided here: which of a drop folder's folders is a source system, and what a fa
 dropped file in says. Not decided here: what fails (`organise`, `organise_fhir`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,6 @@ from dicom_assets.lakehouse.drop_folder import Dropped
 from dicom_assets.lakehouse.journal import microseconds
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, printable
 from dicom_assets.lakehouse.reasons import Reason
-from dicom_assets.settings import Settings
 from dicom_assets.steps.report import now
 
 
@@ -26,11 +26,17 @@ class Source:
     modified_ns: int
 
     @classmethod
-    def of(cls, entry: Dropped, drop_folder: Path, settings: Settings) -> "Source":
-        """Returns where an entry of a drop folder came from."""
+    def of(cls, entry: Dropped, drop_folder: Path, is_namespace: Callable[[str], bool]) -> "Source":
+        """Returns where an entry of a drop folder came from.
+
+        Args:
+            entry: The entry.
+            drop_folder: The drop folder.
+            is_namespace: Says whether a first-level folder names a source system.
+        """
         inside = printable(entry.address[len(str(drop_folder)) + 1 :])
         first, _, rest = inside.partition("/")
-        named = rest and settings.is_namespace(first)
+        named = rest and is_namespace(first)
         return cls(inside, first if named else DEFAULT_SOURCE_SYSTEM, entry.modified_ns)
 
     @property

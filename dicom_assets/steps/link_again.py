@@ -1,0 +1,134 @@
+"""Studies find the reports that came before them.
+
+Decided here: which studies are looked at (those of the date that changed), and which reports are
+linked anew (those that speak of them by one of their names), so that a report whose study comes
+later, or comes again in its own source system, points to it as if it had come in time. Not decided
+here: how names and studies are found (`link`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import pyarrow as pa
+
+from dicom_assets.fhir.imaging_study import resource_id
+from dicom_assets.fhir.links import STUDY_IDS, uid_of
+from dicom_assets.fhir.silver import silver_ids
+from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.omop.studies import STUDY_COLUMNS
+from dicom_assets.steps import catalog, convert, flatten
+from dicom_assets.steps.link import STUDIES, linked, names_of, speaking_of, write_down
+from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.run import Run
+
+STEP = "link"
+_AT_A_TIME = 500
+
+
+def link_again(run: Run, resource_type: str) -> Report:
+    """Links those resources anew that speak of the date's studies that changed.
+
+    Args:
+        run: The run.
+        resource_type: A type of `links.LINKED`.
+
+    Returns:
+        Rows = rows that changed.
+    """
+    engine, silver = run.engine, catalog.silver_fhir(resource_type)
+    with reporting(STEP, engine.layout.root) as report:
+        app_id = progress_id(run)
+        news = new_studies(run, since=engine.progress(silver, app_id))
+        if news is None:
+            return report
+        until, studies = news
+        for some in _some(studies):
+            names = names_of(some)
+            write_down(run, STUDIES, _foreign(some, names))
+            ids = speaking_of(engine, resource_type, {name for each in names for name in each})
+            report.rows += _link(run, resource_type, sorted(ids))
+        nothing = _without_partition(silver).empty_table()
+        done = Progress(app_id, until)
+        engine.upsert(silver, nothing, progress=done, ingest_date=run.ingest_date)
+    return report
+
+
+def progress_id(run: Run) -> str:
+    """Returns the application id under which silver says which studies were looked at."""
+    return run.engine.app_id(STEP, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
+
+
+def new_studies(run: Run, *, since: int | None) -> tuple[int, pa.Table] | None:
+    """Returns the date's studies that changed after a version of bronze, and that of the newest.
+
+    None where there are none, or where nobody could speak of them, nor they of anything.
+
+    Args:
+        run: The run.
+        since: A version of bronze/ImagingStudy; None for the beginning.
+    """
+    engine, bronze, silver = (
+        run.engine,
+        catalog.BRONZE_IMAGING_STUDY,
+        catalog.silver_imaging_study(),
+    )
+    until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
+    if until is None:
+        return None
+    lines = engine.table_of_new(
+        bronze,
+        ["sourceSystem", "id", "filePath"],
+        since=since,
+        until=until,
+        ingest_date=run.ingest_date,
+    )
+    paths = lines["filePath"].unique().to_pylist()
+    is_spoken_of = engine.open(catalog.STUDY_NAMES) is not None
+    if not paths or not (is_spoken_of or not all(map(convert.is_ours, paths))):
+        return None
+    ids = silver_ids(bronze.name, lines)
+    return until, engine.read(silver, STUDY_COLUMNS, where={"id": ids})
+
+
+def reports_of(engine: LocalEngine, resource_type: str, studies: pa.Table) -> set[str]:
+    """Returns the silver ids of resources of a type that speak of some studies."""
+    names = {name for each in names_of(studies) for name in each}
+    return speaking_of(engine, resource_type, names)
+
+
+def _link(run: Run, resource_type: str, ids: Sequence[str]) -> int:
+    engine, silver = run.engine, catalog.silver_fhir(resource_type)
+    schema = _without_partition(silver)
+    changed = 0
+    for start in range(0, len(ids), _AT_A_TIME):
+        some = ids[start : start + _AT_A_TIME]
+        rows = engine.read(silver, schema.names, where={"id": some})
+        after = linked(run, resource_type, rows)
+        before = rows[STUDY_IDS].to_pylist()
+        is_new = [a != b for a, b in zip(after[STUDY_IDS].to_pylist(), before, strict=True)]
+        after = after.filter(pa.array(is_new, pa.bool_()))
+        place = after.schema.get_field_index("modifiedAt")
+        field = after.schema.field(place)
+        after = after.set_column(place, field, pa.array([now()] * after.num_rows, field.type))
+        engine.upsert(silver, after, progress=None, ingest_date=run.ingest_date)
+        changed += after.num_rows
+    return changed
+
+
+def _some(rows: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, rows.num_rows, _AT_A_TIME):
+        yield rows.slice(start, _AT_A_TIME)
+
+
+def _foreign(studies: pa.Table, names: Iterable[list[str]]) -> list[tuple[str, str, str]]:
+    """Returns the names from which a study's silver id does not follow."""
+    columns = (studies[name].to_pylist() for name in ("sourceSystem", "id", "idOrig"))
+    return [
+        (name, system, own_id)
+        for system, own_id, original, named in zip(*columns, names, strict=True)
+        for name in named
+        if (uid := uid_of(name)) and resource_id(uid) != original
+    ]
+
+
+def _without_partition(table: Table) -> pa.Schema:
+    return pa.schema([field for field in table.schema if field.name != table.partition])

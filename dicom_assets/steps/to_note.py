@@ -1,0 +1,114 @@
+"""Silver reports become OMOP notes, linked to the procedure and the person of their studies.
+
+Decided here: which reports are mapped: those of which a line came on the date, and those that speak
+of a study that changed on it, since its person or visit may have. When the site's crosswalks
+change, a date's reports count as changed. Not decided here: the mapping (`dicom_assets.omop.note`).
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from dicom_assets.fhir.silver import silver_ids
+from dicom_assets.lakehouse.engine import Progress
+from dicom_assets.omop.note import REPORT_COLUMNS, SOURCE_TABLE, notes
+from dicom_assets.omop.studies import STUDY_COLUMNS
+from dicom_assets.steps import catalog, flatten
+from dicom_assets.steps.link_again import new_studies, progress_id, reports_of
+from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.run import Run
+
+STEP = "to_omop"
+_AT_A_TIME = 500
+
+
+def note(run: Run) -> Report:
+    """Upserts the gold/note rows of the reports that changed.
+
+    A note whose report is no longer about that study, or was retracted, goes.
+    """
+    engine, gold = run.engine, catalog.NOTE
+    with reporting(STEP, engine.layout.root) as report:
+        report.count({"deleted": 0})
+        for progress, ids in (_of_lines(run), _of_studies(run)):
+            if progress is None:
+                continue
+            for start in range(0, len(ids), _AT_A_TIME):
+                rows, gone = _mapped(run, ids[start : start + _AT_A_TIME])
+                engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
+                report.rows += rows.num_rows
+                report.count({"deleted": len(gone)})
+            nothing = schema_of_rows().empty_table()
+            engine.upsert(gold, nothing, progress=progress, ingest_date=run.ingest_date)
+    return report
+
+
+def schema_of_rows() -> pa.Schema:
+    """Returns the columns of gold/note but for its partition."""
+    gold = catalog.NOTE
+    return pa.schema([field for field in gold.schema if field.name != gold.partition])
+
+
+_News = tuple[Progress | None, list[str]]
+"""What is to be said once it is done, and the silver ids of reports; nothing to do without it."""
+
+
+def _of_lines(run: Run) -> _News:
+    """Returns the reports of which lines came."""
+    engine, bronze, silver = (
+        run.engine,
+        catalog.bronze_fhir(SOURCE_TABLE),
+        catalog.silver_fhir(SOURCE_TABLE),
+    )
+    until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
+    if until is None:
+        return None, []
+    app_id = engine.app_id(_step(run), bronze, run.ingest_date)
+    lines = engine.table_of_new(
+        bronze,
+        ["sourceSystem", "id"],
+        since=engine.progress(catalog.NOTE, app_id),
+        until=until,
+        ingest_date=run.ingest_date,
+    )
+    if not lines.num_rows:
+        return None, []
+    return Progress(app_id, until), silver_ids(SOURCE_TABLE, lines)
+
+
+def _of_studies(run: Run) -> _News:
+    """Returns the reports that speak of studies that changed."""
+    engine, silver = run.engine, catalog.silver_fhir(SOURCE_TABLE)
+    if engine.progress(silver, progress_id(run)) is None:
+        return None, []
+    app_id = engine.app_id(_step(run), catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
+    news = new_studies(run, since=engine.progress(catalog.NOTE, app_id))
+    if news is None:
+        return None, []
+    until, studies = news
+    return Progress(app_id, until), sorted(reports_of(engine, SOURCE_TABLE, studies))
+
+
+def _step(run: Run) -> str:
+    """Returns what this is called: with reports made anew, or other choices, it is another step."""
+    reports = run.engine.identity(catalog.silver_fhir(SOURCE_TABLE))
+    studies = run.engine.identity(catalog.silver_imaging_study())
+    return f"{STEP}/note/{reports}/{studies}/{run.choices}"
+
+
+def _mapped(run: Run, ids: list[str]) -> tuple[pa.Table, set[int]]:
+    """Returns the notes of some reports, and the keys of those that they have no longer."""
+    engine, gold = run.engine, catalog.NOTE
+    reports = engine.read(catalog.silver_fhir(SOURCE_TABLE), REPORT_COLUMNS, where={"id": ids})
+    studies = {each for each in _flat(reports["imagingStudyIds"]) if each}
+    silver = engine.read(
+        catalog.silver_imaging_study(), STUDY_COLUMNS, where={"id": sorted(studies)}
+    )
+    rows = notes(reports, silver, crosswalks=run.crosswalks, now=now())
+    held = engine.read(gold, ["note_id"], where={"sourceRecordId": ids})
+    return rows, set(held["note_id"].to_pylist()) - set(rows["note_id"].to_pylist())
+
+
+def _flat(lists: pa.ChunkedArray) -> Iterator[str]:
+    for each in lists.to_pylist():
+        yield from each or ()
