@@ -6,49 +6,24 @@ is evaluated by the asset it belongs to, in the same run.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import dagster as dg
 
+from dicom_assets.defs import fhir_rules
 from dicom_assets.defs.partitions import ingest_date
+from dicom_assets.defs.rule import Rule, equal, none
+from dicom_assets.settings import load_settings
 from dicom_assets.steps.reconcile import Day
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One check.
-
-    Attributes:
-        asset: `layer/name` of the asset it belongs to.
-        name: What must hold, as an identifier.
-        description: The same in a sentence.
-        evaluate: Counts of one date → (holds, numbers to show).
-        blocking: Whether assets behind this one must not run when it does not hold.
-    """
-
-    asset: str
-    name: str
-    description: str
-    evaluate: Callable[[Day], tuple[bool, dict[str, int]]]
-    blocking: bool = True
-
-
-def _equal(**counts: int) -> tuple[bool, dict[str, int]]:
-    return len(set(counts.values())) == 1, counts
-
-
-def _none(**counts: int) -> tuple[bool, dict[str, int]]:
-    return not any(counts.values()), counts
-
-
 def _files_match_rows(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.unaccounted())
+    return none(**day.unaccounted())
 
 
 def _every_file_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(
+    return equal(
         organised_files=len(day.organised),
         rows_and_failures=len(day.received) + day.failed("extract"),
     )
@@ -56,72 +31,71 @@ def _every_file_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
 
 def _one_zip_per_row(day: Day) -> tuple[bool, dict[str, int]]:
     zipped = int(day.received["filePath"].str.endswith(".dcm.zip").sum())
-    return _equal(zips=day.files["zips"], rows=zipped)
+    return equal(zips=day.files["zips"], rows=zipped)
 
 
 def _unique_files(day: Day) -> tuple[bool, dict[str, int]]:
     # a file that was read again has a row for each time, with another instant
-    return _none(duplicates=int(day.instances.duplicated(["filePath", "ingestedAt"]).sum()))
+    return none(duplicates=int(day.instances.duplicated(["filePath", "ingestedAt"]).sum()))
 
 
 def _sent_once(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.resent())
+    return none(**day.resent())
 
 
 def _every_study_is_written(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(missing=len(set(day.converted["study"]) - set(day.lines)))
+    return none(missing=len(set(day.converted["study"]) - set(day.lines)))
 
 
 def _every_line_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(
-        lines=len(day.lines), rows_and_failures=len(day.bronze) + day.failed("ingest_fhir")
-    )
+    failed = day.failed_lines("ImagingStudy")
+    return equal(lines=len(day.lines), rows_and_failures=len(day.bronze) + failed)
 
 
 def _unique_lines(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(duplicates=int(day.bronze.duplicated(["filePath", "lineNumber"]).sum()))
+    return none(duplicates=int(day.bronze.duplicated(["filePath", "lineNumber"]).sum()))
 
 
 def _every_study_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(studies=len(day.study_ids), rows=day.silver.num_rows)
+    return equal(studies=len(day.study_ids), rows=day.silver.num_rows)
 
 
 def _no_instance_lost(day: Day) -> tuple[bool, dict[str, int]]:
     rows = day.converted[["sourceSystem", "studyInstanceUid", "sopInstanceUid"]]
     held = {(*key[:2], uid) for key, uids in day.silver_series.items() for uid in uids}
-    return _none(lost=len(set(rows.itertuples(index=False, name=None)) - held))
+    return none(lost=len(set(rows.itertuples(index=False, name=None)) - held))
 
 
 def _every_patient_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(patients=len(day.person_ids), rows=len(day.people))
+    return equal(patients=len(day.person_ids), rows=len(day.people))
 
 
 def _every_study_has_one_procedure(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(studies=len(day.procedure_ids), rows=len(day.procedures))
+    return equal(studies=len(day.procedure_ids), rows=len(day.procedures))
 
 
 def _every_series_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(series=len(day.silver_series), rows=len(day.gold))
+    return equal(series=len(day.silver_series), rows=len(day.gold))
 
 
 def _no_orphan_series(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(orphans=len(set(day.gold_series) ^ set(day.silver_series)))
+    return none(orphans=len(set(day.gold_series) ^ set(day.silver_series)))
 
 
 def _unique_series(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(duplicates=int(day.gold["image_occurrence_id"].duplicated().sum()))
+    return none(duplicates=int(day.gold["image_occurrence_id"].duplicated().sum()))
 
 
 def _foreign_keys_resolve(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.dangling())
+    return none(**day.dangling())
 
 
 def _dates_are_known(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(without_date=int(day.gold["image_occurrence_date"].isna().sum()))
+    return none(without_date=int(day.gold["image_occurrence_date"].isna().sum()))
 
 
 def _codes_are_mapped(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.unmapped())
+    return none(**day.unmapped())
 
 
 def _as_declared(name: str) -> Callable[[Day], tuple[bool, dict[str, int]]]:
@@ -261,6 +235,7 @@ RULES: tuple[Rule, ...] = (
         _codes_are_mapped,
         blocking=False,
     ),
+    *fhir_rules.rules(load_settings().fhir_resource_types),
 )
 
 

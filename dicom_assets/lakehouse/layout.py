@@ -131,6 +131,17 @@ class Layout:
             found += [(source_system, dated / n) for n in names if _FHIR_FILE.fullmatch(n)]
         return sorted(found)
 
+    def fhir_counts(self, day: date) -> list[tuple[str, str, int]]:
+        """Returns (source system, resource type, number of FHIR files) of a day."""
+        found = []
+        for source_system, folder in self._fhir_folders():
+            dated = folder / f"{day:%Y/%m/%d}"
+            for path in dated.iterdir() if dated.is_dir() else ():
+                names = os.listdir(path) if path.is_dir() else ()
+                count = sum(_FHIR_FILE.fullmatch(name) is not None for name in names)
+                found.append((source_system, path.name, count))
+        return sorted(found)
+
     def fhir_source_systems(self) -> list[str]:
         """Returns every namespace that FHIR files came from, and `default`."""
         return sorted({DEFAULT_SOURCE_SYSTEM, *(name for name, _ in self._fhir_folders())})

@@ -27,6 +27,7 @@ from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
+from dicom_assets.steps.reconcile_fhir import Resources
 from dicom_assets.steps.run import Run
 from dicom_assets.terminology import body_parts, modality_concepts
 
@@ -111,6 +112,19 @@ class Day:
     def failed(self, step: str) -> int:
         """Returns how many failures a step has."""
         return len(self.failures_of(step))
+
+    def failed_lines(self, resource_type: str) -> int:
+        """Returns how many lines of a FHIR resource type's files are no such resource."""
+        paths = self.failures_of("ingest_fhir")["sourcePath"]
+        return sum(Path(path).parent.name == resource_type for path in paths)
+
+    def resources(self, resource_type: str) -> Resources:
+        """Returns what there is of a FHIR resource type."""
+        return self._resources.setdefault(resource_type, Resources(self.run, resource_type))
+
+    @cached_property
+    def _resources(self) -> dict[str, Resources]:
+        return {}
 
     @cached_property
     def instances(self) -> pd.DataFrame:

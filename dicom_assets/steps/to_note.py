@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress
+from dicom_assets.lakehouse.schemas import NOTE
 from dicom_assets.omop.note import REPORT_COLUMNS, SOURCE_TABLE, notes
 from dicom_assets.omop.studies import STUDY_COLUMNS
 from dicom_assets.steps import catalog, flatten
@@ -30,27 +31,22 @@ def note(run: Run) -> Report:
     engine, gold = run.engine, catalog.NOTE
     with reporting(STEP, engine.layout.root) as report:
         report.count({"deleted": 0})
-        for progress, ids in (_of_lines(run), _of_studies(run)):
-            if progress is None:
-                continue
-            for start in range(0, len(ids), _AT_A_TIME):
-                rows, gone = _mapped(run, ids[start : start + _AT_A_TIME])
-                engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
-                report.rows += rows.num_rows
-                report.count({"deleted": len(gone)})
-            nothing = schema_of_rows().empty_table()
+        news = [each for each in (_of_lines(run), _of_studies(run)) if each]
+        ids = sorted(set().union(*(some for _, some in news)))
+        for start in range(0, len(ids), _AT_A_TIME):
+            rows, gone = _mapped(run, ids[start : start + _AT_A_TIME])
+            engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
+            report.rows += rows.num_rows
+            report.count({"deleted": len(gone)})
+        # the same reports again change nothing but modifiedAt, so this may come last
+        for progress, _ in news:
+            nothing = NOTE.empty_table()
             engine.upsert(gold, nothing, progress=progress, ingest_date=run.ingest_date)
     return report
 
 
-def schema_of_rows() -> pa.Schema:
-    """Returns the columns of gold/note but for its partition."""
-    gold = catalog.NOTE
-    return pa.schema([field for field in gold.schema if field.name != gold.partition])
-
-
-_News = tuple[Progress | None, list[str]]
-"""What is to be said once it is done, and the silver ids of reports; nothing to do without it."""
+_News = tuple[Progress, list[str]] | None
+"""What is to be said once it is done, and the silver ids of reports."""
 
 
 def _of_lines(run: Run) -> _News:
@@ -62,7 +58,7 @@ def _of_lines(run: Run) -> _News:
     )
     until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
     if until is None:
-        return None, []
+        return None
     app_id = engine.app_id(_step(run), bronze, run.ingest_date)
     lines = engine.table_of_new(
         bronze,
@@ -72,7 +68,7 @@ def _of_lines(run: Run) -> _News:
         ingest_date=run.ingest_date,
     )
     if not lines.num_rows:
-        return None, []
+        return None
     return Progress(app_id, until), silver_ids(SOURCE_TABLE, lines)
 
 
@@ -80,13 +76,13 @@ def _of_studies(run: Run) -> _News:
     """Returns the reports that speak of studies that changed."""
     engine, silver = run.engine, catalog.silver_fhir(SOURCE_TABLE)
     if engine.progress(silver, progress_id(run)) is None:
-        return None, []
+        return None
     app_id = engine.app_id(_step(run), catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
     news = new_studies(run, since=engine.progress(catalog.NOTE, app_id))
     if news is None:
-        return None, []
+        return None
     until, studies = news
-    return Progress(app_id, until), sorted(reports_of(engine, SOURCE_TABLE, studies))
+    return Progress(app_id, until), list(reports_of(engine, SOURCE_TABLE, studies))
 
 
 def _step(run: Run) -> str:
