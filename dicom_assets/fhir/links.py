@@ -40,6 +40,11 @@ def names_of_study(own_id: str, identifiers: str | None) -> list[str]:
     return list(dict.fromkeys([f"{_ID}{own_id}", *(f"{_UID}{uid}" for uid in uids)]))
 
 
+def names_of_uid(uid: str) -> list[str]:
+    """Returns the names of an ImagingStudy of which only the Study Instance UID is known."""
+    return [f"{_UID}{uid}"]
+
+
 def names_in_references(references: str | None) -> list[list[str]]:
     """Returns for each reference to an ImagingStudy the names it uses, the surest first.
 

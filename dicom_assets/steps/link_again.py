@@ -6,14 +6,15 @@ later, or comes again in its own source system, points to it as if it had come i
 here: how names and studies are found (`link`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from dicom_assets.fhir.imaging_study import resource_id
-from dicom_assets.fhir.links import STUDY_IDS, uid_of
+from dicom_assets.fhir.links import STUDY_IDS, names_of_study, names_of_uid, uid_of
 from dicom_assets.fhir.silver import silver_ids
-from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.omop.studies import STUDY_COLUMNS
 from dicom_assets.steps import catalog, convert, flatten
 from dicom_assets.steps.link import STUDIES, linked, names_of, speaking_of, write_down
@@ -40,14 +41,13 @@ def link_again(run: Run, resource_type: str) -> Report:
         news = new_studies(run, since=engine.progress(silver, app_id))
         if news is None:
             return report
-        until, studies = news
-        for some in _some(studies):
-            names = names_of(some)
-            write_down(run, STUDIES, _foreign(some, names))
-            ids = speaking_of(engine, resource_type, {name for each in names for name in each})
+        write_down(run, STUDIES, _foreign(news.studies))
+        names = sorted(news.names)
+        for start in range(0, len(names), _AT_A_TIME):
+            ids = speaking_of(engine, resource_type, names[start : start + _AT_A_TIME])
             report.rows += _link(run, resource_type, sorted(ids))
         nothing = _without_partition(silver).empty_table()
-        done = Progress(app_id, until)
+        done = Progress(app_id, news.until)
         engine.upsert(silver, nothing, progress=done, ingest_date=run.ingest_date)
     return report
 
@@ -57,10 +57,25 @@ def progress_id(run: Run) -> str:
     return run.engine.app_id(STEP, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
 
 
-def new_studies(run: Run, *, since: int | None) -> tuple[int, pa.Table] | None:
-    """Returns the date's studies that changed after a version of bronze, and that of the newest.
+class News(NamedTuple):
+    """What is new about the studies of a date.
 
-    None where there are none, or where nobody could speak of them, nor they of anything.
+    Attributes:
+        until: Version of bronze/ImagingStudy up to which that is so.
+        names: All names of the studies, also of those that are in silver no longer.
+        studies: Their silver rows.
+    """
+
+    until: int
+    names: set[str]
+    studies: pa.Table
+
+
+def new_studies(run: Run, *, since: int | None) -> News | None:
+    """Returns the date's studies about which lines came after a version of bronze.
+
+    None where there are none, or where nobody speaks of studies, nor these of themselves otherwise
+    than by what their silver ids follow from.
 
     Args:
         run: The run.
@@ -86,13 +101,12 @@ def new_studies(run: Run, *, since: int | None) -> tuple[int, pa.Table] | None:
     if not paths or not (is_spoken_of or not all(map(convert.is_ours, paths))):
         return None
     ids = silver_ids(bronze.name, lines)
-    return until, engine.read(silver, STUDY_COLUMNS, where={"id": ids})
-
-
-def reports_of(engine: LocalEngine, resource_type: str, studies: pa.Table) -> set[str]:
-    """Returns the silver ids of resources of a type that speak of some studies."""
+    studies = engine.read(silver, STUDY_COLUMNS, where={"id": ids})
     names = {name for each in names_of(studies) for name in each}
-    return speaking_of(engine, resource_type, names)
+    for own_id in filter(None, lines["id"].unique().to_pylist()):
+        # a study of ours has its UID as its id
+        names |= {*names_of_study(own_id, None), *names_of_uid(own_id)}
+    return News(until, names, studies)
 
 
 def _link(run: Run, resource_type: str, ids: Sequence[str]) -> int:
@@ -114,18 +128,13 @@ def _link(run: Run, resource_type: str, ids: Sequence[str]) -> int:
     return changed
 
 
-def _some(rows: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, rows.num_rows, _AT_A_TIME):
-        yield rows.slice(start, _AT_A_TIME)
-
-
-def _foreign(studies: pa.Table, names: Iterable[list[str]]) -> list[tuple[str, str, str]]:
+def _foreign(studies: pa.Table) -> list[tuple[str, str, str]]:
     """Returns the names from which a study's silver id does not follow."""
     columns = (studies[name].to_pylist() for name in ("sourceSystem", "id", "idOrig"))
     return [
         (name, system, own_id)
-        for system, own_id, original, named in zip(*columns, names, strict=True)
-        for name in named
+        for system, own_id, original, names in zip(*columns, names_of(studies), strict=True)
+        for name in names
         if (uid := uid_of(name)) and resource_id(uid) != original
     ]
 

@@ -15,7 +15,8 @@ from dicom_assets.lakehouse.schemas import NOTE
 from dicom_assets.omop.note import REPORT_COLUMNS, SOURCE_TABLE, notes
 from dicom_assets.omop.studies import STUDY_COLUMNS
 from dicom_assets.steps import catalog, flatten
-from dicom_assets.steps.link_again import new_studies, progress_id, reports_of
+from dicom_assets.steps.link import speaking_of
+from dicom_assets.steps.link_again import new_studies, progress_id
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -81,8 +82,7 @@ def _of_studies(run: Run) -> _News:
     news = new_studies(run, since=engine.progress(catalog.NOTE, app_id))
     if news is None:
         return None
-    until, studies = news
-    return Progress(app_id, until), list(reports_of(engine, SOURCE_TABLE, studies))
+    return Progress(app_id, news.until), list(speaking_of(engine, SOURCE_TABLE, news.names))
 
 
 def _step(run: Run) -> str:
