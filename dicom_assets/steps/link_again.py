@@ -6,7 +6,7 @@ later, or comes again in its own source system, points to it as if it had come i
 here: how names and studies are found (`link`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -42,13 +42,14 @@ def link_again(run: Run, resource_type: str) -> Report:
         if news is None:
             return report
         write_down(run, STUDIES, _foreign(news.studies))
-        names = sorted(news.names)
-        for start in range(0, len(names), _AT_A_TIME):
-            ids = speaking_of(engine, resource_type, names[start : start + _AT_A_TIME])
-            report.rows += _link(run, resource_type, sorted(ids))
-        nothing = _without_partition(silver).empty_table()
+        rows = _without_partition(silver).empty_table()
+        for changed in _changed(run, resource_type, news.names):
+            if rows.num_rows:
+                engine.upsert(silver, rows, progress=None, ingest_date=run.ingest_date)
+            rows = changed
+            report.rows += rows.num_rows
         done = Progress(app_id, news.until)
-        engine.upsert(silver, nothing, progress=done, ingest_date=run.ingest_date)
+        engine.upsert(silver, rows, progress=done, ingest_date=run.ingest_date)
     return report
 
 
@@ -109,23 +110,20 @@ def new_studies(run: Run, *, since: int | None) -> News | None:
     return News(until, names, studies)
 
 
-def _link(run: Run, resource_type: str, ids: Sequence[str]) -> int:
+def _changed(run: Run, resource_type: str, names: Collection[str]) -> Iterator[pa.Table]:
+    """Yields the silver rows that speak of studies by some names, where they are now other ones."""
     engine, silver = run.engine, catalog.silver_fhir(resource_type)
-    schema = _without_partition(silver)
-    changed = 0
+    columns = _without_partition(silver).names
+    ids = sorted(speaking_of(engine, resource_type, names))
     for start in range(0, len(ids), _AT_A_TIME):
-        some = ids[start : start + _AT_A_TIME]
-        rows = engine.read(silver, schema.names, where={"id": some})
+        where = {"id": ids[start : start + _AT_A_TIME]}
+        rows = engine.read(silver, columns, where=where)
         after = linked(run, resource_type, rows)
-        before = rows[STUDY_IDS].to_pylist()
-        is_new = [a != b for a, b in zip(after[STUDY_IDS].to_pylist(), before, strict=True)]
-        after = after.filter(pa.array(is_new, pa.bool_()))
+        pairs = zip(after[STUDY_IDS].to_pylist(), rows[STUDY_IDS].to_pylist(), strict=True)
+        after = after.filter(pa.array([a != b for a, b in pairs], pa.bool_()))
         place = after.schema.get_field_index("modifiedAt")
         field = after.schema.field(place)
-        after = after.set_column(place, field, pa.array([now()] * after.num_rows, field.type))
-        engine.upsert(silver, after, progress=None, ingest_date=run.ingest_date)
-        changed += after.num_rows
-    return changed
+        yield after.set_column(place, field, pa.array([now()] * after.num_rows, field.type))
 
 
 def _foreign(studies: pa.Table) -> list[tuple[str, str, str]]:

@@ -3,6 +3,8 @@
 Decided here: which reports are mapped: those of which a line came on the date, and those that speak
 of a study that changed on it, since its person or visit may have. When the site's crosswalks
 change, a date's reports count as changed. Not decided here: the mapping (`dicom_assets.omop.note`).
+
+An upsert of the same reports again changes nothing, so only the last of a run carries progress.
 """
 
 from collections.abc import Iterator
@@ -34,15 +36,16 @@ def note(run: Run) -> Report:
         report.count({"deleted": 0})
         news = [each for each in (_of_lines(run), _of_studies(run)) if each]
         ids = sorted(set().union(*(some for _, some in news)))
+        rows, gone = NOTE.empty_table(), set[int]()
         for start in range(0, len(ids), _AT_A_TIME):
+            if start:
+                engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
             rows, gone = _mapped(run, ids[start : start + _AT_A_TIME])
-            engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
             report.rows += rows.num_rows
             report.count({"deleted": len(gone)})
-        # the same reports again change nothing but modifiedAt, so this may come last
         for progress, _ in news:
-            nothing = NOTE.empty_table()
-            engine.upsert(gold, nothing, progress=progress, ingest_date=run.ingest_date)
+            engine.upsert(gold, rows, progress=progress, ingest_date=run.ingest_date, gone=gone)
+            rows, gone = NOTE.empty_table(), set()
     return report
 
 
