@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.flatten import ERRORS, silver_id
 from dicom_assets.fhir.links import STUDY_IDS
+from dicom_assets.fhir.model import is_resource_type
 from dicom_assets.fhir.ndjson import read_lines, unpacked
 from dicom_assets.omop.note import REPORT_COLUMNS, is_told, text_of
 from dicom_assets.steps import catalog
@@ -131,9 +132,13 @@ def rows_without_file(run: Run) -> int:
 
 
 def files_by_type(run: Run) -> dict[str, int]:
-    """Counts the date's FHIR files by resource type, whoever put them there."""
+    """Counts the date's FHIR files by resource type, whoever put them there.
+
+    A folder that names no type, which may be called anything, counts as `other`.
+    """
     found: dict[str, int] = {}
     for _, resource_type, count in run.engine.layout.fhir_counts(run.ingest_date):
         if resource_type != MIXED:
-            found[resource_type] = found.get(resource_type, 0) + count
+            shown = resource_type if is_resource_type(resource_type) else "other"
+            found[shown] = found.get(shown, 0) + count
     return found
