@@ -43,7 +43,6 @@ def organise_fhir(run: Run) -> Report:
     layout, settings = run.engine.layout, run.settings
     journal = journal_of(run.engine)
     with reporting(STEP, layout.root) as report:
-        layout.fhir_drop_folder.mkdir(parents=True, exist_ok=True)
         entries, changing = stable(layout.fhir_drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "still_changing": changing})
         if not entries and not layout.fhir_organise_folder.exists():
@@ -62,14 +61,14 @@ def organise_fhir(run: Run) -> Report:
                 if turn.is_full():
                     turn.finish(report)
             turn.finish(report)
-        remove_empty_folders(
-            layout.fhir_drop_folder,
-            emptied={Path(folder) for folder in {entry.folder for entry in entries}},
-            kept={
-                path for path in layout.fhir_drop_folder.iterdir() if _is_namespace(run, path.name)
-            },
-            settle_seconds=settings.settle_seconds,
-        )
+        if entries:
+            lying = layout.fhir_drop_folder.iterdir()
+            remove_empty_folders(
+                layout.fhir_drop_folder,
+                emptied={Path(folder) for folder in {entry.folder for entry in entries}},
+                kept={path for path in lying if _is_namespace(run, path.name)},
+                settle_seconds=settings.settle_seconds,
+            )
     return report
 
 

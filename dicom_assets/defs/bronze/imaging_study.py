@@ -19,7 +19,7 @@ LINEAGE = lineage(
 
 @layer_asset(
     ASSET,
-    deps=["bronze/ImagingStudy_ndjson", "bronze/fhir_files"],
+    deps=["bronze/ImagingStudy_ndjson"],
     doc=__doc__,
     kinds={"fhir", "deltalake"},
     table=TABLE,
