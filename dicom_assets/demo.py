@@ -49,6 +49,7 @@ def fresh(settings: Settings) -> str:
     sample = root / "sample"
     write_sample(sample)
     shutil.copytree(sample / "Imaging/DICOM", drop)
+    shutil.copytree(sample / "Clinical/FHIR NDJSON", Layout(root).fhir_drop_folder)
     shutil.copyfile(sample / manifest.NAME, drop / manifest.NAME)
     (root / _MARK).touch()
     return ingest_date.get_last_partition_key() or ""
@@ -61,6 +62,7 @@ def counted(settings: Settings, partition_key: str) -> list[Count]:
     ((expected,),) = day.manifests.values()
     instances, studies = expected["dicomimagingmetastore"], expected["ImagingStudy"]
     ndjson = layout.fhir_files(day.run.ingest_date, "ImagingStudy")
+    left = [*dropped(layout.drop_folder), *dropped(layout.fhir_drop_folder)]
     return [
         Count("files in Process", expected["process_files"], day.files["total"]),
         Count("of these, ZIPs", expected["process_files"] * settings.compress, day.files["zips"]),
@@ -69,6 +71,18 @@ def counted(settings: Settings, partition_key: str) -> list[Count]:
         Count("rows in bronze/ImagingStudy", studies, len(day.bronze)),
         Count("rows in silver/ImagingStudy", studies, day.silver.num_rows),
         Count("rows in gold/Image_Occurrence", expected["Image_Occurrence"], len(day.gold)),
+        *_of_reports(day, expected["DiagnosticReport"]),
         Count("rows in bronze/ingestion_failures", 0, len(day.failures)),
-        Count("files left in Ingest", 0, len(list(dropped(layout.drop_folder)))),
+        Count("files left in Ingest", 0, len(left)),
+    ]
+
+
+def _of_reports(day: Day, expected: int) -> list[Count]:
+    reports = day.resources("DiagnosticReport")
+    joined = [row for row in reports.silver if any(row["imagingStudyIds"] or ())]
+    return [
+        Count("rows in bronze/DiagnosticReport", expected, len(reports.bronze)),
+        Count("rows in silver/DiagnosticReport", expected, len(reports.silver)),
+        Count("of these, joined to their study", expected, len(joined)),
+        Count("rows in gold/note", expected, len(reports.notes)),
     ]

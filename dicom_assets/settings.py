@@ -9,7 +9,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -127,6 +127,14 @@ class Settings(BaseSettings):
     external_max_files: int | None = Field(
         default=None, ge=1, description="so many files of External are taken in by one run"
     )
+    fhir_resource_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("DiagnosticReport",),
+        description="FHIR resource types, beside ImagingStudy, that get tables",
+    )
+    fhir_validation: Literal["lenient", "strict"] = Field(
+        default="lenient",
+        description="whether invalid FHIR resources are kept, with what is wrong, or failures",
+    )
     omop_person: bool = Field(default=True, description="write gold/person")
     omop_procedure_occurrence: bool = Field(
         default=True, description="write gold/procedure_occurrence"
@@ -186,7 +194,7 @@ class Settings(BaseSettings):
             raise ValueError("must be an address, such as https://pacs.example/dicom-web")
         return value
 
-    @field_validator("source_systems", mode="before")
+    @field_validator("source_systems", "fhir_resource_types", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         return (
@@ -215,6 +223,21 @@ class Settings(BaseSettings):
                     " beginning with a letter"
                 )
         return value
+
+    @field_validator("fhir_resource_types")
+    @classmethod
+    def _types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name in ("ImagingStudy", "DiagnosticReport"):
+                continue  # known without the model, which takes time to load
+            from dicom_assets.fhir.model import is_resource_type
+
+            if name == "Bundle":
+                raise ValueError("a Bundle stands for what is in it: name the types of its entries")
+            if not is_resource_type(name):
+                raise ValueError(f"{name!r} is no FHIR R4B resource type")
+        # ImagingStudy has its tables anyway
+        return tuple(name for name in dict.fromkeys(value) if name != "ImagingStudy")
 
     @field_validator("site_timezone")
     @classmethod

@@ -92,7 +92,7 @@ def test_a_second_run_adds_nothing(ingested, call):
 
 def test_status_shows_files_rows_and_failures(ingested, call):
     shown = call("status").stdout
-    assert re.search(r"2026-03-14 +96 +96 +96 +9 +9 +24 +1", shown)
+    assert re.search(r"2026-03-14 +96 +96 +96 +9 +9 +24 +0 +1", shown)
     assert re.search(r"gold/Image_Occurrence +24", shown)
 
 

@@ -144,6 +144,25 @@ def fill_fhir(lakehouse: Path) -> None:
         '"Zqx text"',
     ]
     (folder / "zqx.ndjson").write_text("\n".join(lines))
+    report = {
+        "resourceType": "DiagnosticReport",
+        "id": "zqx-report",
+        "status": "final",
+        "code": {"text": "Zqx code"},
+        "imagingStudy": [{"identifier": {"system": "urn:dicom:uid", "value": STUDY}}],
+        "conclusion": "Zqx Doe, born 1937-06-29, has nothing",
+    }
+    drop = Layout(lakehouse).fhir_drop_folder / "ZqxRis"
+    drop.mkdir(parents=True)
+    invalid = report | {"id": "zqx-2", "zqxElement": "zqx", "status": "zqx", "code": "Zqx"}
+    (drop / "ZqxDoe.ndjson").write_text(f"{json.dumps(report)}\n{json.dumps(invalid)}\n{{zqx")
+    entries = [{"resource": each} for each in (report, {"resourceType": "Patient", "id": "zqx"})]
+    bundle = {"resourceType": "Bundle", "entry": [*entries, {"resource": {"zqx": "Zqx"}}]}
+    (drop / "ZqxBundle.json").write_text(json.dumps(bundle))
+    (drop / "zqx text").write_text("Zqx")
+    others = Layout(lakehouse).fhir_folder("ZqxRis", day, "ZqxType")
+    others.mkdir(parents=True)
+    (others / "zqx.json").write_text("{}")
 
 
 class Watched:

@@ -6,104 +6,78 @@ is evaluated by the asset it belongs to, in the same run.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import dagster as dg
 
+from dicom_assets.defs import fhir_rules
 from dicom_assets.defs.partitions import ingest_date
+from dicom_assets.defs.rule import Rule, equal, none
 from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.settings import load_settings
 from dicom_assets.steps.reconcile import Day
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One check.
-
-    Attributes:
-        asset: `layer/name` of the asset it belongs to.
-        name: What must hold, as an identifier.
-        description: The same in a sentence.
-        evaluate: Counts of one date → (holds, numbers to show).
-        blocking: Whether assets behind this one must not run when it does not hold.
-    """
-
-    asset: str
-    name: str
-    description: str
-    evaluate: Callable[[Day], tuple[bool, dict[str, int]]]
-    blocking: bool = True
-
-
-def _equal(**counts: int) -> tuple[bool, dict[str, int]]:
-    return len(set(counts.values())) == 1, counts
-
-
-def _none(**counts: int) -> tuple[bool, dict[str, int]]:
-    return not any(counts.values()), counts
-
-
 def _files_match_rows(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.unaccounted())
+    return none(**day.unaccounted())
 
 
 def _every_file_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(
+    return equal(
         organised_files=len(day.organised),
         rows_and_failures=len(day.received) + day.failed("extract"),
     )
 
 
 def _every_object_is_accounted_for(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(**day.external_counts())
+    return equal(**day.external_counts())
 
 
 def _shortcuts_are_usable(day: Day) -> tuple[bool, dict[str, int]]:
     failed = day.failures_of("external")
-    return _none(unusable=int((failed["reasonCode"] == Reason.SHORTCUT_UNUSABLE).sum()))
+    return none(unusable=int((failed["reasonCode"] == Reason.SHORTCUT_UNUSABLE).sum()))
 
 
 def _one_zip_per_row(day: Day) -> tuple[bool, dict[str, int]]:
     zipped = int(day.received["filePath"].str.endswith(".dcm.zip").sum())
-    return _equal(zips=day.files["zips"], rows=zipped)
+    return equal(zips=day.files["zips"], rows=zipped)
 
 
 def _unique_files(day: Day) -> tuple[bool, dict[str, int]]:
     # a file that was read again has a row for each time, with another instant
-    return _none(duplicates=int(day.instances.duplicated(["filePath", "ingestedAt"]).sum()))
+    return none(duplicates=int(day.instances.duplicated(["filePath", "ingestedAt"]).sum()))
 
 
 def _sent_once(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.resent())
+    return none(**day.resent())
 
 
 def _every_instance_is_settled(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(instances=len(day.telling), rows=len(day.current))
+    return equal(instances=len(day.telling), rows=len(day.current))
 
 
 def _no_conflicts(day: Day) -> tuple[bool, dict[str, int]]:
     kinds = day.conflicts["level"] + " " + day.conflicts["attribute"]
-    return _none(**{str(kind): int(count) for kind, count in kinds.value_counts().items()})
+    return none(**{str(kind): int(count) for kind, count in kinds.value_counts().items()})
 
 
 def _every_study_is_written(day: Day) -> tuple[bool, dict[str, int]]:
     expected = set(day.belonging.loc[day.belonging["belongs"], "study"])
-    return _none(missing=len(expected - set(day.lines)))
+    return none(missing=len(expected - set(day.lines)))
 
 
 def _every_line_has_a_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(
-        lines=len(day.lines), rows_and_failures=len(day.bronze) + day.failed("ingest_fhir")
-    )
+    failed = day.failed_lines("ImagingStudy")
+    return equal(lines=len(day.lines), rows_and_failures=len(day.bronze) + failed)
 
 
 def _unique_lines(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(duplicates=int(day.bronze.duplicated(["filePath", "lineNumber"]).sum()))
+    return none(duplicates=int(day.bronze.duplicated(["filePath", "lineNumber"]).sum()))
 
 
 def _every_study_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(studies=len(day.study_ids) - len(day.gone), rows=day.silver.num_rows)
+    return equal(studies=len(day.study_ids) - len(day.gone), rows=day.silver.num_rows)
 
 
 def _every_instance_in_its_place(day: Day) -> tuple[bool, dict[str, int]]:
@@ -112,42 +86,42 @@ def _every_instance_in_its_place(day: Day) -> tuple[bool, dict[str, int]]:
     columns = ["sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
     there = day.belonging.loc[day.belonging["belongs"], columns]
     elsewhere = day.belonging.loc[~day.belonging["belongs"], [*columns[:2], columns[3]]]
-    return _none(
+    return none(
         lost=len(set(there.itertuples(index=False, name=None)) - held),
         left_behind=len(set(elsewhere.itertuples(index=False, name=None)) & in_studies),
     )
 
 
 def _every_patient_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(patients=len(day.person_ids), rows=len(day.people))
+    return equal(patients=len(day.person_ids), rows=len(day.people))
 
 
 def _every_study_has_one_procedure(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(studies=len(day.procedure_ids), rows=len(day.procedures))
+    return equal(studies=len(day.procedure_ids), rows=len(day.procedures))
 
 
 def _every_series_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return _equal(series=len(day.silver_series), rows=len(day.gold))
+    return equal(series=len(day.silver_series), rows=len(day.gold))
 
 
 def _no_orphan_series(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(orphans=len(set(day.gold_series) ^ set(day.silver_series)))
+    return none(orphans=len(set(day.gold_series) ^ set(day.silver_series)))
 
 
 def _unique_series(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(duplicates=int(day.gold["image_occurrence_id"].duplicated().sum()))
+    return none(duplicates=int(day.gold["image_occurrence_id"].duplicated().sum()))
 
 
 def _foreign_keys_resolve(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.dangling())
+    return none(**day.dangling())
 
 
 def _dates_are_known(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(without_date=int(day.gold["image_occurrence_date"].isna().sum()))
+    return none(without_date=int(day.gold["image_occurrence_date"].isna().sum()))
 
 
 def _codes_are_mapped(day: Day) -> tuple[bool, dict[str, int]]:
-    return _none(**day.unmapped())
+    return none(**day.unmapped())
 
 
 def _as_declared(name: str) -> Callable[[Day], tuple[bool, dict[str, int]]]:
@@ -313,6 +287,7 @@ RULES: tuple[Rule, ...] = (
         _codes_are_mapped,
         blocking=False,
     ),
+    *fhir_rules.rules(load_settings().fhir_resource_types),
 )
 
 

@@ -1,6 +1,6 @@
 """Sensors: what is looked at from time to time.
 
-Decided here: when new files in the drop folder are an arrival, and that an arrival is one event
+Decided here: when new files in the drop folders are an arrival, and that an arrival is one event
 and at most one run for the day's partition, however many files there are; when a run looks at
 External again, and when DICOM services are pulled from. Not decided here: how shortcuts are watched
 (`steps.watch_external`), and what follows from news anywhere else in the chain (`automation`).
@@ -11,12 +11,13 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
 
 from dicom_assets.defs.automation import PULLED, drop_to_gold, pull_from_services
-from dicom_assets.defs.bronze.drop_folder import KEY
+from dicom_assets.defs.bronze import drop_folder, fhir_drop_folder
 from dicom_assets.defs.bronze.external_storage import KEY as EXTERNAL_KEY
 from dicom_assets.defs.errors import told_plainly
 from dicom_assets.defs.partitions import ingest_date
@@ -84,7 +85,7 @@ def _anonymous(folder: str) -> str:
     return hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
 
 
-def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[int, str]:
+def watch(folders: Sequence[Path], *, cursor: str | None, settle_seconds: float) -> tuple[int, str]:
     """Looks for an arrival until there is one, or until the daemon's next call is near.
 
     Returns:
@@ -94,7 +95,7 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
     while True:
         begin = time.monotonic()
         count, cursor = arrival(
-            dropped(folder),
+            chain.from_iterable(map(dropped, folders)),
             cursor=cursor,
             now_ns=time.time_ns(),
             settle_seconds=settle_seconds,
@@ -110,13 +111,13 @@ def watch(folder: Path, *, cursor: str | None, settle_seconds: float) -> tuple[i
     job=drop_to_gold,
     minimum_interval_seconds=2,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Reports complete files in the drop folder for today's partition, and runs it",
+    description="Reports complete files in the drop folders for today's partition, and runs it",
 )
 @told_plainly()
 def drop_folder_sensor(
     context: dg.SensorEvaluationContext, lakehouse: Lakehouse
 ) -> dg.SensorResult:
-    """Watches the drop folder; a run that still waits takes what has arrived since.
+    """Watches the drop folders; a run that still waits takes what has arrived since.
 
     A run whose process was killed is taken up first, once.
     """
@@ -130,19 +131,28 @@ def drop_folder_sensor(
     ]
     if resumed:
         return dg.SensorResult(run_requests=resumed, cursor=context.cursor)
+    layout = Layout(settings.lakehouse)
     count, cursor = watch(
-        Layout(settings.lakehouse).drop_folder,
+        (layout.drop_folder, layout.fhir_drop_folder),
         cursor=context.cursor,
         settle_seconds=settings.settle_seconds,
     )
     if not count:
-        nothing = "no new complete files in the drop folder"
+        nothing = "no new complete files in the drop folders"
         return dg.SensorResult(skip_reason=nothing, cursor=cursor)
     today = ingest_date.get_last_partition_key() or ""
-    event = dg.AssetObservation(KEY, partition=today, metadata={"complete_files": count})
+    fhir = sum(
+        is_settled(entry, now_ns=time.time_ns(), settle_seconds=settings.settle_seconds)
+        for entry in dropped(layout.fhir_drop_folder)
+    )
+    events = [
+        dg.AssetObservation(key, partition=today, metadata={"complete_files": complete})
+        for key, complete in ((drop_folder.KEY, count - fhir), (fhir_drop_folder.KEY, fhir))
+        if complete > 0
+    ]
     if _is_run_waiting(context, today):
         return dg.SensorResult(
-            asset_events=[event],
+            asset_events=events,
             skip_reason=f"{count} complete files, for the run of {today} that waits",
             cursor=cursor,
         )
@@ -150,7 +160,7 @@ def drop_folder_sensor(
     # the run up to five seconds later, and miss what arrives just while process_files is being
     # materialized.
     request = _request(context, today, without=_LISTING)
-    return dg.SensorResult(asset_events=[event], run_requests=[request], cursor=cursor)
+    return dg.SensorResult(asset_events=events, run_requests=[request], cursor=cursor)
 
 
 def _request(

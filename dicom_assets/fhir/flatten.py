@@ -26,6 +26,7 @@ import orjson
 import pyarrow as pa
 
 from dicom_assets.fhir.dates import date_of, instant_of
+from dicom_assets.fhir.links import LINKED, STUDY_IDS
 from dicom_assets.fhir.model import Element, elements, known_elements
 from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.schemas import TIMESTAMP, field
@@ -45,6 +46,11 @@ _REFERENCE = re.compile(
 _URN = re.compile(r"urn:(?:uuid|oid):(\S+)")
 
 
+ALWAYS_VALID = frozenset({"ImagingStudy"})
+"""Types of which no invalid resource comes into silver: gold's keys are made of them."""
+ERRORS = "validationErrors"
+
+
 @dataclass(frozen=True, slots=True)
 class Sourced:
     """A resource and where it comes from.
@@ -55,6 +61,7 @@ class Sourced:
         source_file_path: The NDJSON file.
         created_at: When silver first held the resource.
         modified_at: When silver was last written.
+        errors: What is invalid about it, as sent.
     """
 
     resource: dict[str, Any]
@@ -62,6 +69,7 @@ class Sourced:
     source_file_path: str | None
     created_at: datetime
     modified_at: datetime
+    errors: tuple[str, ...] = ()
 
 
 def silver_id(source_system: str, resource_type: str, original_id: str) -> str:
@@ -85,6 +93,12 @@ def silver_schema(resource_type: str) -> pa.Schema:
     for element in elements(resource_type):
         if element.name != "id":
             columns += _columns(element)
+    if resource_type in LINKED:
+        said = f"For each {LINKED[resource_type]} the silver id of the ImagingStudy, if it is known"
+        columns.append(field(STUDY_IDS, pa.list_(pa.string()), said))
+    if resource_type not in ALWAYS_VALID:
+        said = "What is invalid about the resource as it was sent; null: nothing"
+        columns.append(field(ERRORS, pa.list_(pa.string()), said))
     return pa.schema(
         [
             *columns,
@@ -99,6 +113,8 @@ def silver_schema(resource_type: str) -> pa.Schema:
 def resource_columns(resource_type: str) -> list[str]:
     """Returns the silver columns that `resource_of` and `silver.upserts` read."""
     columns = ["id", "idOrig", "primitiveExtension", "createdAt", "sourceFilePath"]
+    if resource_type not in ALWAYS_VALID:
+        columns.append(ERRORS)
     return columns + [
         f"{element.name}_string" if element.fields else element.name
         for element in elements(resource_type)
@@ -211,6 +227,8 @@ def _row(resource_type: str, sourced: Sourced) -> dict[str, Any]:
         row["meta_lastUpdated"] = instant_of(row["meta"].get("lastUpdated"))
     if extensions:
         row["primitiveExtension"] = _json(extensions)
+    if sourced.errors:
+        row[ERRORS] = list(sourced.errors)
     return row
 
 

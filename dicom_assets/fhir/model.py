@@ -57,6 +57,11 @@ def elements(resource_type: str) -> tuple[Element, ...]:
     return tuple(_elements(model, ()))
 
 
+def is_resource_type(name: str) -> bool:
+    """Says whether FHIR R4B has a resource type of that name."""
+    return _resource_model(name) is not None
+
+
 def problem(resource: dict[str, Any], *, known_only: bool = False) -> str | None:
     """Returns what is invalid about a resource, without its values; None if nothing is.
 
@@ -64,20 +69,32 @@ def problem(resource: dict[str, Any], *, known_only: bool = False) -> str | None
         resource: FHIR JSON.
         known_only: Whether elements that R4B does not know are passed over.
     """
+    return "; ".join(problems(resource, known_only=known_only)) or None
+
+
+def problems(resource: dict[str, Any], *, known_only: bool = False) -> list[str]:
+    """Returns the same as a list, of the first few."""
     resource_type = resource.get("resourceType")
     model = _resource_model(resource_type) if isinstance(resource_type, str) else None
     if model is None:
-        return "FHIR R4B has no such resource type"
+        return ["FHIR R4B has no such resource type"]
     wrong = _wrong(model, resource)
-    if known_only and any(kind == _EXTRA for _, kind in wrong):
+    if unknown := [each for each in wrong if each[1] == _EXTRA]:
         # unknown elements may hide other problems: look again without them
         known = known_elements(resource)
         wrong = [each for each in _wrong(model, known) if each[1] != _EXTRA]
+        wrong += [] if known_only else unknown
     shown = [
-        f"{'.'.join(place) or resource_type}: {kind}" for place, kind in wrong[:_PROBLEMS_SHOWN]
+        f"{'.'.join(_named(place, kind)) or resource_type}: {kind}"
+        for place, kind in wrong[:_PROBLEMS_SHOWN]
     ]
     more = len(wrong) - len(shown)
-    return "; ".join([*shown, f"and {more} more"] if more > 0 else shown) or None
+    return [*shown, f"and {more} more"] if more > 0 else shown
+
+
+def _named(place: tuple[str, ...], kind: str) -> tuple[str, ...]:
+    """Returns the place as far as R4B names it; what else somebody writes may be anything."""
+    return place[:-1] if kind == _EXTRA else place
 
 
 def known_elements(resource: dict[str, Any]) -> dict[str, Any]:

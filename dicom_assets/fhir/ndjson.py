@@ -1,28 +1,36 @@
 """Files of FHIR resources → lines.
 
 Decided here: what counts as a line, and what is wrong with a bad one. The form is NDJSON, one
-resource a line; files that hold pretty-printed resources, a JSON array or a Bundle are taken too,
-each resource in them as if it were a line. Not decided here: whether one is valid (`model`).
+resource a line; files that hold pretty-printed resources, arrays or Bundles are taken too, each
+resource in them as if it were a line, and any of them compressed by gzip. Where resources stand in
+such a document is decided in `document`. Not decided here: whether one is valid (`model`).
 """
 
-import json
-import re
+import gzip
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
+from isal import igzip, isal_zlib
 
 from dicom_assets.fhir.dates import instant_of
-from dicom_assets.lakehouse.reasons import Reason
-
-MAX_DOCUMENT_BYTES = 256 << 20
-"""Largest pretty-printed file: it has to be in memory as a whole, unlike NDJSON."""
+from dicom_assets.fhir.document import (
+    MAX_RESOURCE_BYTES,
+    BrokenDocumentError,
+    Document,
+    on_one_line,
+    starts_several,
+)
+from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
 _BOM = b"\xef\xbb\xbf"
-_SPACE = re.compile(r"[ \t\r\n]*")
+_GZIP = b"\x1f\x8b"
+_LONG_LINE = 16 << 20
+"""A first line longer than this may be a whole document; it is read piece by piece then."""
+_GZIP_ERRORS = (EOFError, gzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +38,17 @@ class Line:
     """One resource.
 
     Attributes:
-        number: Line number from 1; in a file that is one JSON document, the resource's position.
+        number: Line number from 1. Where arrays or Bundles come before, at least the next number:
+            in a file that is one document it is the resource's position.
         text: The line unchanged, without its end; out of a document, the resource on one line.
+        resource_type: Its type.
         id: The resource's id, if it has one.
         last_updated: meta.lastUpdated in UTC, if it has one.
     """
 
     number: int
     text: str
+    resource_type: str
     id: str | None
     last_updated: datetime | None
 
@@ -47,9 +58,9 @@ class BadLine:
     """One line that is no such resource.
 
     Attributes:
-        number: Line number from 1, or position in a document.
-        text: The line's bytes, without its end.
-        reason: INVALID_JSON or WRONG_RESOURCE_TYPE.
+        number: As of a line.
+        text: Its bytes, without its end; none where they are too many, or not to be had.
+        reason: INVALID_JSON, WRONG_RESOURCE_TYPE, TOO_LARGE or GZIP_DAMAGED.
         message: What is wrong, without patient data.
     """
 
@@ -59,84 +70,123 @@ class BadLine:
     message: str
 
 
-def read_lines(stream: BinaryIO, *, resource_type: str) -> Iterator[Line | BadLine]:
-    """Yields a file's resources, in order. Blank lines count, but say nothing.
-
-    A byte order mark, CRLF, and a last line without end are taken. NDJSON is streamed.
+def unpacked(stream: BinaryIO) -> BinaryIO:
+    """Returns the stream of a file's text: what gzip has compressed, by its first bytes, expanded.
 
     Args:
-        stream: The file.
-        resource_type: The type that every resource must have; a Bundle stands for its entries.
+        stream: The file, at its beginning; it can be sought.
     """
-    lines = enumerate(stream, start=1)
-    for number, raw in lines:
+    buffered = io.BufferedReader(cast(io.RawIOBase, stream))
+    if buffered.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
+        return cast(BinaryIO, igzip.IGzipFile(fileobj=buffered))
+    return cast(BinaryIO, buffered)
+
+
+def read_lines(stream: BinaryIO, *, resource_type: str | None) -> Iterator[Line | BadLine]:
+    """Yields a file's resources, in order. Blank lines count, but say nothing.
+
+    A byte order mark, CRLF, and a last line without end are taken. One resource, or line, is in
+    memory at a time.
+
+    Args:
+        stream: The file's text; it can be sought.
+        resource_type: The type that every resource must have; a Bundle stands for its entries. None
+            takes every type.
+    """
+    last = 0
+    try:
+        for at, text, wrong in _texts(stream, resource_type):
+            at_least = max(at, last + 1)
+            bad = wrong and BadLine(at_least, text, *wrong)
+            for line in [bad] if bad else _line(at_least, text, resource_type):
+                last = line.number
+                yield line
+    except _GZIP_ERRORS:
+        yield BadLine(last + 1, b"", Reason.GZIP_DAMAGED, MEANINGS[Reason.GZIP_DAMAGED])
+
+
+_Text = tuple[int, bytes, tuple[Reason, str] | None]
+"""Number, text, and, of one that is already known to be bad, why."""
+
+
+def _texts(stream: BinaryIO, resource_type: str | None) -> Iterator[_Text]:
+    """Yields what stands in the place of a resource, with its line, or its position."""
+    start = stream.tell()
+    for number, text in _lines(stream, most=_LONG_LINE):
+        is_long = text[-1:] != b"\n" and len(text) > _LONG_LINE
+        goes_on = text[:1] in b"[{" and text.rstrip()[-1:] in b"[{,:"  # below
+        if goes_on or (is_long and starts_several(text)):
+            stream.seek(start)
+            yield from _of_document(stream, resource_type, number, start)
+            return
+        break
+    stream.seek(start)
+    yield from _of_lines(stream, resource_type)
+
+
+def _lines(stream: BinaryIO, *, most: int) -> Iterator[tuple[int, bytes]]:
+    """Yields lines that are not blank, without blanks before them, the last of them cut."""
+    number = 0
+    while raw := stream.readline(most + 1):
+        number += 1
+        text = raw.removeprefix(_BOM) if number == 1 else raw
+        if text.strip():
+            yield number, text.lstrip()
+
+
+def _of_lines(stream: BinaryIO, resource_type: str | None) -> Iterator[_Text]:
+    number = 0
+    while raw := stream.readline(MAX_RESOURCE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_RESOURCE_BYTES:
+            while raw and raw[-1:] != b"\n":
+                raw = stream.readline(1 << 20)
+            yield number, b"", (Reason.TOO_LARGE, f"longer than {MAX_RESOURCE_BYTES} bytes")
+            continue
         text = (raw.removeprefix(_BOM) if number == 1 else raw).rstrip(b"\r\n")
         if not text.strip():
             continue
-        if text.lstrip()[:1] in b"[{" and text.rstrip()[-1:] in b"[{,:":  # it goes on below
-            yield from _document(number, text, lines, resource_type)
+        if resource_type != "Bundle" and starts_several(text.lstrip()):
+            yield from _of_one_line(number, text)
         else:
-            yield from _line(number, text, resource_type)
-            yield from chain.from_iterable(
-                _line(n, each.rstrip(b"\r\n"), resource_type) for n, each in lines if each.strip()
-            )
+            yield number, text, None
 
 
-def _line(number: int, text: bytes, resource_type: str) -> Iterator[Line | BadLine]:
+def _of_one_line(number: int, text: bytes) -> Iterator[_Text]:
+    is_whole = True
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        yield BadLine(number, text, Reason.INVALID_JSON, _not_json(error))
-        return
-    if isinstance(value, dict) and not _is_bundle(value, resource_type):
-        yield _resource(number, value, text, resource_type)
-    else:
-        for part in _parts(value, resource_type):
-            yield _resource(number, part, orjson.dumps(part), resource_type)
+        for part in Document(io.BytesIO(text)).texts():
+            is_whole = False
+            yield number, on_one_line(part), None
+    except BrokenDocumentError as error:
+        rest = text if is_whole else error.rest
+        yield number, rest, (Reason.INVALID_JSON, "the line is not JSON")
 
 
-def _document(
-    number: int, first: bytes, rest: Iterator[tuple[int, bytes]], resource_type: str
-) -> Iterator[Line | BadLine]:
-    """Yields the resources of a file that is one JSON document; else its lines."""
-    lines, size = [(number, first)], len(first)
-    for n, raw in rest:
-        lines.append((n, raw.rstrip(b"\r\n")))
-        size += len(raw)
-        if size > MAX_DOCUMENT_BYTES:
-            break
-    data = b"\n".join(text for _, text in lines)
-    values = _values(data)
-    if values is not None:
-        for position, part in enumerate(_parts(values, resource_type), start=1):
-            yield _resource(position, part, orjson.dumps(part), resource_type)
-    elif size <= MAX_DOCUMENT_BYTES and not any(_is_object(text) for _, text in lines):
-        message = "neither NDJSON nor one JSON document"
-        yield BadLine(number, data, Reason.INVALID_JSON, message)
-    else:  # NDJSON after all, with a bad first line
-        remaining = ((n, raw.rstrip(b"\r\n")) for n, raw in rest)
-        for n, text in chain(lines, remaining):
-            if text.strip():
-                yield from _line(n, text, resource_type)
-
-
-def _values(data: bytes) -> list[Any] | None:
-    """Returns the JSON values in a text, one after the other; None if there is anything else."""
-    decoder, values, at = json.JSONDecoder(), [], 0
+def _of_document(
+    stream: BinaryIO, resource_type: str | None, first: int, start: int
+) -> Iterator[_Text]:
+    """Yields the resources of a file that is one JSON document, or several; else its lines."""
+    if stream.read(len(_BOM)) != _BOM:
+        stream.seek(start)
+    position = 0
     try:
-        text = data.decode()
-        while (at := _end_of_space(text, at)) < len(text):
-            _, end = decoder.raw_decode(text, at)
-            values.append(orjson.loads(text[at:end]))
-            at = end
-    except (ValueError, RecursionError):
-        return None
-    return values
-
-
-def _end_of_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
+        document = Document(stream, bundles_are_resources=resource_type == "Bundle")
+        for position, part in enumerate(document.texts(), start=1):
+            yield position, on_one_line(part), None
+    except BrokenDocumentError as error:
+        if position:
+            message = "the document goes wrong here; what comes before it was taken"
+            yield position + 1, error.rest, (Reason.INVALID_JSON, message)
+            return
+        stream.seek(start)
+        if any(_is_object(text) for _, text in _lines(stream, most=MAX_RESOURCE_BYTES)):
+            stream.seek(start)  # NDJSON after all, with a bad first line
+            yield from _of_lines(stream, resource_type)
+            return
+        stream.seek(start)
+        whole = stream.read(MAX_RESOURCE_BYTES).removeprefix(_BOM).rstrip(b"\r\n")
+        yield first, whole, (Reason.INVALID_JSON, "neither NDJSON nor one JSON document")
 
 
 def _is_object(text: bytes) -> bool:
@@ -146,7 +196,20 @@ def _is_object(text: bytes) -> bool:
         return False
 
 
-def _parts(value: Any, resource_type: str) -> Iterator[Any]:
+def _line(number: int, text: bytes, resource_type: str | None) -> Iterator[Line | BadLine]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        yield BadLine(number, text, Reason.INVALID_JSON, _not_json(error))
+        return
+    if isinstance(value, dict) and _is_bundle(value, resource_type):
+        for place, part in enumerate(_parts(value, resource_type)):
+            yield _resource(number + place, part, orjson.dumps(part), resource_type)
+    else:
+        yield _resource(number, value, text, resource_type)
+
+
+def _parts(value: Any, resource_type: str | None) -> Iterator[Any]:
     """Yields the resources in an array or a Bundle, however they are nested."""
     if isinstance(value, list):
         for part in value:
@@ -160,23 +223,25 @@ def _parts(value: Any, resource_type: str) -> Iterator[Any]:
         yield value
 
 
-def _is_bundle(value: dict[str, Any], resource_type: str) -> bool:
+def _is_bundle(value: dict[str, Any], resource_type: str | None) -> bool:
     entries = isinstance(value.get("entry", []), list)
     return entries and value.get("resourceType") == "Bundle" != resource_type
 
 
-def _resource(number: int, value: Any, text: bytes, resource_type: str) -> Line | BadLine:
+def _resource(number: int, value: Any, text: bytes, resource_type: str | None) -> Line | BadLine:
     if not isinstance(value, dict):
         message = "JSON, but no object: a FHIR resource is a JSON object"
         return BadLine(number, text, Reason.INVALID_JSON, message)
-    if value.get("resourceType") != resource_type:
-        message = f"the resourceType is not {resource_type}"
+    said = value.get("resourceType")
+    if not isinstance(said, str) or (resource_type and said != resource_type):
+        message = f"the resourceType is not {resource_type}" if resource_type else "no resourceType"
         return BadLine(number, text, Reason.WRONG_RESOURCE_TYPE, message)
     identifier, meta = value.get("id"), value.get("meta")
     updated = meta.get("lastUpdated") if isinstance(meta, dict) else None
     return Line(
         number,
         text.decode(),
+        said,
         identifier if isinstance(identifier, str) else None,
         instant_of(updated) if isinstance(updated, str) else None,
     )

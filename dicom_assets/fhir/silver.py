@@ -9,6 +9,7 @@ second run changes nothing. Not decided here: how tables are read and written.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby, islice
 from operator import itemgetter
@@ -20,9 +21,17 @@ import pyarrow.compute as pc
 
 from dicom_assets.fhir.compiled import surely_valid
 from dicom_assets.fhir.dates import instant_of
-from dicom_assets.fhir.flatten import Sourced, flatten_known, resource_of, silver_id
+from dicom_assets.fhir.flatten import (
+    ALWAYS_VALID,
+    ERRORS,
+    Sourced,
+    flatten_known,
+    resource_of,
+    silver_id,
+)
+from dicom_assets.fhir.lenient import fitting
 from dicom_assets.fhir.merge import merge_studies
-from dicom_assets.fhir.model import known_elements, problem
+from dicom_assets.fhir.model import known_elements, problems
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.lakehouse.uris import WHOLE_TAG
@@ -34,6 +43,14 @@ _ARRIVAL = ("ingestedAt", "filePath", "lineNumber")
 _READ = (*_KEY, "resource", "filePath", "lineNumber")
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """What one row says: the resource, as far as silver holds it, and what was invalid about it."""
+
+    resource: Json
+    errors: tuple[str, ...] = ()
 
 
 def silver_ids(resource_type: str, bronze: pa.Table) -> list[str]:
@@ -64,6 +81,7 @@ def upserts(
     *,
     now: datetime,
     anew: Collection[str] = (),
+    lenient: bool = False,
 ) -> Upserts:
     """Returns what silver is to hold of the resources that bronze rows are about.
 
@@ -74,9 +92,11 @@ def upserts(
         now: The instant that goes into modifiedAt, and into createdAt of new rows.
         anew: Silver ids of resources of which all bronze rows are given: what silver holds of them
             has no say.
+        lenient: Whether invalid resources are kept, with what is wrong, if the type may be invalid.
     """
     found = Upserts(pa.table({}), [], [])
-    changes = _changes(resource_type, bronze, existing, now, anew, found)
+    lenient = lenient and resource_type not in ALWAYS_VALID
+    changes = _changes(resource_type, bronze, existing, now, anew, found, lenient=lenient)
     tables: list[pa.Table] = []
     while not tables or tables[-1].num_rows:
         tables.append(flatten_known(resource_type, islice(changes, _RESOURCES_AT_A_TIME)))
@@ -86,8 +106,12 @@ def upserts(
 def gone(bronze: pa.Table) -> set[tuple[str, str]]:
     """Returns source system and id of the studies that, by all their rows, are no longer there."""
     last = {(row["sourceSystem"], row["id"]): row for row in _in_order(bronze)}
-    statements = {key: _statement("ImagingStudy", row) for key, row in last.items()}
-    return {key for key, said in statements.items() if isinstance(said, dict) and _is_gone(said)}
+    statements = {key: _statement("ImagingStudy", row, lenient=False) for key, row in last.items()}
+    return {
+        key
+        for key, said in statements.items()
+        if isinstance(said, _Statement) and _is_gone(said.resource)
+    }
 
 
 def _is_gone(resource: Json) -> bool:
@@ -102,13 +126,15 @@ def _changes(
     now: datetime,
     anew: Collection[str],
     found: Upserts,
+    *,
+    lenient: bool,
 ) -> Iterator[Sourced]:
     """Yields what holds of each resource, where that changes something; adds to the rest."""
     known = _by_id(existing)
     for (system, original_id), group in groupby(_in_order(bronze), key=itemgetter(*_KEY)):
         statements = []
         for row in group:
-            statement = _statement(resource_type, row)
+            statement = _statement(resource_type, row, lenient=lenient)
             if isinstance(statement, Failure):
                 found.failures.append(statement)
             else:
@@ -117,15 +143,19 @@ def _changes(
             continue
         key = silver_id(system, resource_type, original_id)
         row = known.get(key)
-        before = resource_of(resource_type, row) if row else None
+        before = _held(resource_type, row) if row else None
         if row and before and key not in anew:
             statements.insert(0, (before, row["sourceFilePath"]))
         after, path = _settle(resource_type, statements)
-        if _is_gone(after):
+        if _is_gone(after.resource):
             found.gone.append(key)
         elif after != before:
             created = row["createdAt"] if row else now
-            yield Sourced(after, system, path, created, now)
+            yield Sourced(after.resource, system, path, created, now, after.errors)
+
+
+def _held(resource_type: str, row: Json) -> _Statement:
+    return _Statement(resource_of(resource_type, row), tuple(row.get(ERRORS) or ()))
 
 
 def _by_id(existing: pa.Table) -> dict[str, Json]:
@@ -142,7 +172,7 @@ def _in_order(bronze: pa.Table) -> Iterator[Json]:
         yield from batch.to_pylist()
 
 
-def _statement(resource_type: str, row: Json) -> Json | Failure:
+def _statement(resource_type: str, row: Json, *, lenient: bool) -> _Statement | Failure:
     """Returns the resource of a bronze row, or why it is none."""
     try:
         resource = orjson.loads(row["resource"])
@@ -151,33 +181,43 @@ def _statement(resource_type: str, row: Json) -> Json | Failure:
     if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
         message = f"the resourceType is not {resource_type}"
         return _failure(row, Reason.WRONG_RESOURCE_TYPE, message)
+    errors: list[str] = []
     if resource_type == "ImagingStudy" and surely_valid(row["resource"]):
         known = resource
-    elif wrong := problem(resource, known_only=True):
-        return _failure(row, Reason.INVALID_RESOURCE, f"invalid {resource_type}: {wrong}")
-    else:
+    elif not (errors := problems(resource, known_only=not lenient)):
         known = known_elements(resource)
+    elif lenient:
+        known = fitting(resource)
+    else:
+        wrong = "; ".join(errors)
+        return _failure(row, Reason.INVALID_RESOURCE, f"invalid {resource_type}: {wrong}")
     if not resource.get("id") or resource["id"] != row["id"]:
         message = f"the {resource_type} has no id, so that nothing could ever update it"
         return _failure(row, Reason.INVALID_RESOURCE, message)
-    return known
+    return _Statement(known, tuple(errors))
 
 
-def _settle(resource_type: str, statements: Sequence[tuple[Json, str]]) -> tuple[Json, str]:
+def _settle(
+    resource_type: str, statements: Sequence[tuple[_Statement, str]]
+) -> tuple[_Statement, str]:
     """Returns what holds after all statements, and the file of the newest that counts."""
     (now, source), *rest = statements
     for statement, path in rest:
         is_merged = resource_type in MERGED_TYPES and statement != now
-        if not _is_older(statement, than=now):
-            whole = not is_merged or _is_whole(statement)
-            now, source = statement if whole else merge_studies(now, statement), path
+        if not _is_older(statement.resource, than=now.resource):
+            whole = not is_merged or _is_whole(statement.resource)
+            now, source = statement if whole else _merged(now, statement), path
         elif is_merged:
-            now = merge_studies(statement, now)
+            now = _merged(statement, now)
     return now, source
 
 
 def _is_whole(resource: Json) -> bool:
     return WHOLE_TAG in ((resource.get("meta") or {}).get("tag") or ())
+
+
+def _merged(older: _Statement, newer: _Statement) -> _Statement:
+    return _Statement(merge_studies(older.resource, newer.resource))
 
 
 def _is_older(statement: Json, *, than: Json) -> bool:

@@ -116,7 +116,11 @@ def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
     Returns:
         The stable entries, and how many were still changing and are left alone.
     """
-    entries = list(dropped(folder))
+    return without_changing(list(dropped(folder)), settle_seconds=settle_seconds)
+
+
+def without_changing(entries: list[Dropped], *, settle_seconds: float) -> tuple[list[Dropped], int]:
+    """Returns those of some entries that are complete; else as `stable`."""
     now_ns = time.time_ns()
     young = [e for e in entries if not is_settled(e, now_ns=now_ns, settle_seconds=settle_seconds)]
     if not young:

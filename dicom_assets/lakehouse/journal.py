@@ -30,7 +30,6 @@ from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.modes import FILE
 from dicom_assets.lakehouse.move import transfer
 
-APP_ID = "organise"
 ROWS_PER_COMMIT = 1000
 _LOG = logging.getLogger(__name__)
 _ENTRY = fields(Dropped)
@@ -45,7 +44,7 @@ class Plan:
         entry: The entry, as it was when it was read.
         moves: (from, to): the entry itself, or staged members; nothing lies at `to` yet. An entry
             that is not moved is removed.
-        files: `process_files` rows, times as microseconds since 1970.
+        files: `process_files` or `fhir_files` rows, times as microseconds since 1970.
         failures: `ingestion_failures` rows, times as microseconds since 1970.
         operations: `operations` rows, times as microseconds since 1970.
     """
@@ -66,14 +65,31 @@ class Journal:
     """
 
     def __init__(
-        self, engine: LocalEngine, *, files: Table, failures: Table, operations: Table
+        self,
+        engine: LocalEngine,
+        *,
+        app_id: str,
+        folder: Path,
+        files: Table,
+        failures: Table,
+        operations: Table,
     ) -> None:
-        """Uses an engine and the tables that rows go to."""
+        """Uses an engine and the tables that rows go to.
+
+        Args:
+            engine: The lakehouse.
+            app_id: Whose journal it is: what its commits carry.
+            folder: Where it lies.
+            files: Where rows of organised files go.
+            failures: Where rows of failures go.
+            operations: Where rows of operations go.
+        """
         self._engine = engine
+        self._app_id = app_id
         self._files = files
         self._failures = failures
         self._operations = operations
-        self._folder = engine.layout.organise_folder
+        self._folder = folder
         self._note = self._folder / "journal.json"
         self.staging = self._folder / "staging"
 
@@ -146,7 +162,7 @@ class Journal:
             self._engine.append(
                 table,
                 _table(rows, table.schema),
-                progress=Progress(APP_ID, sequence),
+                progress=Progress(self._app_id, sequence),
                 ingest_date=ingest_date,
             )
 
@@ -154,7 +170,7 @@ class Journal:
         return max(map(self._done, (self._files, self._failures, self._operations)))
 
     def _done(self, table: Table) -> int:
-        return self._engine.progress(table, APP_ID) or 0
+        return self._engine.progress(table, self._app_id) or 0
 
 
 @dataclass

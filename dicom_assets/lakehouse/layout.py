@@ -7,6 +7,7 @@ what (`dicom_assets.steps`) or what is in the tables (`schemas`).
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,7 @@ _MAX_NAME_BYTES = 255
 _MAX_FOLDERS = 1000
 _RESERVED = len("1700000000000_") + len(".dcm.zip") + len(".") + len(".tmp")
 _YEAR = re.compile(r"\d{4}")
+_FHIR_FILE = re.compile(r"[^.].*\.(?:ndjson|jsonl|json)(?:\.gz)?", re.IGNORECASE | re.DOTALL)
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")
 # control characters, also those of terminals (C1), marks that turn or hide text, wildcards
 _UNSAFE = re.compile(
@@ -71,6 +73,16 @@ class Layout:
         """The tree of FHIR NDJSON files."""
         return self.root / "bronze/Files/Process/Clinical/FHIR NDJSON"
 
+    @property
+    def fhir_drop_folder(self) -> Path:
+        """Where people and systems drop FHIR files of any resource type."""
+        return self.root / "bronze/Files/Ingest/Clinical/FHIR NDJSON"
+
+    @property
+    def fhir_organise_folder(self) -> Path:
+        """Work area of `organise_fhir`, on the file system of the FHIR files; empty at rest."""
+        return self.fhir_root / ".organise"
+
     def process_folder(self, source_system: str, day: date) -> Path:
         """Returns the date folder of organised DICOM files."""
         return _dated(self.process_root, source_system, day)
@@ -90,10 +102,11 @@ class Layout:
 
         Member names of archives may be anything; what is made of them lies in the drop folder.
         """
-        *folders, name = map(_safe_name, source_path.split("/"))
-        if sum(map(len, folders)) > _MAX_FOLDERS:
-            folders = []
-        return self.drop_folder.joinpath(*folders, name)
+        return _below(self.drop_folder, source_path)
+
+    def fhir_dropped_as(self, source_path: str) -> Path:
+        """Returns where a FHIR file is dropped again that came under a source path."""
+        return _below(self.fhir_drop_folder, source_path)
 
     def manifest_folder(self, day: date) -> Path:
         """Returns the date folder of delivery manifests."""
@@ -112,25 +125,47 @@ class Layout:
         return _dated(self.fhir_failed_root, source_system, day) / resource_type
 
     def fhir_files(self, day: date, resource_type: str) -> list[tuple[str, Path]]:
-        """Returns (source system, file) of every NDJSON file of a day, sorted.
+        """Returns (source system, file) of every FHIR file of a day, sorted.
 
-        Whatever stands before the year is the namespace, at any depth.
+        Those are files called `.ndjson`, `.jsonl` or `.json`, and `.gz` behind it.
         """
         found = []
+        for source_system, folder in self._fhir_folders():
+            dated = folder / f"{day:%Y/%m/%d}" / resource_type
+            names = os.listdir(dated) if dated.is_dir() else ()
+            found += [(source_system, dated / n) for n in names if _FHIR_FILE.fullmatch(n)]
+        return sorted(found)
+
+    def fhir_counts(self, day: date) -> list[tuple[str, str, int]]:
+        """Returns (source system, resource type, number of FHIR files) of a day."""
+        found = []
+        for source_system, folder in self._fhir_folders():
+            dated = folder / f"{day:%Y/%m/%d}"
+            for path in dated.iterdir() if dated.is_dir() else ():
+                names = os.listdir(path) if path.is_dir() else ()
+                count = sum(_FHIR_FILE.fullmatch(name) is not None for name in names)
+                found.append((source_system, path.name, count))
+        return sorted(found)
+
+    def fhir_source_systems(self) -> list[str]:
+        """Returns every namespace that FHIR files came from, and `default`."""
+        return sorted({DEFAULT_SOURCE_SYSTEM, *(name for name, _ in self._fhir_folders())})
+
+    def _fhir_folders(self) -> Iterator[tuple[str, Path]]:
+        """Yields each source system and its folder; what stands before the year is its name."""
         waiting = [self.fhir_root]
         while waiting:
             folder = waiting.pop()
-            source_system = folder.relative_to(self.fhir_root).as_posix()
-            if folder == self.fhir_root:
-                source_system = DEFAULT_SOURCE_SYSTEM
-            dated = folder / f"{day:%Y/%m/%d}" / resource_type
-            found += [
-                (source_system, path) for path in dated.glob("*.ndjson") if path.name[0] != "."
-            ]
+            is_root = folder == self.fhir_root
+            name = folder.relative_to(self.fhir_root).as_posix()
+            yield (DEFAULT_SOURCE_SYSTEM if is_root else name), folder
             # below a year lie dates, not namespaces, and ever more of them
             below = folder.iterdir() if folder.is_dir() else ()
-            waiting += [path for path in below if path.is_dir() and not _YEAR.fullmatch(path.name)]
-        return sorted(found)
+            waiting += [
+                path
+                for path in below
+                if path.is_dir() and not _YEAR.fullmatch(path.name) and path.name[0] != "."
+            ]
 
     def table(self, layer: str, name: str) -> Path:
         """Returns the folder of a Delta table."""
@@ -145,6 +180,13 @@ class Layout:
     def absolute(self, path: str) -> Path:
         """Returns where a path from a table lies."""
         return self.root / path
+
+
+def _below(drop_folder: Path, source_path: str) -> Path:
+    *folders, name = map(_safe_name, source_path.split("/"))
+    if sum(map(len, folders)) > _MAX_FOLDERS:
+        folders = []
+    return drop_folder.joinpath(*folders, name)
 
 
 def _dated(root: Path, source_system: str, day: date) -> Path:
@@ -191,6 +233,13 @@ def _escaped(match: re.Match[str]) -> str:
 def is_safe_name(name: str) -> bool:
     """Says whether a folder may have the name on every file system, and reads as what it is."""
     return not _UNSAFE.search(name) and name == name.strip(" .") != "" and len(name.encode()) < 128
+
+
+def fhir_name(name: str, *, is_gzip: bool) -> str:
+    """Returns a FHIR file's name, with an extension by which it is known where it has none."""
+    stem = name[:-3] if name.lower().endswith(".gz") else name
+    known = stem if _FHIR_FILE.fullmatch(stem) else f"{stem}.ndjson"
+    return f"{known}.gz" if is_gzip else known
 
 
 def zip_name(name: str) -> str:

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     ARCHIVE_BOMB = "archive_bomb"
     MEMBER_DAMAGED = "member_damaged"
     TOO_LARGE = "too_large"
+    GZIP_DAMAGED = "gzip_damaged"
     INVALID_JSON = "invalid_json"
     WRONG_RESOURCE_TYPE = "wrong_resource_type"
     INVALID_RESOURCE = "invalid_resource"
@@ -56,6 +57,7 @@ MEANINGS: dict[Reason, str] = {
     ),
     Reason.MEMBER_DAMAGED: "the member's data do not match its length or checksum",
     Reason.TOO_LARGE: "larger than max_file_bytes, or its header than max_header_bytes",
+    Reason.GZIP_DAMAGED: "the gzip data end too early, or do not match their checksum",
     Reason.INVALID_JSON: "the line is not JSON",
     Reason.WRONG_RESOURCE_TYPE: "the line holds another resource type than its folder",
     Reason.INVALID_RESOURCE: "the resource is not valid FHIR R4B",

@@ -216,6 +216,31 @@ RAW_FHIR = pa.schema(
 )
 """bronze ImagingStudy, DiagnosticReport, …: raw FHIR, append only."""
 
+FHIR_FILES = pa.schema(
+    [
+        _INGEST_DATE,
+        _SOURCE_SYSTEM,
+        field("resourceType", pa.string(), "Type of the resources in it", required=True),
+        field("filePath", pa.string(), "Where the organised file lies", required=True),
+        field("sourcePath", pa.string(), "Where it was dropped"),
+        field("fileSize", pa.int64(), "Bytes, as it lies"),
+        field("sourceModifiedAt", TIMESTAMP, "Modification time of the dropped file"),
+        field("organisedAt", TIMESTAMP, "When it was organised"),
+    ]
+)
+"""One row per organised FHIR file, append only; a file of several types becomes several."""
+
+STUDY_NAMES = pa.schema(
+    [
+        _INGEST_DATE,
+        _SOURCE_SYSTEM,
+        field("name", pa.string(), "`id:` and its id, or `uid:` and Study UID", required=True),
+        field("resourceType", pa.string(), "Type of the resource that says it", required=True),
+        field("silverId", pa.string(), "Its silver id", required=True),
+    ]
+)
+"""By what names resources speak of ImagingStudies, append only: so that each finds the other."""
+
 _AUDIT = [
     field("sourceSystem", pa.string(), "Namespace of the source, else `default`", required=True),
     field("sourceTable", pa.string(), "Table the row was made from"),
@@ -270,3 +295,24 @@ PROCEDURE_OCCURRENCE = pa.schema(
         *_AUDIT,
     ]
 )
+
+NOTE = pa.schema(
+    [
+        field("note_id", pa.int64(), "Key of report and study", required=True),
+        field("person_id", pa.int64(), "OMOP person, of the study", required=True),
+        field("note_date", pa.date32(), "Date the report was issued, else of the study"),
+        field("note_datetime", TIMESTAMP, "Instant the report was issued, when known"),
+        field("note_type_concept_id", pa.int32(), "32841: EHR radiology report", required=True),
+        field("note_class_concept_id", pa.int32(), "0: not mapped", required=True),
+        field("note_title", pa.string(), "What the report is about, in words"),
+        field("note_text", pa.string(), "The report's text", required=True),
+        field("encoding_concept_id", pa.int32(), "32678: UTF-8", required=True),
+        field("language_concept_id", pa.int32(), "4180186: English, else 0", required=True),
+        field("visit_occurrence_id", pa.int64(), "From the visit crosswalk, else null"),
+        field("note_source_value", pa.string(), "Code of the report"),
+        field("note_event_id", pa.int64(), "procedure_occurrence_id of the study", required=True),
+        field("note_event_field_concept_id", pa.int32(), "1147082", required=True),
+        *_AUDIT,
+    ]
+)
+"""OMOP note: the text of a report, a row for each study that it is about."""

@@ -42,12 +42,20 @@ OPERATIONS = Table(
     key=("operationId",),
     partition=schemas.INGEST_DATE,
 )
-BRONZE_IMAGING_STUDY = Table(
+FHIR_FILES = Table(
     "bronze",
-    "ImagingStudy",
-    schemas.RAW_FHIR,
-    "Raw FHIR ImagingStudy, one row per NDJSON line, append only",
-    key=("id",),
+    "fhir_files",
+    schemas.FHIR_FILES,
+    "One row per organised FHIR file: where it came from and where it lies",
+    key=("filePath",),
+    partition=schemas.INGEST_DATE,
+)
+STUDY_NAMES = Table(
+    "silver",
+    "study_names",
+    schemas.STUDY_NAMES,
+    "By what names FHIR resources speak of ImagingStudies, append only",
+    key=("name",),
     partition=schemas.INGEST_DATE,
     is_looked_up=True,
 )
@@ -69,6 +77,23 @@ CONFLICTS = Table(
     partition=schemas.INGEST_DATE,
     is_looked_up=True,
 )
+
+
+@cache
+def bronze_fhir(resource_type: str) -> Table:
+    """Returns the bronze table of a FHIR resource type."""
+    return Table(
+        "bronze",
+        resource_type,
+        schemas.RAW_FHIR,
+        f"Raw FHIR {resource_type}, one row per NDJSON line, append only",
+        key=("id",),
+        partition=schemas.INGEST_DATE,
+        is_looked_up=True,
+    )
+
+
+BRONZE_IMAGING_STUDY = bronze_fhir("ImagingStudy")
 IMAGE_OCCURRENCE = Table(
     "gold",
     "Image_Occurrence",
@@ -84,6 +109,15 @@ PERSON = Table(
     schemas.by_month(schemas.PERSON),
     "OMOP person: one row per patient and source system",
     key=("person_id",),
+    partition=schemas.INGEST_MONTH,
+    is_looked_up=True,
+)
+NOTE = Table(
+    "gold",
+    "note",
+    schemas.by_month(schemas.NOTE),
+    "OMOP note: the text of a report, one row per report and study",
+    key=("note_id",),
     partition=schemas.INGEST_MONTH,
     is_looked_up=True,
 )
@@ -130,8 +164,29 @@ def silver_imaging_study() -> Table:
     )
 
 
-def tables(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> tuple[Table, ...]:
-    """Returns every table, bronze to gold."""
+@cache
+def silver_fhir(resource_type: str) -> Table:
+    """Returns the silver table of a FHIR resource type; its columns follow the FHIR R4B model."""
+    if resource_type == "ImagingStudy":
+        return silver_imaging_study()
+    from dicom_assets.fhir.flatten import silver_schema
+
+    return Table(
+        "silver",
+        resource_type,
+        schemas.by_date(silver_schema(resource_type)),
+        f"Flattened FHIR R4B {resource_type}: one row per resource and source system",
+        key=("id",),
+        partition=schemas.INGEST_DATE,
+        is_looked_up=True,
+        compression="SNAPPY",  # as of ImagingStudy: many columns, most of them empty
+    )
+
+
+def tables(
+    tags: tuple[PromotedTag, ...] = PROMOTED_TAGS, resource_types: tuple[str, ...] = ()
+) -> tuple[Table, ...]:
+    """Returns every table, bronze to gold, with those of further FHIR resource types."""
     return (
         PROCESS_FILES,
         EXTERNAL_FILES,
@@ -145,4 +200,9 @@ def tables(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> tuple[Table, ...]:
         PERSON,
         PROCEDURE_OCCURRENCE,
         IMAGE_OCCURRENCE,
+        FHIR_FILES,
+        *map(bronze_fhir, resource_types),
+        *map(silver_fhir, resource_types),
+        STUDY_NAMES,
+        NOTE,
     )

@@ -3,7 +3,8 @@
 Decided here: which bronze rows are new and how many are merged at a time. A study to be written
 whole (`current_files`) is made anew of all lines about it: a line of before, that a killed run had
 not brought here, must not come after the one that took its place. Not decided here: what a silver
-row looks like and how a late arrival is merged (`dicom_assets.fhir`).
+row looks like and how a late arrival is merged (`dicom_assets.fhir`), and to which study a report
+points (`link`).
 
 An upsert of the same lines again changes nothing, so only the last one of a run carries progress.
 """
@@ -14,11 +15,13 @@ from typing import Any
 import pyarrow as pa
 
 from dicom_assets.fhir.flatten import resource_columns, silver_id
+from dicom_assets.fhir.links import LINKED
 from dicom_assets.fhir.silver import Upserts, gone, silver_ids, upserts
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.current_files import study_key
+from dicom_assets.steps.link import linked
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
@@ -52,7 +55,7 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         for lines in _new_lines(run, bronze, since, until):
             if waiting is not None:
                 _upsert(run, silver, waiting, progress=None)
-            waiting = _merged(engine, bronze, silver, lines)
+            waiting = _merged(run, bronze, silver, lines)
             failures += waiting.failures
             done.rows += waiting.rows.num_rows
             done.count({"deleted": len(waiting.gone)})
@@ -82,7 +85,7 @@ def flatten_again(
         ids = silver_ids(bronze.name, lines)
         existing = run.engine.read(silver, resource_columns(bronze.name), where={"id": ids})
         # bad lines have their failure rows already
-        found = upserts(bronze.name, lines, existing, now=now(), anew=ids)
+        found = _upserts(run, bronze, lines, existing, anew=ids)
         _upsert(run, silver, found, progress=None)
 
 
@@ -106,22 +109,33 @@ def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterat
         yield pa.Table.from_batches(waiting, bronze.schema)
 
 
-def _merged(engine: LocalEngine, bronze: Table, silver: Table, lines: pa.Table) -> Upserts:
+def _merged(run: Run, bronze: Table, silver: Table, lines: pa.Table) -> Upserts:
     """Returns what silver is to hold of the resources that new lines are about."""
-    ids = silver_ids(bronze.name, lines)
+    engine, ids = run.engine, silver_ids(bronze.name, lines)
     existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
     whole = _whole(engine, lines) if bronze == catalog.BRONZE_IMAGING_STUDY else set()
     if not whole:
-        return upserts(bronze.name, lines, existing, now=now())
+        return _upserts(run, bronze, lines, existing)
     known = set(_columns(lines, "filePath", "lineNumber"))
     others = _all_lines(engine, bronze, whole)
     is_other = [line not in known for line in _columns(others, "filePath", "lineNumber")]
     lines = pa.concat_tables([lines, others.filter(pa.array(is_other, pa.bool_()))])
     anew = {silver_id(system, bronze.name, own_id) for system, own_id in whole}
-    found = upserts(bronze.name, lines, existing, now=now(), anew=anew)
+    found = _upserts(run, bronze, lines, existing, anew=anew)
     # those of other lines have their rows already
     new = [each for each in found.failures if (each.source_path, each.line) in known]
     return found._replace(failures=new)
+
+
+def _upserts(
+    run: Run, bronze: Table, lines: pa.Table, existing: pa.Table, *, anew: Collection[str] = ()
+) -> Upserts:
+    """Returns what silver is to hold of resources, reports with the studies they point to."""
+    lenient = run.settings.fhir_validation == "lenient"
+    found = upserts(bronze.name, lines, existing, now=now(), anew=anew, lenient=lenient)
+    if bronze.name in LINKED and found.rows.num_rows:
+        return found._replace(rows=linked(run, bronze.name, found.rows))
+    return found
 
 
 def _whole(engine: LocalEngine, lines: pa.Table) -> set[tuple[str, str]]:

@@ -16,6 +16,6 @@ def maintain(engine: LocalEngine, settings: Settings) -> list[Upkeep]:
     with reporting("maintain", engine.layout.root):
         done = (
             engine.maintain(table, keep_hours=24 * settings.keep_removed_files_days)
-            for table in catalog.tables(settings.promoted)
+            for table in catalog.tables(settings.promoted, settings.fhir_resource_types)
         )
         return [each for each in done if each]

@@ -26,20 +26,15 @@ from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan, microseconds
-from dicom_assets.lakehouse.layout import (
-    DEFAULT_SOURCE_SYSTEM,
-    dicom_name,
-    organised_name,
-    printable,
-    zip_name,
-)
+from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
+from dicom_assets.lakehouse.layout import dicom_name, organised_name, zip_name
 from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.new_operations import NewOperations
-from dicom_assets.steps.report import Progress, Report, now, reporting
+from dicom_assets.steps.report import Progress, Report, reporting
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.sources import Source
 
 STEP = "organise"
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -92,6 +87,8 @@ def journal_of(engine: LocalEngine) -> Journal:
     """Returns the journal that a killed run's moves, if any, stand in."""
     return Journal(
         engine,
+        app_id=STEP,
+        folder=engine.layout.organise_folder,
         files=catalog.PROCESS_FILES,
         failures=catalog.INGESTION_FAILURES,
         operations=catalog.OPERATIONS,
@@ -109,26 +106,6 @@ def _namespace_folders(run: Run) -> Iterator[str]:
     """Yields the first-level drop folders that name a source system: senders count on those."""
     with os.scandir(run.engine.layout.drop_folder) as entries:
         yield from (entry.name for entry in entries if run.settings.is_namespace(entry.name))
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a file came from: what its row says of it."""
-
-    path: str
-    system: str
-    modified_ns: int
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def folder(self) -> str:
-        return self.path.rpartition("/")[0]
-
-    def inside(self, member: str) -> "_Source":
-        return _Source(f"{self.path}!/{printable(member)}", self.system, self.modified_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +148,6 @@ class _Turn:
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
         self._prefixes = count(self._organised_at // 1000)
         self._staged = count()
-        self._drop_folder = str(self._layout.drop_folder)
         self._folders: dict[str, tuple[Path, Path]] = {}
         self._plans: list[Plan] = []
         self._planned = 0
@@ -251,7 +227,7 @@ class _Turn:
         with self._open(entry.path) as stream:
             return _Found(entry.path, entry.size, kind_of(stream.read(HEAD_BYTES)))
 
-    def _take_file(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
+    def _take_file(self, plan: Plan, found: _Found, source: Source, name: str) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
         if source.name == manifest.NAME:
             self._take_manifest(plan, found, source, name)
@@ -283,7 +259,7 @@ class _Turn:
             }
         )
 
-    def _take_manifest(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
+    def _take_manifest(self, plan: Plan, found: _Found, source: Source, name: str) -> None:
         """Puts a delivery's manifest aside for the checks, when it declares counts."""
         try:
             if found.size > _MAX_MANIFEST_BYTES:
@@ -298,7 +274,7 @@ class _Turn:
             folder = self._layout.manifest_folder(self._day)
             plan.moves.append((staged, folder / self._free([folder], manifest.NAME)))
 
-    def _take_operations(self, plan: Plan, found: _Found, source: _Source, name: str) -> None:
+    def _take_operations(self, plan: Plan, found: _Found, source: Source, name: str) -> None:
         """Takes in the operations of a file that are not known yet, and puts the file aside."""
         try:
             if found.size > operations.MAX_BYTES:
@@ -322,7 +298,7 @@ class _Turn:
         folder = self._layout.operations_folder(source.system, self._day)
         plan.moves.append((found.path, folder / self._free([folder], source.path)))
 
-    def _take_dropped_archive(self, entry: Dropped, source: _Source) -> Plan:
+    def _take_dropped_archive(self, entry: Dropped, source: Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
         self._archives.add(entry.address)
         begun = self._begun.get(entry.address)
@@ -337,7 +313,7 @@ class _Turn:
         return plan
 
     def _unpack(
-        self, archive: Path, source: _Source, budget: Budget, workers: int | None = None
+        self, archive: Path, source: Source, budget: Budget, workers: int | None = None
     ) -> Iterator[Member]:
         """Unpacks an archive into a staging folder of its own."""
         folder = self._journal.staging / f"{next(self._staged)}"
@@ -352,7 +328,7 @@ class _Turn:
             within=self._within(archive),
         )
 
-    def _unpack_alone(self, archive: Path, source: _Source, budget: Budget) -> list[Member]:
+    def _unpack_alone(self, archive: Path, source: Source, budget: Budget) -> list[Member]:
         """Unpacks an archive while others are unpacked beside it."""
         return list(self._unpack(archive, source, budget, workers=1))
 
@@ -360,7 +336,7 @@ class _Turn:
         self,
         plan: Plan,
         archive: Path,
-        source: _Source,
+        source: Source,
         name: str,
         budget: Budget,
         unpacked: Iterable[Member],
@@ -375,7 +351,7 @@ class _Turn:
         Raises:
             ArchiveError: The archive is a bomb.
         """
-        unread: list[tuple[_Source, ArchiveError]] = []
+        unread: list[tuple[Source, ArchiveError]] = []
         empty = True
         try:
             for member in unpacked:
@@ -433,7 +409,7 @@ class _Turn:
         self,
         plan: Plan,
         path: Path,
-        source: _Source,
+        source: Source,
         name: str,
         reason: Reason,
         message: str | None = None,
@@ -441,30 +417,24 @@ class _Turn:
         kept = self._keep(plan, path, source, name)
         self._record(plan, source, reason, message or MEANINGS[reason], kept)
 
-    def _keep(self, plan: Plan, path: Path, source: _Source, name: str) -> Path:
+    def _keep(self, plan: Plan, path: Path, source: Source, name: str) -> Path:
         """Plans a file's move to Failed and returns where it will lie."""
         target = self._process_and_failed(source.system)[1] / name
         plan.moves.append((path, target))
         return target
 
-    def _record(
-        self, plan: Plan, source: _Source, reason: Reason, message: str, kept: Path
-    ) -> None:
-        plan.failures.append(
-            {
-                "ingestDate": self._day.isoformat(),
-                "sourceSystem": source.system,
-                "step": STEP,
-                "reasonCode": str(reason),
-                "message": message,
-                "sourcePath": source.path,
-                "failedPath": self._layout.relative(kept),
-                "failedAt": microseconds(now()),
-                "runId": self._run_id,
-            }
+    def _record(self, plan: Plan, source: Source, reason: Reason, message: str, kept: Path) -> None:
+        row = source.failure(
+            STEP,
+            reason,
+            message,
+            failed_path=self._layout.relative(kept),
+            day=self._day,
+            run_id=self._run_id,
         )
+        plan.failures.append(row)
 
-    def _name(self, source: _Source) -> str:
+    def _name(self, source: Source) -> str:
         """Returns a name of its own, under which nothing lies in Process or Failed."""
         return self._free(self._process_and_failed(source.system), source.path)
 
@@ -484,8 +454,5 @@ class _Turn:
                 return name
         raise AssertionError("count() does not end")
 
-    def _source_of(self, entry: Dropped) -> _Source:
-        inside = printable(entry.address[len(self._drop_folder) + 1 :])
-        first, _, rest = inside.partition("/")
-        named = rest and self._settings.is_namespace(first)
-        return _Source(inside, first if named else DEFAULT_SOURCE_SYSTEM, entry.modified_ns)
+    def _source_of(self, entry: Dropped) -> Source:
+        return Source.of(entry, self._layout.drop_folder, self._settings.is_namespace)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import is_told, silver_study_id
-from dicom_assets.fhir.ndjson import Line, read_lines
+from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
 from dicom_assets.lakehouse.manifest import about, declared
@@ -32,6 +32,7 @@ from dicom_assets.steps.current_files import instance_key
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
 from dicom_assets.steps.flatten import gone_studies
+from dicom_assets.steps.reconcile_fhir import Resources
 from dicom_assets.steps.run import Run
 from dicom_assets.terminology import body_parts, modality_concepts
 
@@ -138,6 +139,19 @@ class Day:
         """Returns how many failures a step has."""
         return len(self.failures_of(step))
 
+    def failed_lines(self, resource_type: str) -> int:
+        """Returns how many lines of a FHIR resource type's files are no such resource."""
+        paths = self.failures_of("ingest_fhir")["sourcePath"]
+        return sum(Path(path).parent.name == resource_type for path in paths)
+
+    def resources(self, resource_type: str) -> Resources:
+        """Returns what there is of a FHIR resource type."""
+        return self._resources.setdefault(resource_type, Resources(self.run, resource_type))
+
+    @cached_property
+    def _resources(self) -> dict[str, Resources]:
+        return {}
+
     @cached_property
     def instances(self) -> pd.DataFrame:
         """Metastore rows: keys, modality, paths, contentHash, and the silver id of the study."""
@@ -202,8 +216,8 @@ class Day:
         layout, day = self.run.engine.layout, self.run.ingest_date
         found: list[str | None] = []
         for system, path in layout.fhir_files(day, "ImagingStudy"):
-            with path.open("rb") as stream:
-                for line in read_lines(stream, resource_type="ImagingStudy"):
+            with path.open("rb", buffering=0) as stream:
+                for line in read_lines(unpacked(stream), resource_type="ImagingStudy"):
                     known = line.id if isinstance(line, Line) else None
                     found.append(silver_id(system, "ImagingStudy", known) if known else None)
         return found

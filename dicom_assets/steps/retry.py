@@ -3,8 +3,8 @@
 Decided here: which files those are (all that a failure names and that lie in Failed), and where
 they go: under the names they came with, so that lineage reads well; never over another file. That
 they were is recorded first, then each is moved: killed in between, it still lies in Failed, which
-counts for more than the record. Failure rows stay, they are history. FHIR lines that failed become
-an NDJSON file of today.
+counts for more than the record. Failure rows stay, they are history. FHIR lines of a known type
+that failed become an NDJSON file of today; what was dropped is dropped again.
 """
 
 import os
@@ -22,7 +22,7 @@ from dicom_assets.lakehouse.layout import Layout, one_name, organised_name
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.move import move
 from dicom_assets.settings import Settings
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, organise_fhir
 from dicom_assets.steps.report import now
 
 OPEN, RETRIED, GONE = "open", "retried", "file gone"
@@ -35,7 +35,7 @@ class Retried:
     """What was done.
 
     Attributes:
-        files: DICOM files, archives and others, dropped again.
+        files: DICOM files, archives, FHIR files and others, dropped again.
         lines: Files of FHIR lines, given to today.
         without_file: Failures of which no file lies in Failed, and that were not retried before.
     """
@@ -80,7 +80,7 @@ def retry(
     done = Retried()
     wanted = {"reasonCode": reason, "step": step}
     where = {column: [value] for column, value in wanted.items() if value}
-    columns = ["ingestDate", "sourceSystem", "sourcePath", "failedPath", "retriedAt"]
+    columns = ["ingestDate", "sourceSystem", "step", "sourcePath", "failedPath", "retriedAt"]
     with locked(engine.layout.root):
         rows = engine.read(
             catalog.INGESTION_FAILURES, columns, ingest_date=ingest_date, where=where
@@ -99,6 +99,9 @@ def retry(
                 if path.startswith(_FAILED_FILES):
                     came_as = _came_as(row["sourcePath"], path)
                     _move(engine.layout, path, engine.layout.dropped_as(came_as))
+                    done.files += 1
+                elif row["step"] == organise_fhir.STEP:
+                    _move(engine.layout, path, engine.layout.fhir_dropped_as(row["sourcePath"]))
                     done.files += 1
                 else:
                     folder = engine.layout.fhir_folder(

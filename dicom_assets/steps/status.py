@@ -12,6 +12,7 @@ import pandas as pd
 
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.omop.note import SOURCE_TABLE as REPORT
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.reconcile import process_files
@@ -41,6 +42,7 @@ def by_date(engine: LocalEngine, settings: Settings, *, days: int) -> list[DaySt
         "ImagingStudy": catalog.BRONZE_IMAGING_STUDY,
         "failures": catalog.INGESTION_FAILURES,
     }
+    tables |= {kind: catalog.bronze_fhir(kind) for kind in settings.fhir_resource_types}
     rows = {name: engine.rows_by_date(table) for name, table in tables.items()}
     found = sorted({day for counts in rows.values() for day in counts}, reverse=True)[:days]
     ids = {day: _studies(engine, date.fromisoformat(day)) for day in found}
@@ -57,6 +59,7 @@ def by_date(engine: LocalEngine, settings: Settings, *, days: int) -> list[DaySt
                 "bronze studies": rows["ImagingStudy"].get(day, 0),
                 "silver studies": sum(silver[study] for study in ids[day]),
                 "gold series": sum(gold[study] for study in ids[day]),
+                "other FHIR": sum(rows[each].get(day, 0) for each in settings.fhir_resource_types),
                 "failures": rows["failures"].get(day, 0),
             },
         )
@@ -85,6 +88,9 @@ def totals(engine: LocalEngine, settings: Settings) -> dict[str, int]:
         catalog.IMAGE_OCCURRENCE,
         *([catalog.PERSON] if settings.omop_person else []),
         *([catalog.PROCEDURE_OCCURRENCE] if settings.omop_procedure_occurrence else []),
+        *map(catalog.bronze_fhir, settings.fhir_resource_types),
+        *map(catalog.silver_fhir, settings.fhir_resource_types),
+        *([catalog.NOTE] if REPORT in settings.fhir_resource_types else []),
         catalog.INGESTION_FAILURES,
     )
     return {f"{table.layer}/{table.name}": engine.row_count(table) for table in tables}

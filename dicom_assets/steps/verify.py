@@ -41,7 +41,7 @@ def verify(settings: Settings, *, day: date | None = None, hashes: bool = False)
     found = Findings()
     with reporting(STEP, settings.lakehouse):
         trees = Trees(run.engine.layout, found)
-        for table in catalog.tables(settings.promoted):
+        for table in catalog.tables(settings.promoted, settings.fhir_resource_types):
             check_table_files(run.engine, table, found)
         if found.counts[Kind.DATA_FILE]:
             return found  # a table that cannot be read cannot be compared

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dicom_assets.fhir.ndjson import Line, read_lines
+from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import one_name
 from dicom_assets.steps import catalog, convert, extract
@@ -168,7 +168,7 @@ class DateCheck:
             with path.open("rb") as stream:
                 lines = {
                     line.number
-                    for line in read_lines(stream, resource_type=table.name)
+                    for line in read_lines(unpacked(stream), resource_type=table.name)
                     if isinstance(line, Line)
                 }
             known = rows.pop(address, set())

@@ -58,10 +58,14 @@ def _by_date(layout: Layout, root: Path, found: Findings) -> dict[date, dict[str
         for entry in os.scandir(folder):
             path = Path(entry.path)
             if entry.is_dir():
-                waiting += [path] if path != layout.organise_folder else []
+                waiting += [path] if path not in _work_areas(layout) else []
             else:
                 add_stray(layout, path, found)
     return dict(dated)
+
+
+def _work_areas(layout: Layout) -> tuple[Path, Path]:
+    return layout.organise_folder, layout.fhir_organise_folder
 
 
 def _day(match: re.Match[str]) -> date | None:
@@ -85,8 +89,8 @@ def _temporaries(layout: Layout, folder: Path, found: Findings) -> None:
 
 def _leftovers(layout: Layout, found: Findings) -> None:
     """Adds what a killed run has left outside of the date folders."""
-    if layout.organise_folder.exists():
-        found.add(Kind.LEFTOVER, layout.relative(layout.organise_folder))
+    for folder in filter(Path.exists, _work_areas(layout)):
+        found.add(Kind.LEFTOVER, layout.relative(folder))
     for path in layout.root.glob("*/Tables/*/_places/*.tmp"):
         found.add(Kind.LEFTOVER, layout.relative(path), key=path)
 

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +48,10 @@ ASSETS = {
     "gold/Image_Occurrence",
     "gold/person",
     "gold/procedure_occurrence",
+    "bronze/fhir_files",
+    "bronze/DiagnosticReport",
+    "silver/DiagnosticReport",
+    "gold/note",
 }
 
 
@@ -76,6 +82,7 @@ def root(tmp_path_factory, sample) -> Path:
     drop = root / "bronze/Files/Ingest/Imaging/DICOM"
     shutil.copytree(sample / "Imaging/DICOM", drop)
     shutil.copyfile(sample / "dicom_assets_manifest.json", drop / "dicom_assets_manifest.json")
+    shutil.copytree(sample / "Clinical/FHIR NDJSON", Layout(root).fhir_drop_folder)
     return root
 
 
@@ -130,6 +137,10 @@ def test_row_counts_are_shown(metadata):
         "gold/Image_Occurrence": 24,
         "gold/person": 7,
         "gold/procedure_occurrence": 9,
+        "bronze/fhir_files": 6,
+        "bronze/DiagnosticReport": 6,
+        "silver/DiagnosticReport": 6,
+        "gold/note": 6,
     }
     assert metadata["gold/Image_Occurrence"]["dagster/row_count"].value == 24
 
@@ -246,6 +257,16 @@ def test_a_backfill_over_several_dates_runs_each_once(execute, tmp_path, write_d
         if event.materialization.asset_key.path[-1] == "Image_Occurrence"
     ]
     assert written == [1, 0, 0]
+
+
+def test_the_site_chooses_which_types_have_tables(monkeypatch):
+    monkeypatch.setenv("DICOM_ASSETS_FHIR_RESOURCE_TYPES", "Patient,ImagingStudy")
+    code = "from dicom_assets.definitions import defs; g = defs().resolve_asset_graph()\n"
+    code += "print(*(key.to_user_string() for key in g.materializable_asset_keys))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = set(ran.stdout.split())
+    assert shown >= {"bronze/Patient", "silver/Patient", "silver/ImagingStudy"}
+    assert not shown & {"silver/DiagnosticReport", "gold/note"}
 
 
 def test_a_run_without_any_file_is_green(execute, tmp_path):

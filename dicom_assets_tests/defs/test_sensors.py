@@ -13,6 +13,7 @@ import pytest
 from dicom_assets.definitions import defs
 from dicom_assets.defs import sensors
 from dicom_assets.defs.automation import JOB_NAME, PULLED
+from dicom_assets.defs.bronze import fhir_drop_folder
 from dicom_assets.defs.bronze.drop_folder import KEY
 from dicom_assets.defs.partitions import ingest_date
 from dicom_assets.defs.resources import Lakehouse
@@ -144,6 +145,20 @@ def test_the_sensor_waits_for_a_file_to_be_complete_and_asks_for_one_run(lakehou
     assert request.partition_key == event.partition == today
     assert event.asset_key == KEY
     assert event.metadata["complete_files"].value == 50
+
+
+def test_the_sensor_watches_the_drop_folder_of_fhir_files_too(lakehouse, instance):
+    folder = Path(lakehouse.root, "bronze/Files/Ingest/Clinical/FHIR NDJSON/RIS")
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.json").write_text("{}")
+    result = evaluate(lakehouse, instance)
+    (request,) = result.run_requests or []
+    (event,) = result.asset_events
+    assert event.asset_key == fhir_drop_folder.KEY
+    assert event.metadata["complete_files"].value == 3
+    assert request.partition_key == ingest_date.get_last_partition_key()
+    assert not evaluate(lakehouse, instance, cursor=result.cursor).run_requests
 
 
 def test_the_run_that_it_asks_for_is_the_chain_but_for_listing_external(lakehouse, instance):

@@ -64,18 +64,54 @@ def second(folder: Path) -> None:
     packed(folder / "Doe more.zip", {"Doe 13.dcm": of(13, StudyInstanceUID="1.2.3.5"), "x": b""})
 
 
+REPORT = {
+    "resourceType": "DiagnosticReport",
+    "id": "r1",
+    "status": "final",
+    "code": {"text": "CT"},
+    "conclusion": "Doe has nothing.",
+    "imagingStudy": [{"identifier": {"system": "urn:dicom:uid", "value": "1.2.3.6"}}],
+}
+"""About a study that comes a day later."""
+
+
+def first_fhir(folder: Path) -> None:
+    """FHIR files of each kind that are told apart."""
+    folder.mkdir(parents=True)
+    patient = {"resourceType": "Patient", "id": "p"}
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": r} for r in (REPORT, patient, 5)]}
+    (folder / "Doe bundle.json").write_text(json.dumps(bundle, indent=1))
+    second = REPORT | {"id": "r2", "imagingStudy": [{"reference": "ImagingStudy/1.2.3.4"}]}
+    (folder / "Doe report.ndjson").write_text(f"{json.dumps(second)}\n{{nonsense\n")
+    (folder / "Doe no.json").write_text("no FHIR")
+
+
+def second_fhir(folder: Path) -> None:
+    """A report that replaces another."""
+    folder.mkdir(parents=True)
+    (folder / "Doe later.json").write_text(json.dumps(REPORT | {"conclusion": "Doe has it."}))
+
+
+FHIR_DELIVERIES: Mapping[str, Callable[[Path], None]] = {
+    "2026-03-14": first_fhir,
+    "2026-03-15": second_fhir,
+}
+"""What is dropped of FHIR with them."""
+
 DELIVERIES: Mapping[str, Callable[[Path], None]] = {"2026-03-14": first, "2026-03-15": second}
 """Ingest date → what is dropped before its run."""
 
 
 def drop(root: Path, day: str, template: Path) -> None:
     """Drops a delivery of a day, made once in a folder beside."""
-    made = template / day
+    made, fhir = template / day, template / f"{day} FHIR"
     if not made.exists():
         DELIVERIES[day](made)
-        for path in made.rglob("*"):
+        FHIR_DELIVERIES[day](fhir)
+        for path in (*made.rglob("*"), *fhir.rglob("*")):
             os.utime(path, (_LONG_AGO, _LONG_AGO))
     shutil.copytree(made, Layout(root).drop_folder, dirs_exist_ok=True)
+    shutil.copytree(fhir, Layout(root).fhir_drop_folder, dirs_exist_ok=True)
 
 
 def file(path: Path, number: int, **elements: str | None) -> Dataset:

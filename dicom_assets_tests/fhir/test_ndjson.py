@@ -1,13 +1,14 @@
 """Files of FHIR resources → lines."""
 
+import gzip
 import io
 import json
 from datetime import UTC, datetime
 
 import pytest
 
-from dicom_assets.fhir import ndjson
-from dicom_assets.fhir.ndjson import BadLine, Line, read_lines
+from dicom_assets.fhir import document, ndjson
+from dicom_assets.fhir.ndjson import BadLine, Line, read_lines, unpacked
 from dicom_assets.lakehouse.reasons import Reason
 
 PATIENT = b'{"resourceType":"Patient","id":"%s"}'
@@ -45,7 +46,7 @@ def test_the_text_is_the_line_unchanged():
     meta = '"meta":{"lastUpdated":"2024-01-01T01:00:00+01:00"}'
     text = f'{{ "resourceType":"Patient", "id" : "é", "x":1.50, {meta} }}'
     (line,) = _read(text.encode())
-    assert line == Line(1, text, "é", datetime(2024, 1, 1, tzinfo=UTC))
+    assert line == Line(1, text, "Patient", "é", datetime(2024, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_first_line_that_breaks_off_does_not_hide_the_others():
 @pytest.mark.parametrize("indent", [1, 4])
 def test_a_pretty_printed_resource_is_taken(indent):
     data = json.dumps(json.loads(A), indent=indent).encode()
-    assert _read(b"\xef\xbb\xbf" + data) == [Line(1, A.decode(), "a", None)]
+    assert _read(b"\xef\xbb\xbf" + data) == [Line(1, A.decode(), "Patient", "a", None)]
 
 
 def test_pretty_printed_resources_one_after_the_other_are_taken():
@@ -109,8 +110,8 @@ def test_pretty_printed_resources_one_after_the_other_are_taken():
 def test_arrays_and_bundles_stand_for_what_is_in_them(indent):
     patients = [json.loads(each) for each in (A, B)]
     bundle = {"resourceType": "Bundle", "entry": [{"resource": each} for each in patients]}
-    for document in (patients, bundle, [bundle]):
-        lines = _read(json.dumps(document, indent=indent).encode())
+    for whole in (patients, bundle, [bundle]):
+        lines = _read(json.dumps(whole, indent=indent).encode())
         assert [line.id for line in lines if isinstance(line, Line)] == ["a", "b"]
         assert len(lines) == 2
 
@@ -144,23 +145,101 @@ def test_a_document_that_is_broken_is_one_bad_line():
     assert (bad.number, bad.text) == (1, data)
 
 
+class Watched(io.BytesIO):
+    """A file that says how much of it was held at once, and how far it was read."""
+
+    longest = 0
+
+    def readline(self, size=-1, /):
+        line = super().readline(size)
+        self.longest = max(self.longest, len(line))
+        return line
+
+    def read(self, size=-1, /):
+        found = super().read(size)
+        self.longest = max(self.longest, len(found))
+        return found
+
+
 def test_ndjson_is_read_line_by_line():
-    def endless():
-        yield A + b"\n"
-        yield B + b"\n"
-        raise AssertionError("read ahead")
-
-    lines = read_lines(endless(), resource_type="Patient")  # type: ignore[arg-type]
-    assert [next(lines), next(lines)] == [
-        Line(1, A.decode(), "a", None),
-        Line(2, B.decode(), "b", None),
-    ]
+    stream = Watched(b"".join(PATIENT % b"%d" % n + b"\n" for n in range(100)))
+    lines = read_lines(stream, resource_type="Patient")
+    assert [getattr(next(lines), "id", None) for _ in range(2)] == ["0", "1"]
+    assert stream.tell() == 2 * len(PATIENT % b"0\n")
+    assert stream.longest < 50
 
 
-def test_a_file_too_large_for_a_document_is_read_as_lines(monkeypatch):
-    monkeypatch.setattr(ndjson, "MAX_DOCUMENT_BYTES", 50)
-    lines = _read(b"[\n" + A + b"\n" + B + b"\n" + C)
-    assert [type(line) for line in lines] == [BadLine, Line, Line, Line]
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("in_bundle", [True, False])
+def test_a_document_larger_than_memory_should_hold_is_read_piece_by_piece(
+    monkeypatch, indent, in_bundle
+):
+    monkeypatch.setattr(ndjson, "_LONG_LINE", 1000)
+    monkeypatch.setattr(document, "_CHUNK", 500)
+    monkeypatch.setattr(document, "_BUNDLE_HEAD", 100)
+    odd = [{"y": ']}\\"'}]
+    patients = [{"resourceType": "Patient", "id": f"{n}", "x": odd} for n in range(500)]
+    whole = patients
+    if in_bundle:
+        whole = {"id": "b", "resourceType": "Bundle", "entry": [{"resource": p} for p in patients]}
+    stream = Watched(json.dumps(whole, indent=indent).encode())
+    lines = list(read_lines(stream, resource_type=None))
+    assert [json.loads(line.text) for line in lines if isinstance(line, Line)] == patients
+    assert [line.number for line in lines] == list(range(1, 501))
+    assert stream.longest <= 1001
+
+
+def test_a_resource_that_is_too_long_fails_alone(monkeypatch):
+    monkeypatch.setattr(ndjson, "MAX_RESOURCE_BYTES", 50)
+    lines = _read(A + b"\n" + A[:-1] + b" " * 60 + b"}\n" + B)
+    assert [getattr(line, "reason", None) for line in lines] == [None, Reason.TOO_LARGE, None]
+    assert [line.number for line in lines] == [1, 2, 3]
+
+
+def test_what_a_document_says_is_kept_to_the_digit():
+    numbers = b'"x": [1.50, 12345678901234567890.1, "a  b"]'
+    (line,) = _read(b'[\n  {\n  "resourceType" : "Patient",\t' + numbers + b"\n}\n]")
+    assert isinstance(line, Line)
+    assert line.text == '{"resourceType":"Patient","x":[1.50,12345678901234567890.1,"a  b"]}'
+
+
+def test_a_document_that_breaks_off_keeps_what_came_before():
+    patients = [json.loads(each) for each in (A, B, C)]
+    data = json.dumps(patients, indent=1).encode()
+    first, second, bad = _read(data[: data.index(b'"c"')])
+    assert (first.number, second.number, bad.number) == (1, 2, 3)
+    assert isinstance(bad, BadLine)
+    assert bad.reason == Reason.INVALID_JSON
+
+
+def test_no_two_resources_of_a_file_have_a_number():
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": json.loads(A)}] * 3}
+    late = {"entry": bundle["entry"], "resourceType": "Bundle"}
+    lines = _read(b"\n".join([json.dumps(bundle).encode(), B, json.dumps(late).encode(), b"", C]))
+    assert [line.number for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "data", [A + b"\n" + B, json.dumps([json.loads(A), json.loads(B)], indent=1).encode()]
+)
+def test_gzip_is_taken_and_its_damage_told(data):
+    packed = gzip.compress(data)
+    good = list(read_lines(unpacked(io.BytesIO(packed)), resource_type="Patient"))
+    assert [getattr(line, "id", None) for line in good] == ["a", "b"]
+    wrong = packed[:-8] + b"\0\0\0\0" + packed[-4:]
+    for damaged in (packed[:-12], packed[:-8], wrong):
+        *_, bad = read_lines(unpacked(io.BytesIO(damaged)), resource_type="Patient")
+        assert isinstance(bad, BadLine)
+        assert bad.reason == Reason.GZIP_DAMAGED
+
+
+def test_every_type_is_taken_where_none_is_asked_for():
+    bundle = {
+        "resourceType": "Bundle",
+        "entry": [{"resource": json.loads(A)}, {"resource": {"resourceType": "Observation"}}],
+    }
+    lines = list(read_lines(io.BytesIO(json.dumps(bundle).encode()), resource_type=None))
+    assert [getattr(line, "resource_type", None) for line in lines] == ["Patient", "Observation"]
 
 
 def test_reports_from_the_field_are_read(examples):

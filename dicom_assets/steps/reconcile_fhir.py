@@ -1,0 +1,144 @@
+"""Reconciliation of FHIR resources: what each layer holds of one type for one ingest date.
+
+Decided here: what is counted and how, as in `reconcile` for what was made of DICOM. Not decided
+here: what must be equal (`dicom_assets.defs.fhir_rules`).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from dicom_assets.fhir.flatten import ERRORS, silver_id
+from dicom_assets.fhir.links import STUDY_IDS
+from dicom_assets.fhir.model import is_resource_type
+from dicom_assets.fhir.ndjson import read_lines, unpacked
+from dicom_assets.omop.note import REPORT_COLUMNS, is_told, text_of
+from dicom_assets.steps import catalog
+from dicom_assets.steps.organise_fhir import MIXED
+from dicom_assets.steps.run import Run
+
+
+@dataclass
+class Resources:
+    """Counts of one resource type on one ingest date; each is read when first asked for.
+
+    Attributes:
+        run: The lakehouse, the settings and the date.
+        resource_type: The type.
+    """
+
+    run: Run
+    resource_type: str
+
+    def lines(self) -> int:
+        """Counts the resources, good or bad, in the date's files."""
+        found = 0
+        for _, path in self.run.engine.layout.fhir_files(self.run.ingest_date, self.resource_type):
+            with path.open("rb", buffering=0) as stream:
+                lines = read_lines(unpacked(stream), resource_type=self.resource_type)
+                found += sum(1 for _ in lines)
+        return found
+
+    @cached_property
+    def bronze(self) -> pd.DataFrame:
+        """Bronze rows: sourceSystem, id, filePath, lineNumber."""
+        columns = ["sourceSystem", "id", "filePath", "lineNumber"]
+        table = catalog.bronze_fhir(self.resource_type)
+        return self.run.engine.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Silver ids of the date's resources, but for lines of which silver could make nothing."""
+        failed = self.run.engine.read(
+            catalog.INGESTION_FAILURES,
+            ["sourcePath", "line"],
+            ingest_date=self.run.ingest_date,
+            where={"step": ["flatten"]},
+        ).to_pylist()
+        bad = {(row["sourcePath"], row["line"]) for row in failed}
+        rows = self.bronze[["sourceSystem", "id", "filePath", "lineNumber"]]
+        return sorted(
+            {
+                silver_id(system, self.resource_type, own_id)
+                for system, own_id, *line in rows.itertuples(index=False, name=None)
+                if own_id and tuple(line) not in bad
+            }
+        )
+
+    @cached_property
+    def silver(self) -> list[dict[str, Any]]:
+        """Silver rows of those resources: id, validationErrors and the studies they point to."""
+        columns = ["id", ERRORS, STUDY_IDS]
+        return self._silver(columns).to_pylist()
+
+    def unknown_studies(self) -> int:
+        """Counts references to studies that silver does not know."""
+        return sum((row.get(STUDY_IDS) or []).count(None) for row in self.silver)
+
+    def invalid(self) -> int:
+        """Counts resources that are invalid, and were kept."""
+        return sum(bool(row[ERRORS]) for row in self.silver)
+
+    @cached_property
+    def told(self) -> list[tuple[str, str | None, set[str]]]:
+        """Id, text and studies of the reports that still say something."""
+        return [
+            (row["id"], text_of(row), set(filter(None, row[STUDY_IDS] or ())))
+            for row in self._silver(REPORT_COLUMNS).to_pylist()
+            if is_told(row)
+        ]
+
+    @cached_property
+    def notes(self) -> pd.DataFrame:
+        """gold/note rows of the date's reports: keys alone."""
+        columns = ["note_id", "person_id", "note_event_id", "sourceRecordId"]
+        where = {"sourceRecordId": self.ids}
+        return self.run.engine.read(catalog.NOTE, columns, where=where).to_pandas()
+
+    def dangling_notes(self) -> dict[str, int]:
+        """Counts keys that notes point to and that the tables written here do not hold."""
+        settings, found = self.run.settings, {}
+        if settings.omop_person:
+            found["people"] = self._missing("person_id", catalog.PERSON, "person_id")
+        if settings.omop_procedure_occurrence:
+            key = "procedure_occurrence_id"
+            found["procedures"] = self._missing("note_event_id", catalog.PROCEDURE_OCCURRENCE, key)
+        return found
+
+    def _missing(self, column: str, table: catalog.Table, key: str) -> int:
+        wanted = {int(each) for each in self.notes[column]}
+        rows = self.run.engine.read(table, [key], where={key: sorted(wanted)})
+        return len(wanted - set(rows[key].to_pylist()))
+
+    def _silver(self, columns: list[str] | tuple[str, ...]) -> pa.Table:
+        table = catalog.silver_fhir(self.resource_type)
+        return self.run.engine.read(table, columns, where={"id": self.ids})
+
+
+def organised_files(run: Run) -> pd.DataFrame:
+    """Returns the date's rows of bronze/fhir_files: sourceSystem, resourceType, filePath."""
+    columns = ["sourceSystem", "resourceType", "filePath"]
+    table = catalog.FHIR_FILES
+    return run.engine.read(table, columns, ingest_date=run.ingest_date).to_pandas()
+
+
+def rows_without_file(run: Run) -> int:
+    """Counts organised FHIR files that lie nowhere any more."""
+    layout = run.engine.layout
+    return sum(not layout.absolute(path).exists() for path in organised_files(run)["filePath"])
+
+
+def files_by_type(run: Run) -> dict[str, int]:
+    """Counts the date's FHIR files by resource type, whoever put them there.
+
+    A folder that names no type, which may be called anything, counts as `other`.
+    """
+    found: dict[str, int] = {}
+    for _, resource_type, count in run.engine.layout.fhir_counts(run.ingest_date):
+        if resource_type != MIXED:
+            shown = resource_type if is_resource_type(resource_type) else "other"
+            found[shown] = found.get(shown, 0) + count
+    return found
