@@ -75,7 +75,7 @@ def test_what_is_not_there_or_not_right_is_refused_and_nothing_is_written(
         ((*delete, "--study", "1.2.3.5"), "holds nothing of it in default"),
         ((*delete, "--study", "1.2.3.4"), "PACS1 holds 1 instances: --namespace PACS1"),
         ((*delete, "--study", "1.2.3.4", "--namespace", "PACS2"), "no such namespace"),
-        ((*delete, "--study", "1.2.x"), "studyInstanceUid is not a UID"),
+        ((*delete, "--study", " 1.2"), "studyInstanceUid is not a UID"),
         (delete, "delete needs one of"),
         ((*delete[:1], "--study", "1.2.3.4"), "--reason"),
         ((*change, "P1"), "are the same"),

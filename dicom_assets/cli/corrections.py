@@ -95,7 +95,7 @@ def operations(lakehouse: Path | None, limit: int) -> None:
                 f"{row['takenAt']:%Y-%m-%d %H:%M:%S}",
                 row["sourceSystem"],
                 row["operation"],
-                "\n".join(f"{name} {row[name]}" for name in WHAT[1:] if row[name]),
+                ", ".join(f"{name} {row[name]}" for name in WHAT[1:] if row[name]),
                 *(row[name] for name in ("requestedBy", "reason", "operationId")),
             ]
             for row in rows[:limit]
@@ -110,7 +110,7 @@ def operations(lakehouse: Path | None, limit: int) -> None:
 @LAKEHOUSE
 @LIMIT
 def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None:
-    """Shows in what files contradict each other: what counts, and what does not."""
+    """Shows in what files contradict each other; the newest by arrival counts."""
     settings = settings_of(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.steps.status import UID_OF_LEVEL, contradictions
@@ -120,13 +120,25 @@ def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None
         click.echo("no conflicts")
         return
     print_table(
-        ["namespace", "about", "attribute", "counts", "of", "does not count", "of"],
+        [
+            "namespace",
+            "about",
+            "attribute",
+            "the newer file says",
+            "file",
+            "the older file says",
+            "file",
+        ],
         [
             [
                 row["sourceSystem"],
                 f"{row['level']} {row[UID_OF_LEVEL[row['level']]]}",
                 row["attribute"],
-                *(row[f"{side}{what}"] for side in ("kept", "other") for what in ("Value", "Path")),
+                *(
+                    row[f"{side}{what}"]
+                    for side in ("newer", "older")
+                    for what in ("Value", "Path")
+                ),
             ]
             for row in rows[:limit]
         ],

@@ -2,10 +2,11 @@
 
 Decided here: which statement about a resource holds. Statements are taken in the order of
 lastUpdated (of arrival, where they have none), then of arrival. ImagingStudy is merged (`merge`),
-but for a statement that says it is whole: what was said before it counts no more, and one without
-series says that the study is no longer there. Any other type is replaced whole; an older
-lastUpdated never overwrites a newer one. Rows that would change nothing are left out, so that a
-second run changes nothing. Not decided here: how tables are read and written.
+but for one of ours that says it is whole: what we said before counts no more, what others said is
+still merged, and one without series says that the study is no longer there. Any other type is
+replaced whole; an older lastUpdated never overwrites a newer one. Rows that would change nothing
+are left out, so that a second run changes nothing. Not decided here: how tables are read and
+written.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -34,7 +35,7 @@ from dicom_assets.fhir.merge import merge_studies
 from dicom_assets.fhir.model import known_elements, problems
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
-from dicom_assets.lakehouse.uris import WHOLE_TAG
+from dicom_assets.lakehouse.uris import WHOLE_TAG, is_written_here
 
 MERGED_TYPES = frozenset({"ImagingStudy"})
 _RESOURCES_AT_A_TIME = 512
@@ -116,7 +117,8 @@ def gone(bronze: pa.Table) -> set[tuple[str, str]]:
 
 def _is_gone(resource: Json) -> bool:
     """Says whether an ImagingStudy says that it is no longer there."""
-    return _is_whole(resource) and not resource.get("series")
+    tags = (resource.get("meta") or {}).get("tag") or ()
+    return WHOLE_TAG in tags and not resource.get("series")
 
 
 def _changes(
@@ -201,19 +203,56 @@ def _settle(
     resource_type: str, statements: Sequence[tuple[_Statement, str]]
 ) -> tuple[_Statement, str]:
     """Returns what holds after all statements, and the file of the newest that counts."""
+    whole = [place for place, said in enumerate(statements) if _is_whole(*said)]
+    if whole:
+        statements = _around(statements, whole[-1])
     (now, source), *rest = statements
     for statement, path in rest:
         is_merged = resource_type in MERGED_TYPES and statement != now
         if not _is_older(statement.resource, than=now.resource):
-            whole = not is_merged or _is_whole(statement.resource)
-            now, source = statement if whole else _merged(now, statement), path
+            now, source = _merged(now, statement) if is_merged else statement, path
         elif is_merged:
             now = _merged(statement, now)
     return now, source
 
 
-def _is_whole(resource: Json) -> bool:
-    return WHOLE_TAG in ((resource.get("meta") or {}).get("tag") or ())
+def _around(
+    statements: Sequence[tuple[_Statement, str]], place: int
+) -> Sequence[tuple[_Statement, str]]:
+    """Returns a whole statement, what others said before it, and all that was said after it.
+
+    Of what others said those instances are left out that we had said, too, and say no more.
+    """
+    whole, after = statements[place], statements[place + 1 :]
+    if _is_gone(whole[0].resource):
+        return [whole, *after]
+    before = statements[:place]
+    said = {uid for each, path in before if is_written_here(path) for uid in _instances(each)}
+    left_out = said - _instances(whole[0])
+    others = [
+        (_without(each, left_out), path) for each, path in before if not is_written_here(path)
+    ]
+    return [*others, whole, *after]
+
+
+def _instances(statement: _Statement) -> set[str]:
+    series = statement.resource.get("series") or ()
+    return {each.get("uid") or "" for one in series for each in one.get("instance") or ()}
+
+
+def _without(statement: _Statement, uids: set[str]) -> _Statement:
+    """Returns a statement without some instances, and without the series that had no others."""
+    series = []
+    for one in statement.resource.get("series") or ():
+        kept = [each for each in one.get("instance") or () if each.get("uid") not in uids]
+        if kept or not one.get("instance"):
+            series.append({**one, "instance": kept} if kept else one)
+    return _Statement({**statement.resource, "series": series}, statement.errors)
+
+
+def _is_whole(statement: _Statement, path: str) -> bool:
+    tags = (statement.resource.get("meta") or {}).get("tag") or ()
+    return is_written_here(path) and WHOLE_TAG in tags
 
 
 def _merged(older: _Statement, newer: _Statement) -> _Statement:

@@ -21,15 +21,15 @@ MAX_BYTES = 8 << 20
 
 # one line, no white space around it, nothing that a terminal would act on
 _LINE = r"^(?!\s)[^\x00-\x1f\x7f-\x9f\u2028\u2029]+(?<!\s)\Z"
-_Uid = Annotated[str, Meta(pattern=r"^[0-9]+(?:\.[0-9]+)*\Z", max_length=64)]
 _Name = Annotated[str, Meta(pattern=_LINE, max_length=256)]
+_Uid = _Name  # what files say may be no UID by PS3.5 9, and is to be corrected all the same
 _Text = Annotated[str, Meta(pattern=_LINE, max_length=4096)]
 
 _EXPECTED = {
     "operation": "delete, restore, reread or change_patient",
-    "studyInstanceUid": "a UID: digits and dots, at most 64",
-    "seriesInstanceUid": "a UID: digits and dots, at most 64",
-    "sopInstanceUid": "a UID: digits and dots, at most 64",
+    "studyInstanceUid": "a UID as files say it: one line, at most 256 characters",
+    "seriesInstanceUid": "a UID as files say it: one line, at most 256 characters",
+    "sopInstanceUid": "a UID as files say it: one line, at most 256 characters",
     "patientId": "a Patient ID: one line, at most 256 characters",
     "newPatientId": "a Patient ID: one line, at most 256 characters",
     "requestedBy": "who asks for it: one line, at most 256 characters",

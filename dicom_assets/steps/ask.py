@@ -16,16 +16,20 @@ from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.move import transfer
 from dicom_assets.lakehouse.operations import Operation
 from dicom_assets.steps import catalog
+from dicom_assets.steps.corrections import Corrections
 
 
 def held(engine: LocalEngine, metastore: Table, operation: Operation) -> Counter[str]:
     """Returns source system → instances in the metastore that an operation names, if it is there.
 
-    A change of patient names those whose files say the wrong Patient ID.
+    A change of patient names those whose files say the wrong Patient ID, or one that was changed to
+    it.
     """
     where = {name: [uid] for name, uid in operation.uids.items()}
     if operation.operation == "change_patient":
-        where["patientId"] = [str(operation.patientId)]
+        wrong, corrections = str(operation.patientId), Corrections.read(engine)
+        said = (corrections.said_by(system, wrong) for system in corrections.systems)
+        where["patientId"] = [*{wrong}.union(*said)]
     columns = ["sourceSystem", "sopInstanceUid"]
     rows = engine.read(metastore, columns, where=where).to_pylist()
     return Counter(system for system, _ in {(row[columns[0]], row[columns[1]]) for row in rows})

@@ -35,7 +35,6 @@ from dicom_assets.steps.whole import Part, columns_of, split, studies_by_key, wh
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
 _NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
-_OURS = re.compile(r".*/\d+_ImagingStudy_[0-9a-f]{8}_(?:v\d+-\d+|again)\.ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +100,8 @@ def _of_files(run: Run, since: int | None, until: int) -> _News | None:
     corrections = Corrections.read(run.engine)
     new = corrections.with_patients(new)
     part, whole = split(run.engine, new)
-    if part.num_rows == new.num_rows:
-        return _News([Part(new, {})], None)
+    if not whole:
+        return _News([Part(part, {})], None)
     paths = {f"{folder}/{name}" for folder, name in columns_of(new, "folder", "fileName")}
     return _News(chain([Part(part, {})], whole_parts(run, corrections, whole)), paths)
 
@@ -113,7 +112,7 @@ def _of_operations(run: Run, since: int | None, until: int) -> _News | None:
     if not operations:
         return None
     corrections = Corrections.read(run.engine)
-    _, studies = what_is_about(run.engine, run.metastore, corrections, operations)
+    _, studies = what_is_about(run.engine, corrections, operations)
     found = studies_by_key(run.engine, {study_key_of(*study) for study in studies})
     return _News(whole_parts(run, corrections, found), set())
 
@@ -176,11 +175,6 @@ def _write(
         put(target.with_name(f".{target.name}.tmp"), target)
     report.count({"files": len(targets)})
     return failures
-
-
-def is_ours(address: str) -> bool:
-    """Says whether an NDJSON file is one that this step wrote, by its name."""
-    return _OURS.fullmatch(address) is not None
 
 
 def convert_again(run: Run, studies: Collection[tuple[str, str]]) -> None:

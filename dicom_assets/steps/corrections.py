@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.keys import stated
 from dicom_assets.lakehouse.operations import WHAT
 from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
@@ -33,12 +33,18 @@ class Corrections:
     def __init__(self, operations: Sequence[Operation]) -> None:
         """Takes rows of bronze/operations with at least _COLUMNS."""
         self._deletes: defaultdict[tuple[Any, ...], list[Operation]] = defaultdict(list)
-        self._changes: defaultdict[str, list[Operation]] = defaultdict(list)
+        self._changes: dict[str, list[Operation]] = {}
+        self.reread_at = {each["takenAt"] for each in operations if each["operation"] == "reread"}
         for each in sorted(operations, key=lambda row: (row["takenAt"], row["operationId"])):
             if each["operation"] in ("delete", "restore"):
                 self._deletes[tuple(each[name] for name in _ABOUT)].append(each)
             elif each["operation"] == "change_patient":
-                self._changes[each["sourceSystem"]].append(each)
+                self._changes.setdefault(each["sourceSystem"], []).append(each)
+
+    @property
+    def systems(self) -> list[str]:
+        """Source systems of which a patient was changed."""
+        return list(self._changes)
 
     @classmethod
     def read(cls, engine: LocalEngine) -> "Corrections":
@@ -78,13 +84,42 @@ class Corrections:
         held = pa.array([self.patient_id(*each) for each in told], pa.string())
         return rows.set_column(place, rows.schema.field(place), held)
 
-    def about_patients(self, change: Operation) -> set[str]:
-        """Returns the Patient IDs that files may say of whom a change of patient is about."""
-        found = {change["patientId"], change["newPatientId"]}
-        changes = self._changes.get(change["sourceSystem"], ())
+    def studies_of(self, changes: Collection[Operation], studies: Collection[Row]) -> set[StudyUid]:
+        """Returns those studies of silver/current_files that changes of patient are about."""
+        found: set[StudyUid] = set()
+        about = [(change, self.about_patients(change)) for change in changes]
+        for row in studies:
+            study = row["sourceSystem"], row["studyInstanceUid"]
+            said = _patients(row)
+            for change, patients in about:
+                is_there = change["sourceSystem"] == study[0]
+                if is_there and change["studyInstanceUid"] in (None, study[1]) and said & patients:
+                    found.add(study)
+        return found
+
+    def studies_by_patient(
+        self, studies: Collection[Row]
+    ) -> dict[tuple[str, str | None], set[StudyUid]]:
+        """Returns source system and Patient ID → studies of silver/current_files."""
+        found: defaultdict[tuple[str, str | None], set[StudyUid]] = defaultdict(set)
+        for row in studies:
+            study = row["sourceSystem"], row["studyInstanceUid"]
+            for said in _patients(row):
+                found[study[0], self.patient_id(*study, said)].add(study)
+        return found
+
+    def said_by(self, source_system: str, patient_id: str) -> set[str]:
+        """Returns the Patient IDs that files may say of a patient."""
+        found = {patient_id}
+        changes = self._changes.get(source_system, ())
         while more := {c["patientId"] for c in changes if c["newPatientId"] in found} - found:
             found |= more
         return found
+
+    def about_patients(self, change: Operation) -> set[str]:
+        """Returns the Patient IDs that files may say of whom a change of patient is about."""
+        system = change["sourceSystem"]
+        return self.said_by(system, change["patientId"]) | {change["newPatientId"]}
 
 
 def new_operations(
@@ -97,14 +132,11 @@ def new_operations(
 
 
 def what_is_about(
-    engine: LocalEngine,
-    metastore: Table,
-    corrections: Corrections,
-    operations: Collection[Operation],
+    engine: LocalEngine, corrections: Corrections, operations: Collection[Operation]
 ) -> tuple[list[Row], set[StudyUid]]:
     """Returns what operations are about, as it stands.
 
-    Tables are walked, unless operations name instances: nobody corrects every day.
+    The table is walked, unless operations name instances: nobody corrects every day.
 
     Returns:
         The instances in silver/current_files that deletes and restores name, and the studies of
@@ -112,18 +144,16 @@ def what_is_about(
     """
     instances = _instances(engine, operations)
     studies = {(row["sourceSystem"], row["studyInstanceUid"]) for row in instances}
-    for change in operations:
-        if change["operation"] == "change_patient":
-            where = {
-                "patientId": corrections.about_patients(change),
-                "sourceSystem": [change["sourceSystem"]],
-            }
-            if change["studyInstanceUid"]:
-                where["studyInstanceUid"] = [change["studyInstanceUid"]]
-            columns = ["sourceSystem", "studyInstanceUid"]
-            rows = engine.read(metastore, columns, where=where)
-            studies |= set(zip(*(rows[name].to_pylist() for name in columns), strict=True))
+    changes = [each for each in operations if each["operation"] == "change_patient"]
+    if changes:
+        studies |= corrections.studies_of(changes, stating_patients(engine))
     return instances, studies
+
+
+def stating_patients(engine: LocalEngine) -> list[Row]:
+    """Returns all studies in silver/current_files, with what their files say."""
+    columns = ["sourceSystem", "studyInstanceUid", "stated"]
+    return engine.read(catalog.CURRENT_FILES, columns, where={"level": ["study"]}).to_pylist()
 
 
 def _instances(engine: LocalEngine, operations: Collection[Operation]) -> list[Row]:
@@ -143,6 +173,10 @@ def _instances(engine: LocalEngine, operations: Collection[Operation]) -> list[R
         found |= {row["id"]: row for row in engine.read(table, columns, where=where).to_pylist()}
     given = {tuple(each[name] for name in _ABOUT) for each in about}
     return [row for row in found.values() if any(map(given.__contains__, _about(row)))]
+
+
+def _patients(study: Row) -> set[str]:
+    return {each["value"] for each in study["stated"] if each["attribute"] == "patientId"}
 
 
 def _about(row: Row) -> Iterator[tuple[Any, ...]]:

@@ -3,9 +3,10 @@
 Decided here: the rule, and what two files contradict each other in. Files count by when they were
 taken in, then by modification time, content and path, so that the same files in any order give the
 same answer; a file that is read again has not arrived again. A study is one to be written whole
-when an instance left it or came to it from another, when a file arrives in it after a newer one of
-the same instance, or when its patient changed: then nothing that was written of it before counts,
-and from then on it is always written so, each time as of a later instant.
+when an instance left it or came to it from another, when a file of it is taken in here after one
+that arrived later, when a file is read again, or when its patient changed: then nothing that was
+written of it before counts, and from then on it is always written so, each time as of a later
+instant.
 Not decided here: how files and rows are read and written (`settle`).
 """
 
@@ -106,26 +107,41 @@ class Settling:
         return [row for key, row in self._rows.items() if row != self._before.get(key)]
 
     @property
+    def keys(self) -> set[int]:
+        """The keys of all rows that are known now."""
+        return set(self._rows)
+
+    @property
     def conflicts(self) -> list[Row]:
         """Rows of silver/conflicts."""
         return list(self._conflicts.values())
 
     def take(self, files: Iterable[Row]) -> None:
-        """Takes files (FILE), in any order; adds to them when they arrived."""
-        for file in sorted(files, key=arrival):
-            file["arrivedAt"] = file["ingestedAt"]
+        """Takes files (FILE), in any order.
+
+        Of a file that has been read again, arrivedAt says when it was taken in.
+        """
+        for row in sorted(files, key=lambda file: (arrival(file), file["ingestedAt"])):
+            file = {"arrivedAt": row["ingestedAt"]} | row
             instance, series, study = keys_of(file)
             held = self._rows.get(instance)
             if held and _is_same_file(file, held):
-                file["arrivedAt"] = held["arrivedAt"]
+                file["arrivedAt"] = min(held["arrivedAt"], file["arrivedAt"])
             self._take_study(study, file)
             self._take_series(series, file)
             self._take_instance(instance, file)
+            if file["arrivedAt"] != file["ingestedAt"]:
+                self.whole(study, file["arrivedAt"])
 
     def whole(self, study: int, at: datetime) -> None:
-        """Says that a study is to be written whole, as of an instant, and later than before."""
+        """Says that a study is to be written whole.
+
+        Args:
+            study: Its key.
+            at: Why, or later: whatever was said of it before was said as of an earlier instant.
+        """
         row = self._rows[study]
-        row["wholeAt"] = max(at, row["wholeAt"] + _TICK) if row["wholeAt"] else at
+        row["wholeAt"] = max(at, max(row["wholeAt"] or at, row["arrivedAt"]) + _TICK)
 
     def instances(self) -> Iterable[Row]:
         """Yields the instances, to be changed in place."""
@@ -163,6 +179,7 @@ class Settling:
         new = _row(key, "study", file) | {"sopInstanceUid": None, "seriesInstanceUid": None}
         held = self._rows.get(key)
         said = {each["attribute"]: each for each in held["stated"] or ()} if held else {}
+        is_late = held is not None and new["arrivedAt"] < held["arrivedAt"]
         is_other_patient = False
         for attribute in ATTRIBUTES:
             if not (value := stated(file.get(attribute))):
@@ -181,7 +198,7 @@ class Settling:
             "stated": [said[attribute] for attribute in ATTRIBUTES if attribute in said],
         }
         # of two whole statements the one that knows this file is to be the later one
-        if is_other_patient or self._rows[key]["wholeAt"]:
+        if is_late or is_other_patient or self._rows[key]["wholeAt"]:
             self.whole(key, self._rows[key]["arrivedAt"])
 
     def _compare(self, attribute: str, newer: Row, older: Row, about: Row) -> None:
@@ -196,12 +213,12 @@ class Settling:
             "id": key,
             **{name: about[name] for name in ("level", "sourceSystem", *REQUIRED_TAGS)},
             "attribute": attribute,
-            "keptValue": values[0],
-            "keptPath": newer["filePath"],
-            "keptArrivedAt": newer["arrivedAt"],
-            "otherValue": values[1],
-            "otherPath": older["filePath"],
-            "otherArrivedAt": older["arrivedAt"],
+            "newerValue": values[0],
+            "newerPath": newer["filePath"],
+            "newerArrivedAt": newer["arrivedAt"],
+            "olderValue": values[1],
+            "olderPath": older["filePath"],
+            "olderArrivedAt": older["arrivedAt"],
         }
 
 

@@ -57,13 +57,13 @@ MEANINGS = {
     Kind.LINE_WITHOUT_ROW: "an NDJSON line without a bronze row",
     Kind.ROW_WITHOUT_LINE: "a bronze row whose NDJSON line is not there",
     Kind.DUPLICATE: "a row that is there twice",
-    Kind.NOT_CURRENT: "an instance for which silver/current_files names no file, or not the newest",
+    Kind.NOT_CURRENT: "silver/current_files lacks something of a study, or says otherwise",
     Kind.STUDY_NOT_IN_SILVER: "a bronze study without a silver row",
     Kind.SILVER_WITHOUT_BRONZE: "a silver row without a bronze row",
     Kind.INSTANCE_NOT_IN_SILVER: "an instance that silver does not hold where it belongs",
     Kind.INSTANCE_UNKNOWN: "an instance that silver holds and the metastore does not, or elsewhere",
     Kind.NOT_IN_GOLD: "a silver study or series without its gold row",
-    Kind.GOLD_WITHOUT_SILVER: "a gold row without its silver study or series",
+    Kind.GOLD_WITHOUT_SILVER: "a gold row without its silver study or series, or nobody's person",
     Kind.DANGLING: "a gold row that points to a person or procedure that is not there",
 }
 

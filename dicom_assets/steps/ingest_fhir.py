@@ -22,7 +22,8 @@ from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.spill import spilled
-from dicom_assets.steps import catalog, convert, report
+from dicom_assets.lakehouse.uris import is_written_here
+from dicom_assets.steps import catalog, report
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
@@ -82,7 +83,7 @@ def _complete(run: Run, paths: list[Path]) -> tuple[set[Path], int]:
     """
     layout = run.engine.layout
     addresses = {path: layout.relative(path) for path in paths}
-    foreign = {path for path, address in addresses.items() if not convert.is_ours(address)}
+    foreign = {path for path, address in addresses.items() if not is_written_here(address)}
     if foreign:
         rows = run.engine.read(catalog.FHIR_FILES, ["filePath"], ingest_date=run.ingest_date)
         organised = set(rows["filePath"].to_pylist())

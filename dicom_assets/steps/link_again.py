@@ -15,8 +15,9 @@ from dicom_assets.fhir.imaging_study import resource_id
 from dicom_assets.fhir.links import STUDY_IDS, names_of_study, names_of_uid, uid_of
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress, Table
+from dicom_assets.lakehouse.uris import is_written_here
 from dicom_assets.omop.studies import STUDY_COLUMNS
-from dicom_assets.steps import catalog, convert, flatten
+from dicom_assets.steps import catalog, flatten
 from dicom_assets.steps.link import STUDIES, linked, names_of, speaking_of, write_down
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
@@ -99,7 +100,7 @@ def new_studies(run: Run, *, since: int | None) -> News | None:
     )
     paths = lines["filePath"].unique().to_pylist()
     is_spoken_of = engine.open(catalog.STUDY_NAMES) is not None
-    if not paths or not (is_spoken_of or not all(map(convert.is_ours, paths))):
+    if not paths or not (is_spoken_of or not all(map(is_written_here, paths))):
         return None
     ids = silver_ids(bronze.name, lines)
     studies = engine.read(silver, STUDY_COLUMNS, where={"id": ids})

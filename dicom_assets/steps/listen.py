@@ -97,7 +97,7 @@ def listening(
 ) -> Iterator[tuple[Receiver, ThreadedAssociationServer]]:
     """Listens until the block ends; associations that are under way are aborted then.
 
-    Sets the process's folder for temporary files: one process listens once.
+    Sets the process's folder for temporary files meanwhile: one process listens once at a time.
 
     Args:
         folder: Where instances go: the drop folder, or a namespace's in it.
@@ -112,6 +112,7 @@ def listening(
     keep_private()
     make_durable_folder(folder)
     _remove_remains(beside)
+    temporary = tempfile.tempdir
     scratch = Path(tempfile.mkdtemp(prefix=_FOLDER_NAME, dir=beside))
     held = os.open(scratch, os.O_RDONLY)
     try:
@@ -128,6 +129,7 @@ def listening(
         finally:
             server.shutdown()
     finally:
+        tempfile.tempdir = temporary
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(held)
 

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -28,12 +28,13 @@ from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
-from dicom_assets.steps.current_files import instance_key
+from dicom_assets.steps.current_files import instance_key, study_key_of
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
 from dicom_assets.steps.flatten import gone_studies
 from dicom_assets.steps.reconcile_fhir import Resources
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.whole import studies_by_key
 from dicom_assets.terminology import body_parts, modality_concepts
 
 _KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
@@ -206,6 +207,34 @@ class Day:
         return rows
 
     @cached_property
+    def _whole(self) -> dict[str, datetime]:
+        """Silver id → as of when, of those of the date's studies that are written whole."""
+        columns = ["sourceSystem", "studyInstanceUid"]
+        studies = self.instances[columns].drop_duplicates().itertuples(index=False, name=None)
+        found = studies_by_key(self.run.engine, {study_key_of(*study) for study in studies})
+        return {
+            silver_study_id(*study): row["wholeAt"]
+            for study, row in found.items()
+            if row["wholeAt"]
+        }
+
+    @cached_property
+    def written_whole(self) -> set[str]:
+        """Silver ids of those of the date's studies that are written whole, on whatever date."""
+        return set(self._whole)
+
+    @cached_property
+    def waiting(self) -> set[str]:
+        """Silver ids of those of these that silver does not yet hold as they were last settled."""
+        columns = ["id", "meta_lastUpdated"]
+        where = {"id": set(self._whole)}
+        rows = self.run.engine.read(
+            catalog.silver_imaging_study(), columns, where=where
+        ).to_pylist()
+        held = {row["id"]: row["meta_lastUpdated"] for row in rows}
+        return {key for key, at in self._whole.items() if key in held and held[key] < at}
+
+    @cached_property
     def conflicts(self) -> pd.DataFrame:
         """silver/conflicts rows that the date brought: id, level, attribute."""
         return self._read(catalog.CONFLICTS, ["id", "level", "attribute"])
@@ -372,12 +401,24 @@ class Day:
             pairs = zip(files["sourceSystem"], files["filePath"], strict=True)
             return sum((system, one_name(path)) not in self.unread for system, path in pairs)
         instances = _below(folder, self.received)
+        # what was deleted since, or has come elsewhere, was delivered all the same
+        there = instances["sopInstanceUid"].isin(self._belonging_uids)
         if table == "ImagingStudy":
-            return len(set(instances["study"]) & set(self.silver["id"].to_pylist()))
+            wanted = set(instances.loc[there, "study"]) - set(self.silver["id"].to_pylist())
+            return instances["study"].nunique() - len(wanted)
         if table == "Image_Occurrence":
-            series = set(instances[list(_SERIES_KEYS)].itertuples(index=False, name=None))
-            return len(series & set(self.gold_series))
+            columns = list(_SERIES_KEYS)
+            series = set(instances.loc[there, columns].itertuples(index=False, name=None))
+            held = series - set(self.gold_series)
+            return len(instances[columns].drop_duplicates()) - len(held)
         return len(instances)
+
+    @cached_property
+    def _belonging_uids(self) -> list[str]:
+        """SOP Instance UIDs of the instances that stand where the date's files say."""
+        here = ["sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
+        current = self.current.loc[~(self.current["arrivedAt"] < self.current["deletedAt"]), here]
+        return current.merge(self.instances[here].drop_duplicates())["sopInstanceUid"].tolist()
 
     def resent(self) -> Counter[str]:
         """Counts the date's instances that came before: `resent` and, of those, `conflicting`.

@@ -115,12 +115,15 @@ def _files(run: Run, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows = run.engine.read(run.metastore, ["sopInstanceUid"], where=about)
         # what other series or studies say of them may be newer
         where = system | {"sopInstanceUid": set(rows["sopInstanceUid"].to_pylist())}
-        newest: dict[str, dict[str, Any]] = {}
-        for row in sorted(
-            run.engine.read(run.metastore, columns, where=where).to_pylist(), key=arrival
-        ):
-            if row["ingestedAt"] < operation["takenAt"]:
-                newest[row["sopInstanceUid"]] = row
+        every = run.engine.read(run.metastore, columns, where=where).to_pylist()
+        before = [row for row in every if row["ingestedAt"] < operation["takenAt"]]
+        arrived: dict[tuple[str, str | None], Any] = {}
+        for row in before:
+            file, at = (row["filePath"], row["version"]), row["ingestedAt"]
+            arrived[file] = min(at, arrived.get(file, at))
+        for row in before:
+            row["arrivedAt"] = arrived[row["filePath"], row["version"]]
+        newest = {row["sopInstanceUid"]: row for row in sorted(before, key=arrival)}
         for row in newest.values():
             if all(row[name] == uid for name, uid in uids.items()):
                 row |= {"ingestDate": run.ingest_date, "organisedAt": operation["takenAt"]}

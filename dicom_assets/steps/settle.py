@@ -10,24 +10,26 @@ of them (`convert`).
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import date
+from itertools import chain
 from operator import itemgetter
+from typing import Any
 
 import pyarrow as pa
 
 from dicom_assets.fhir.imaging_study import is_told
-from dicom_assets.lakehouse.engine import LocalEngine, Progress
+from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
 from dicom_assets.steps.current_files import (
     FILE,
     Row,
     Settling,
-    instance_key,
+    StudyUid,
     keys_of,
     known_studies,
     study_key_of,
 )
-from dicom_assets.steps.report import Report, reporting
+from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "settle"
@@ -49,6 +51,14 @@ def settle(run: Run) -> Report:
         every_date = Progress(f"{STEP}/{engine.identity(run.metastore)}", 0)
         if engine.version(run.metastore) < 0:
             return report
+        if engine.progress(catalog.CONFLICTS, every_date.app_id) is None:
+            _refill_conflicts(run, corrections)
+            engine.upsert(
+                catalog.CONFLICTS,
+                _rows(catalog.CONFLICTS, []),
+                progress=every_date,
+                ingest_date=run.ingest_date,
+            )
         if engine.progress(TABLE, every_date.app_id) is None:
             for day in sorted(engine.rows_by_date(run.metastore)):
                 _take_files(run, date.fromisoformat(day), corrections, report)
@@ -68,39 +78,65 @@ def _take_files(run: Run, day: date, corrections: Corrections, report: Report) -
         metastore, FILE, since=engine.progress(TABLE, app_id), until=until, ingest_date=day
     ).to_pylist()
     if new:
-        settling = _settled(engine, new, corrections)
+        settling = _settled(run, new, corrections)
         _write(engine, settling, Progress(app_id, until), day, report)
 
 
-def settle_again(run: Run, instances: Collection[tuple[str, str]]) -> None:
-    """Settles some instances anew from all their metastore rows, for `repair`.
+def _refill_conflicts(run: Run, corrections: Corrections) -> None:
+    """Finds conflicts again where their table was removed: of each file with what counts now."""
+    if run.engine.version(TABLE) < 0:
+        return
+    for day in sorted(run.engine.rows_by_date(run.metastore)):
+        taken = date.fromisoformat(day)
+        files = run.engine.read(run.metastore, FILE, ingest_date=taken).to_pylist()
+        conflicts = _settled(run, files, corrections).conflicts
+        run.engine.upsert(
+            catalog.CONFLICTS, _rows(catalog.CONFLICTS, conflicts), progress=None, ingest_date=taken
+        )
+
+
+def settle_again(run: Run, studies: Collection[StudyUid]) -> None:
+    """Settles some studies anew, and all their instances, from the metastore, for `repair`.
 
     Args:
         run: The run.
-        instances: Source system and SOP Instance UID of each.
+        studies: Source system and Study Instance UID of each.
     """
     engine, corrections = run.engine, Corrections.read(run.engine)
     where = {
-        "sourceSystem": {system for system, _ in instances},
-        "sopInstanceUid": {uid for _, uid in instances},
+        "sourceSystem": {system for system, _ in studies},
+        "studyInstanceUid": {uid for _, uid in studies},
     }
-    files: defaultdict[int, list[Row]] = defaultdict(list)
-    for file in engine.read(run.metastore, FILE, where=where).to_pylist():
-        files[instance_key(file["sourceSystem"], file["sopInstanceUid"])].append(file)
-    forgotten = {instance_key(*each) for each in instances}
+    rows = engine.read(run.metastore, ["sopInstanceUid"], where=where)
+    where = {
+        "sourceSystem": where["sourceSystem"],
+        "sopInstanceUid": set(rows["sopInstanceUid"].to_pylist()),
+    }
     by_day: defaultdict[date, list[Row]] = defaultdict(list)
-    for key in forgotten & set(files):
-        by_day[min(file["ingestDate"] for file in files[key])] += files[key]
-    for day, some in sorted(by_day.items()):
-        settling = _settled(engine, some, corrections, forgotten)
+    for file in engine.read(run.metastore, FILE, where=where).to_pylist():
+        by_day[file["ingestDate"]].append(file)
+    forgotten: set[int] = {study_key_of(*study) for study in studies}
+    for file in chain.from_iterable(by_day.values()):
+        if (file["sourceSystem"], file["studyInstanceUid"]) in studies:
+            forgotten |= {*keys_of(file)}
+    for day, files in sorted(by_day.items()):
+        settling = _settled(run, files, corrections, forgotten)
+        for study in {study_key_of(*study) for study in studies} & settling.keys:
+            settling.whole(study, now())
         _write(engine, settling, None, day, Report(STEP))
+        forgotten = set()
 
 
 def _settled(
-    engine: LocalEngine, new: list[Row], corrections: Corrections, forgotten: Collection[int] = ()
+    run: Run, new: list[Row], corrections: Corrections, forgotten: Collection[int] = ()
 ) -> Settling:
     """Takes metastore rows into what is known of them, but for what is forgotten."""
+    engine = run.engine
     files = [row for row in new if is_told(row["seriesInstanceUid"], row["sopInstanceUid"])]
+    _set_arrival(run, files, corrections)
+    for file in files:
+        told = (file["sourceSystem"], file["studyInstanceUid"], file["patientId"])
+        file["patientId"] = corrections.patient_id(*told)
     known = _known(engine, {key for file in files for key in keys_of(file)})
     elsewhere = known_studies(known) - {row["id"] for row in known}
     known = [row for row in known if row["id"] not in forgotten]
@@ -110,6 +146,20 @@ def _settled(
     return settling
 
 
+def _set_arrival(run: Run, files: list[Row], corrections: Corrections) -> None:
+    """Says of rows of files that were read again when these were taken in."""
+    again = {file["filePath"] for file in files if file["ingestedAt"] in corrections.reread_at}
+    columns = ["filePath", "version", "ingestedAt"]
+    rows = run.engine.read(run.metastore, columns, where={"filePath": again}) if again else None
+    arrived: dict[tuple[str, str | None], Any] = {}
+    for row in rows.to_pylist() if rows else ():
+        file, at = (row["filePath"], row["version"]), row["ingestedAt"]
+        arrived[file] = min(at, arrived.get(file, at))
+    for file in files:
+        if file["filePath"] in again:
+            file["arrivedAt"] = arrived[file["filePath"], file["version"]]
+
+
 def _take_operations(run: Run, day: date, corrections: Corrections, report: Report) -> None:
     engine = run.engine
     app_id = engine.app_id(STEP, catalog.OPERATIONS, day)
@@ -117,7 +167,7 @@ def _take_operations(run: Run, day: date, corrections: Corrections, report: Repo
     operations = new_operations(engine, day, since=since, until=until)
     if not operations:
         return
-    instances, studies = what_is_about(engine, run.metastore, corrections, operations)
+    instances, studies = what_is_about(engine, corrections, operations)
     keys = {study_key_of(*study) for study in studies}
     known = _known(engine, keys)
     settling = Settling([*instances, *known])
@@ -126,6 +176,11 @@ def _take_operations(run: Run, day: date, corrections: Corrections, report: Repo
     for row in known:
         settling.whole(row["id"], at)
     _write(engine, settling, Progress(app_id, until), day, report)
+
+
+def _rows(table: Table, rows: list[Row]) -> pa.Table:
+    schema = pa.schema([f for f in table.schema if f.name != table.partition])
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _known(engine: LocalEngine, keys: Collection[int]) -> list[Row]:
@@ -148,8 +203,6 @@ def _write(
     """Writes what changed; conflicts first: they cannot be told again once rows are written."""
     changed, conflicts = settling.changed, settling.conflicts
     for table, rows, done in ((catalog.CONFLICTS, conflicts, None), (TABLE, changed, progress)):
-        schema = pa.schema([f for f in table.schema if f.name != table.partition])
-        found = pa.Table.from_pylist(rows, schema=schema)
-        engine.upsert(table, found, progress=done, ingest_date=day)
+        engine.upsert(table, _rows(table, rows), progress=done, ingest_date=day)
     report.rows += len(changed)
     report.count({"conflicts": len(conflicts)})

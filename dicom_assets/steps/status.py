@@ -116,7 +116,7 @@ def contradictions(engine: LocalEngine, *, attribute: str | None = None) -> pd.D
     table = catalog.CONFLICTS
     where = {"attribute": [attribute]} if attribute else None
     rows = engine.read(table, table.schema.names, where=where).to_pandas()
-    return rows.sort_values("keptArrivedAt", ascending=False)
+    return rows.sort_values("newerArrivedAt", ascending=False)
 
 
 def failed(

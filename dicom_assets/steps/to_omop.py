@@ -7,32 +7,34 @@ vocabulary change, a date's studies count as changed. Not decided here: the mapp
 (`dicom_assets.omop`).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import pyarrow as pa
 
+from dicom_assets.fhir.imaging_study import resource_id
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress, Table
-from dicom_assets.lakehouse.schemas import INGEST_DATE, PERSON
+from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, persons, unknown_persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
-from dicom_assets.omop.studies import STUDY_COLUMNS, studies
+from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
 from dicom_assets.steps import catalog, flatten
-from dicom_assets.steps.corrections import Corrections
+from dicom_assets.steps.corrections import Corrections, stating_patients
 from dicom_assets.steps.current_files import study_key_of
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.whole import studies_by_key
+from dicom_assets.steps.whole import counting, studies_by_key
 
 STEP = "to_omop"
+_PATIENT = ("sourceSystem", "person_source_value")
 
 
 def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
     """Upserts one gold/Image_Occurrence row per series of the studies that changed.
 
     A series that a study no longer has goes, be it that all its instances are in others now or
-    that they were deleted.
+    that they were deleted; so does a person to whom nothing points since.
     """
 
     def mapping(silver: pa.Table, ids: Collection[str]) -> tuple[pa.Table, set[int]]:
@@ -43,11 +45,42 @@ def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
             dicomweb_base_address=run.settings.dicomweb_base_address,
             now=now(),
         )
-        table, key = catalog.IMAGE_OCCURRENCE, "image_occurrence_id"
-        before = _held(run, table, "sourceRecordId", ids)
-        return rows, before - set(rows[key].to_pylist())
+        table, columns = catalog.IMAGE_OCCURRENCE, ["image_occurrence_id", "person_id"]
+        before = run.engine.read(table, columns, where={"sourceRecordId": ids})
+        keys, people = (
+            set(before[name].to_pylist()) - set(rows[name].to_pylist()) for name in columns
+        )
+        left.update(people)
+        return rows, keys
 
-    return _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping, ids)
+    left: set[int] = set()
+    report = _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping, ids)
+    if left and run.settings.omop_person:
+        with reporting(STEP, run.engine.layout.root):
+            _remove_forsaken(run, left)
+    return report
+
+
+def _remove_forsaken(run: Run, people: Collection[int]) -> None:
+    """Removes those people from gold/person to whom nothing points, and nothing will.
+
+    A study of theirs that is on its way to gold, by the run of another date, keeps them there.
+    """
+    engine, gold, columns = run.engine, catalog.PERSON, ["person_id"]
+    pointing = engine.read(catalog.IMAGE_OCCURRENCE, columns, where={"person_id": people})
+    left = set(people) - set(pointing["person_id"].to_pylist())
+    if not left:
+        return
+    rows = engine.read(gold, PERSON.names, where={"person_id": left}).to_pylist()
+    said = {(row["sourceSystem"], row["person_source_value"]): row["person_id"] for row in rows}
+    studies_of = Corrections.read(engine).studies_by_patient(stating_patients(engine))
+    for patient in said.keys() & studies_of.keys():
+        named = {(system, resource_id(uid)) for system, uid in studies_of[patient]}
+        if named - flatten.gone_studies(engine, named):
+            left.discard(said[patient])
+    names = [name for name in gold.schema.names if name != gold.partition]
+    nothing = gold.schema.empty_table().select(names)
+    engine.upsert(gold, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
 
 
 def procedure_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
@@ -64,53 +97,60 @@ def procedure_occurrence(run: Run, ids: Collection[str] | None = None) -> Report
 def person(run: Run, ids: Collection[str] | None = None) -> Report:
     """Upserts the gold/person rows that the studies that changed point to.
 
-    The unknown person of a study whose patient is known by now goes, and so does a person to whom
-    nothing points since a study was corrected.
+    The unknown person of a study whose patient is known by now goes.
     """
     engine, gold = run.engine, catalog.PERSON
 
-    def mapping(silver: pa.Table, ids: Collection[str]) -> tuple[pa.Table, set[int]]:
+    def mapping(silver: pa.Table, _: Collection[str]) -> tuple[pa.Table, set[int]]:
+        corrections = Corrections.read(engine)
         found = list(studies(silver))
-        keys = {study_key_of(each.source_system, each.uid) for each in found}
-        whole = {
-            study: row for study, row in studies_by_key(engine, keys).items() if row["wholeAt"]
-        }
-        # of these the date's rows are not all that there are
-        dates = {run.ingest_date, *(day for row in whole.values() for day in row["ingestDates"])}
-        rows = engine.read(
-            run.metastore,
-            METASTORE_COLUMNS,
-            where={INGEST_DATE: dates, "studyInstanceUid": {each.uid for each in found}},
-        )
-        people = persons(
-            Corrections.read(engine).with_patients(rows),
-            silver,
-            known=lambda keys: engine.read(gold, PERSON.names, where={"person_id": keys}),
-            crosswalks=run.crosswalks,
-            now=now(),
-        )
-        gone = _held(run, gold, "person_id", unknown_persons(silver))
-        if whole or len(found) < len(ids):
-            gone |= _forsaken(run, ids, set(people["person_id"].to_pylist()))
-        return people, gone
+        rows, patients = _statements(run, corrections, found)
+
+        def known(keys: list[int]) -> pa.Table:
+            held = engine.read(gold, PERSON.names, where={"person_id": keys})
+            said = zip(*(held[n].to_pylist() for n in _PATIENT), strict=True)
+            # what gold holds of these may have come out of files that count no more
+            kept = pa.array([each not in patients for each in said], pa.bool_())
+            return held.filter(kept)
+
+        people = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
+        return people, _held(run, gold, "person_id", unknown_persons(silver))
 
     return _from_silver(run, gold, mapping, ids)
 
 
-def _forsaken(run: Run, ids: Collection[str], people: set[int]) -> set[int]:
-    """Returns whom nothing points to any more.
+def _statements(
+    run: Run, corrections: Corrections, found: Sequence[Study]
+) -> tuple[pa.Table, set[tuple[str, str]]]:
+    """Returns the metastore rows that say who patients are.
 
-    Args:
-        run: The run; its gold/Image_Occurrence is as it was before the studies changed.
-        ids: The studies that changed, or are gone.
-        people: Whom these point to now.
+    Of patients with a study that is written whole these are all rows that count, of whatever date.
+
+    Returns:
+        The rows, and source system and Patient ID of those patients.
     """
-    engine, table, columns = run.engine, catalog.IMAGE_OCCURRENCE, ["person_id", "sourceRecordId"]
-    before = engine.read(table, columns, where={"sourceRecordId": ids})
-    left = set(before["person_id"].to_pylist()) - people
-    pointing = engine.read(table, columns, where={"person_id": left}).to_pylist()
-    changed = set(ids)
-    return left - {row["person_id"] for row in pointing if row["sourceRecordId"] not in changed}
+    engine, columns = run.engine, (*METASTORE_COLUMNS, "seriesInstanceUid", "filePath", "version")
+    keys = {study_key_of(each.source_system, each.uid) for each in found}
+    whole = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
+    rows = engine.read(
+        run.metastore,
+        columns,
+        ingest_date=run.ingest_date,
+        where={"studyInstanceUid": {each.uid for each in found}},
+    )
+    patients = {
+        (each.source_system, each.patient_id)
+        for each in found
+        if each.patient_id and (each.source_system, each.uid) in whole
+    }
+    if whole:
+        said = {raw for patient in patients for raw in corrections.said_by(*patient)}
+        every = [
+            engine.read(run.metastore, columns, where={"patientId": said}),
+            engine.read(run.metastore, columns, where={"studyInstanceUid": {u for _, u in whole}}),
+        ]
+        rows = counting(engine, corrections, pa.concat_tables([rows, *every]))
+    return corrections.with_patients(rows), patients
 
 
 def _from_silver(

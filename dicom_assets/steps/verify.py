@@ -66,6 +66,7 @@ def _days(run: Run, trees: Trees) -> set[date]:
         catalog.PROCESS_FILES,
         run.metastore,
         catalog.INGESTION_FAILURES,
+        catalog.OPERATIONS,
         catalog.BRONZE_IMAGING_STUDY,
     )
     rows = {each for table in tables for each in run.engine.rows_by_date(table)}

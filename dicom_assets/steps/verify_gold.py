@@ -75,7 +75,12 @@ class GoldCheck:
             self._compare(table, expected, study_of, pointers)
         for table, keys in pointers.items():
             wanted = np.unique(np.concatenate([np.empty(0, np.int64), *keys]))
-            dangling = np.setdiff1d(wanted, self._keys(table, wanted, is_whole=is_whole))
+            held = self._keys(table, wanted, is_whole=is_whole)
+            dangling = np.setdiff1d(wanted, held)
+            if is_whole and table is catalog.PERSON:
+                for number in np.setdiff1d(held, wanted).tolist():
+                    what = f"{table.full_name}: {number}"
+                    self._found.add(Kind.GOLD_WITHOUT_SILVER, what, key=(table, number))
             for each, _, _ in tables:
                 self._name_dangling(each, table, dangling)
 

@@ -15,12 +15,14 @@ from typing import Any
 import orjson
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dicom_assets.fhir.flatten import silver_id
-from dicom_assets.fhir.imaging_study import resource_id
+from dicom_assets.fhir.imaging_study import is_told, resource_id
 from dicom_assets.lakehouse.buckets import Buckets
 from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.query import Where
+from dicom_assets.lakehouse.uris import is_written_here
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
 from dicom_assets.steps import catalog, convert, flatten
 from dicom_assets.steps.corrections import Corrections
@@ -35,7 +37,13 @@ _INSTANCE = ("sourceSystem", "sopInstanceUid")
 _PLACE = (*_INSTANCE, "study", "seriesInstanceUid")
 _NEWEST = ("ingestedAt", "sourceModifiedAt", "contentHash", "filePath")
 _HELD = pa.schema([(name, pa.string()) for name in _PLACE])
-_CURRENT = pa.schema([(name, pa.string()) for name in (*_INSTANCE, "current")])
+_CURRENT = pa.schema(
+    [
+        *((name, pa.string()) for name in (*_INSTANCE, "filePath", "studyInstanceUid")),
+        ("seriesInstanceUid", pa.string()),
+        ("isDeleted", pa.bool_()),
+    ]
+)
 _STATED = pa.schema(
     [
         *_HELD,
@@ -90,6 +98,7 @@ class SilverCheck:
         self._bucket_count = Buckets.enough_for(rows)
         self._held = self._buckets(_HELD)
         self._corrections = Corrections.read(run.engine)
+        self._current_studies: set[tuple[str, str]] = set()
 
     def _buckets(self, schema: pa.Schema) -> Buckets:
         folder = self._engine.layout.root
@@ -138,7 +147,7 @@ class SilverCheck:
             bad = set(self._failed(day, flatten.STEP, "sourcePath", "line"))
             places = zip(rows["filePath"], rows["lineNumber"], strict=True)
             rows["valid"] = [place not in bad for place in places]
-            rows["theirs"] = [not convert.is_ours(path) for path in rows["filePath"]]
+            rows["theirs"] = [not is_written_here(path) for path in rows["filePath"]]
             known = _united([known, rows[[*STUDY, "valid", "theirs"]]])
             progress.advance()
         return known
@@ -178,7 +187,8 @@ class SilverCheck:
             progress.advance()
         exempt = absent | (self._bronze_keys() - self._bronze_keys("valid"))
         theirs = self._bronze_keys("theirs")
-        for said, held, current in zip(stated, self._held, self._current(), strict=True):
+        currents = self._current() if self.is_whole else self._buckets(_CURRENT)
+        for said, held, current in zip(stated, self._held, currents, strict=True):
             every = belonging(said.to_pandas(date_as_object=True), self._corrections)
             if self.is_whole:
                 self._compare_current(every, current.to_pandas())
@@ -199,22 +209,34 @@ class SilverCheck:
                     self._found.add(Kind.INSTANCE_UNKNOWN, what, key=key)
 
     def _current(self) -> Buckets:
-        """Returns which file speaks for each instance, by silver/current_files."""
+        """Returns what silver/current_files says of instances; keeps which studies it has."""
         buckets = self._buckets(_CURRENT)
-        if self.is_whole:
-            columns = [*_INSTANCE, "filePath", "level"]
-            for rows in parts(self._engine, catalog.CURRENT_FILES, columns, None):
-                is_instance = pa.array([each == "instance" for each in rows["level"].to_pylist()])
-                found = rows.filter(is_instance.cast(pa.bool_())).rename_columns(
-                    {"filePath": "current"}
-                )
-                buckets.add(found.select(_CURRENT.names).cast(_CURRENT))
+        columns = [*_CURRENT.names[:-1], "level", "arrivedAt", "deletedAt"]
+        for rows in parts(self._engine, catalog.CURRENT_FILES, columns, None):
+            is_study, is_instance = (
+                pc.call_function("equal", [rows["level"], pa.scalar(level)])
+                for level in ("study", "instance")
+            )
+            studies = rows.filter(is_study)
+            names = (studies[name].to_pylist() for name in ("sourceSystem", "studyInstanceUid"))
+            self._current_studies |= set(zip(*names, strict=True))
+            found = rows.filter(is_instance)
+            gone = pc.call_function("less", [found["arrivedAt"], found["deletedAt"]])
+            found = found.append_column("isDeleted", gone.fill_null(False))
+            buckets.add(found.select(_CURRENT.names).cast(_CURRENT))
         return buckets
 
     def _compare_current(self, should: pd.DataFrame, current: pd.DataFrame) -> None:
-        both = should.merge(current, on=list(_INSTANCE), how="left")
-        wrong = both.loc[both["filePath"] != both["current"]]
-        for key in zip(wrong["sourceSystem"], wrong["sopInstanceUid"], strict=True):
+        """Compares file, place and flag of instances, and looks for their studies."""
+        rows = should[_CURRENT.names].assign(
+            known=[
+                study in self._current_studies
+                for study in zip(should["sourceSystem"], should["studyInstanceUid"], strict=True)
+            ]
+        )
+        both = rows.merge(current, on=_CURRENT.names, how="left", indicator=True)
+        wrong = both.loc[(both["_merge"] == "left_only") | ~both["known"]]
+        for key in zip(wrong["sourceSystem"], wrong["studyInstanceUid"], strict=True):
             what = f"{catalog.CURRENT_FILES.full_name}: {' '.join(key)}"
             self._found.add(Kind.NOT_CURRENT, what, key=key)
 
@@ -222,6 +244,8 @@ class SilverCheck:
         """Reads what metastore rows say of where instances are, but for those that failed."""
         columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST]
         rows = self._engine.read(self._run.metastore, columns, **which)
+        uids = (rows[name].to_pylist() for name in _UIDS[1:])
+        rows = rows.filter(pa.array(list(map(is_told, *uids)), pa.bool_()))
         failed = {path for day in days for (path,) in self._failed(day, convert.STEP, "failedPath")}
         if failed:
             kept = [path not in failed for path in rows["filePath"].to_pylist()]

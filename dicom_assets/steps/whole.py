@@ -1,9 +1,9 @@
 """Studies that are written whole: of all their rows that count, whenever these came.
 
 Decided here: which rows those are. A row counts where its instance stands in the study and is not
-deleted; one whose file arrived before the instance was deleted does not, though a later file
-brought the instance back. What a study says otherwise, every row that counts has its say in. Not
-decided here: which studies are to be written whole (`current_files`), or how (`convert`).
+deleted, and where it is the newest of its file; one whose file was deleted does not, though a later
+file brought the instance back. What a study says otherwise, every row that counts has its say in.
+Not decided here: which studies are to be written whole (`current_files`), or how (`convert`).
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dicom_assets.fhir.imaging_study import is_told
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.schemas import INGEST_DATE
+from dicom_assets.lakehouse.schemas import INGEST_DATE, REQUIRED_TAGS
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections
 from dicom_assets.steps.current_files import (
@@ -35,6 +36,8 @@ _CURRENT = (
     "sourceSystem",
     "studyInstanceUid",
     "sopInstanceUid",
+    "filePath",
+    "version",
     "arrivedAt",
     "deletedAt",
     "otherStudies",
@@ -63,9 +66,9 @@ def split(engine: LocalEngine, new: pa.Table) -> tuple[pa.Table, dict[StudyUid, 
         engine: The lakehouse; silver/current_files knows all of the rows.
         new: Rows (`instances.INSTANCES`).
     """
-    columns = columns_of(new, "sourceSystem", "studyInstanceUid", "sopInstanceUid")
-    keys = {instance_key(system, instance) for system, _, instance in columns}
-    keys |= {study_key_of(*study) for study in {(system, study) for system, study, _ in columns}}
+    columns = columns_of(new, "sourceSystem", *REQUIRED_TAGS)
+    keys = {instance_key(system, instance) for system, _, _, instance in columns}
+    keys |= {study_key_of(*study) for study in {(system, study) for system, study, *_ in columns}}
     known = _unusual(engine.read(catalog.CURRENT_FILES, _CURRENT, where={"id": keys}))
     whole = {_study(row): row for row in known if row["wholeAt"]}
     elsewhere = {
@@ -78,9 +81,11 @@ def split(engine: LocalEngine, new: pa.Table) -> tuple[pa.Table, dict[StudyUid, 
     deleted = {(row["sourceSystem"], row["sopInstanceUid"]) for row in known if is_deleted(row)}
     if not whole and not deleted:
         return new, {}
+    # of one that FHIR cannot hold a failure is made there
     kept = [
-        (system, study) not in whole and (system, instance) not in deleted
-        for system, study, instance in columns
+        not is_told(series, instance)
+        or ((system, study) not in whole and (system, instance) not in deleted)
+        for system, study, series, instance in columns
     ]
     return new.filter(pa.array(kept, pa.bool_())), whole
 
@@ -109,10 +114,11 @@ def whole_parts(
             "studyInstanceUid": {uid for _, uid in some},
         }
         rows = engine.read(run.metastore, (*COLUMNS, "version"), where=where)
-        as_of = {study: row["wholeAt"] for study, row in some.items()}
-        counting = pa.array(_counting(engine, rows, as_of), pa.bool_())
-        batches = [project(batch) for batch in rows.filter(counting).to_batches()]
+        rows = counting(engine, corrections, rows)
+        ours = [study in some for study in columns_of(rows, "sourceSystem", "studyInstanceUid")]
+        batches = [project(batch) for batch in rows.filter(pa.array(ours, pa.bool_())).to_batches()]
         instances = pa.Table.from_batches(batches, schema=INSTANCES)
+        as_of = {study: row["wholeAt"] for study, row in some.items()}
         yield Part(corrections.with_patients(instances), as_of)
 
 
@@ -121,30 +127,45 @@ def columns_of(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
     return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
 
-def _counting(
-    engine: LocalEngine, rows: pa.Table, as_of: dict[StudyUid, datetime | None]
-) -> list[bool]:
-    """Says of each metastore row whether it counts; moves `as_of` on to each study's newest row."""
-    told = columns_of(rows, "sourceSystem", "studyInstanceUid", "sopInstanceUid")
+def counting(engine: LocalEngine, corrections: Corrections, rows: pa.Table) -> pa.Table:
+    """Returns those metastore rows that count, the newest of each file.
+
+    Their ingestedAt is when the file was taken in, also where it has been read again.
+
+    Args:
+        engine: The lakehouse.
+        corrections: What was deleted.
+        rows: With at least UIDs, filePath, version and ingestedAt; all there are of each file.
+    """
+    told = columns_of(rows, "sourceSystem", *REQUIRED_TAGS)
     files = columns_of(rows, "filePath", "version")
     read: list[Any] = rows["ingestedAt"].to_pylist()
-    where = {"id": {instance_key(system, instance) for system, _, instance in told}}
+    where = {"id": {instance_key(system, instance) for system, _, _, instance in told}}
     known = engine.read(catalog.CURRENT_FILES, _CURRENT, where=where).to_pylist()
     current = {(row["sourceSystem"], row["sopInstanceUid"]): row for row in known}
-    arrived: dict[tuple[Any, ...], datetime] = {}
+    arrived: dict[tuple[Any, ...], datetime] = {
+        (row["filePath"], row["version"]): row["arrivedAt"] for row in known
+    }
+    last: dict[tuple[Any, ...], datetime] = {}
     for file, at in zip(files, read, strict=True):
         arrived[file] = min(at, arrived.get(file, at))
-    found = []
-    for (system, uid, sop), file, at in zip(told, files, read, strict=True):
-        study, instance = (system, uid), current.get((system, sop))
-        if study in as_of:
-            as_of[study] = max(at, as_of[study] or at)
-        if study not in as_of or not instance or instance["studyInstanceUid"] != uid:
-            found.append(False)
-        else:
-            deleted_at = instance["deletedAt"]
-            found.append(deleted_at is None or arrived[file] > deleted_at)
-    return found
+        last[file] = max(at, last.get(file, at))
+    kept = []
+    for (system, *uids), file, at in zip(told, files, read, strict=True):
+        instance = current.get((system, uids[-1]))
+        row = dict(zip(REQUIRED_TAGS, uids, strict=True)) | {"sourceSystem": system}
+        kept.append(
+            at == last[file]
+            and instance is not None
+            and instance["studyInstanceUid"] == uids[0]
+            and not is_deleted(instance)
+            # asked with the file's own UIDs: its instance may have come elsewhere since
+            and not corrections.is_deleted(row | {"arrivedAt": arrived[file]})
+        )
+    place = rows.schema.get_field_index("ingestedAt")
+    arrivals = pa.array([arrived[file] for file in files], rows.schema.field(place).type)
+    rows = rows.set_column(place, rows.schema.field(place), arrivals)
+    return rows.filter(pa.array(kept, pa.bool_()))
 
 
 def _unusual(current: pa.Table) -> list[Row]:

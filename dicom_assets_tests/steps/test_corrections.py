@@ -1,11 +1,14 @@
 """Corrections: deletes, restores and changes of patient flow through to gold, once."""
 
+import json
 from datetime import date, timedelta
 
 import pytest
 
 from dicom_assets.lakehouse.operations import operation
+from dicom_assets.lakehouse.uris import WHOLE_TAG
 from dicom_assets.steps import ask, catalog
+from dicom_assets.steps.verify import verify
 from dicom_assets_tests.conftest import DAY
 from dicom_assets_tests.steps.test_policies import broken, gold, one, patients, places
 
@@ -174,3 +177,187 @@ def test_of_two_whole_statements_the_one_that_knows_more_is_the_later_one(full, 
     full.chain(DAYS[2])
     assert {place[3] for place in places(full)} == {"1.2.10", "1.2.11", "1.2.12", "1.2.13"}
     assert broken(full, *DAYS[:3]) == set()
+
+
+def asked(house, kind: str, **what: str) -> None:
+    said = operation(operation=kind, requestedBy="me", reason="wrong", id=f"{kind}{what}", **what)
+    ask.ask(house.run.engine, said, source_system="default")
+
+
+def agrees(house, *days: date) -> None:
+    assert broken(house, *days) == set()
+    assert dict(verify(house.settings).counts) == {}
+
+
+def described(house) -> dict[str, str | None]:
+    rows = house.rows(catalog.silver_imaging_study())
+    return {row["idOrig"]: row["description"] for row in rows}
+
+
+def test_reading_an_older_part_again_does_not_give_it_the_last_word(full, write_dicom):
+    write_dicom(
+        full.drop / "x", **one(SOPInstanceUID="1.2.13", StudyDescription="new", PatientID="P7")
+    )
+    full.chain(DAYS[1])
+    for day, what in (
+        (DAYS[2], {"sopInstanceUid": "1.2.9"}),
+        (DAYS[3], {"studyInstanceUid": "1.2.1"}),
+    ):
+        do(full, day, "reread", **what)
+        assert described(full)["1.2.1"] == "new"
+        assert patients(full) == {"P7", "P2"}
+    agrees(full, *DAYS[:4])
+
+
+def test_a_statement_in_the_middle_that_is_taken_in_last_still_counts(full, write_dicom):
+    write_dicom(full.drop / "x", **one(SOPInstanceUID="1.2.13", StudyDescription="two"))
+    full.chain(DAYS[1], until="organise")
+    write_dicom(full.drop / "y", **one(SOPInstanceUID="1.2.14"))
+    full.chain(DAYS[2])
+    full.chain(DAYS[1])
+    assert described(full)["1.2.1"] == "two"
+    agrees(full, *DAYS[:3])
+
+
+def test_a_late_file_and_one_read_again_keep_their_order(full, write_dicom):
+    """The newest file, stopped; an older one of the same instance read again; then it goes on."""
+    write_dicom(full.drop / "x", **one(StudyInstanceUID="1.2.2", SeriesInstanceUID="1.2.2.1"))
+    full.chain(DAYS[1], until="organise")
+    asked(full, "reread", sopInstanceUid="1.2.9")
+    full.chain(DAYS[2], until="extract")
+    full.chain(DAYS[1])
+    full.chain(DAYS[2])
+    moved = ("default", "1.2.2", "1.2.2.1", "1.2.9")
+    assert places(full) == ALL - {("default", "1.2.1", "1.2.1.1", "1.2.9")} | {moved}
+    agrees(full, *DAYS[:3])
+
+
+def test_a_part_that_comes_late_into_a_corrected_study_is_not_lost(full, write_dicom):
+    do(full, DAYS[1], "delete", sopInstanceUid="1.2.10")
+    write_dicom(full.drop / "x", **one(SOPInstanceUID="1.2.13"))
+    full.chain(DAYS[2], until="organise")
+    asked(full, "reread", sopInstanceUid="1.2.9")
+    full.chain(DAYS[3], until="convert")
+    full.chain(DAYS[2])
+    full.chain(DAYS[3])
+    assert {place[3] for place in places(full)} == {"1.2.9", "1.2.11", "1.2.12", "1.2.13"}
+    agrees(full, *DAYS[:4])
+
+
+def test_what_a_deleted_file_said_stays_away_when_its_instance_comes_in_another_series(
+    full, write_dicom
+):
+    do(full, DAYS[1], "delete", seriesInstanceUid="1.2.1.1")
+    write_dicom(full.drop / "x", **one(SeriesInstanceUID="1.2.1.3", PatientID="P7"))
+    full.chain(DAYS[2])
+    assert described(full)["1.2.1"] is None
+    agrees(full, *DAYS[:3])
+
+
+def test_a_deleted_files_sex_is_not_its_patients(house, write_dicom):
+    write_dicom(house.drop / "x", **one(PatientSex="M"))
+    house.chain(DAYS[0])
+    write_dicom(house.drop / "y", **one(SOPInstanceUID="1.2.10", PatientSex="F"))
+    house.chain(DAYS[1])
+    do(house, DAYS[2], "delete", sopInstanceUid="1.2.10")
+    (person,) = house.rows(catalog.PERSON)
+    assert person["gender_concept_id"] == 8507
+    agrees(house, *DAYS[:3])
+
+
+def test_a_file_that_fhir_cannot_hold_fails_in_a_corrected_study_too(full, write_dicom):
+    do(full, DAYS[1], "delete", sopInstanceUid="1.2.10")
+    with pytest.warns(UserWarning, match="Invalid value"):
+        write_dicom(full.drop / "x", **one(SOPInstanceUID="1.2.13", SeriesInstanceUID="1_2"))
+    full.chain(DAYS[2])
+    assert full.failures() == {"x": "invalid_resource"}
+    agrees(full, *DAYS[:3])
+
+
+@pytest.mark.parametrize("stopped", ["flatten", "person"])
+def test_a_patient_of_a_study_on_its_way_to_gold_is_kept(full, write_dicom, stopped):
+    write_dicom(full.drop / "x", **one(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.13"))
+    full.chain(DAYS[1], until=stopped)
+    do(full, DAYS[2], "delete", studyInstanceUid="1.2.1")
+    full.chain(DAYS[1])
+    assert patients(full) == {"P1", "P2"}
+    agrees(full, *DAYS[:3])
+
+
+def test_a_patient_to_whom_nothing_points_goes_whichever_date_was_stopped(full, write_dicom):
+    write_dicom(full.drop / "x", **one(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.13"))
+    full.chain(DAYS[1])
+    for day, study in ((DAYS[2], "1.2.1"), (DAYS[3], "1.2.3")):
+        asked(full, "change_patient", patientId="P1", newPatientId="P2", studyInstanceUid=study)
+        full.chain(day, until="person")
+    full.chain(DAYS[3])
+    full.chain(DAYS[2])
+    assert patients(full) == {"P2"}
+    agrees(full, *DAYS[:4])
+
+
+def test_a_delete_that_came_before_its_files_were_converted_and_its_restore_agree(
+    full, write_dicom
+):
+    write_dicom(full.drop / "x", **one(StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.13"))
+    full.chain(DAYS[1], until="extract")
+    asked(full, "delete", studyInstanceUid="1.2.3")
+    full.chain(DAYS[2])
+    full.chain(DAYS[1])
+    do(full, DAYS[3], "restore", studyInstanceUid="1.2.3")
+    full.chain(DAYS[1])
+    assert ("default", "1.2.3", "1.2.1.1", "1.2.13") in places(full)
+    agrees(full, *DAYS[:4])
+
+
+def test_counts_that_were_declared_hold_after_a_delete(house, write_dicom):
+    for study in (1, 2):
+        write_dicom(
+            house.drop / f"{study}.dcm",
+            **one(StudyInstanceUID=f"1.2.{study}", SOPInstanceUID=f"1.2.9.{study}"),
+        )
+    expected = {"process_files": 2, "dicomimagingmetastore": 2, "ImagingStudy": 2}
+    expected["Image_Occurrence"] = 2
+    (house.drop / "dicom_assets_manifest.json").write_text(json.dumps({"expected": expected}))
+    house.chain(DAYS[0])
+    assert broken(house, DAYS[0]) == set()
+    do(house, DAYS[0], "delete", studyInstanceUid="1.2.1")
+    agrees(house, DAYS[0])
+
+
+def test_what_others_say_of_a_corrected_study_is_kept_and_their_tag_means_nothing(full):
+    def theirs(name: str, day: date, **elements) -> None:
+        said = {
+            "resourceType": "ImagingStudy",
+            "id": "1.2.1",
+            "status": "available",
+            "subject": {"display": "somebody"},
+            **elements,
+        }
+        folder = full.run.engine.layout.fhir_folder("default", day, "ImagingStudy")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(said) + "\n")
+        full.chain(day)
+
+    series = {
+        "uid": "5.1",
+        "modality": {"code": "CT"},
+        "instance": [{"uid": "5.1.1", "sopClass": {"code": "1.2.840.10008.5.1.4.1.1.2"}}],
+    }
+    old = {"lastUpdated": "2020-01-01T00:00:00Z"}
+    theirs("ris.ndjson", DAYS[1], note=[{"text": "seen"}], series=[series], meta=old)
+    do(full, DAYS[2], "delete", sopInstanceUid="1.2.9")
+    theirs("tag.ndjson", DAYS[3], meta={**old, "tag": [WHOLE_TAG]})
+    assert {place[3] for place in places(full)} == {"1.2.10", "1.2.11", "1.2.12", "5.1.1"}
+    rows = {row["idOrig"]: row for row in full.rows(catalog.silver_imaging_study())}
+    assert rows["1.2.1"]["note_string"] and "seen" in rows["1.2.1"]["note_string"]
+
+
+def test_a_study_whose_uid_is_none_can_be_deleted(house, write_dicom):
+    with pytest.warns(UserWarning, match="Invalid value"):
+        write_dicom(house.drop / "x", **one(StudyInstanceUID="my study"))
+    house.chain(DAYS[0])
+    assert len(places(house)) == 1
+    do(house, DAYS[1], "delete", studyInstanceUid="my study")
+    assert places(house) == set()
+    agrees(house, *DAYS[:2])

@@ -20,7 +20,8 @@ def ended(tmp_path_factory, house_class):
         folder = house.drop / name
         folder.mkdir()
         case.drop(folder)
-        good = uids(sop=b"1.9", study=b"1.9.%d" % number, series=b"1.9.%d.1" % number)
+        study, series, sop = (b"1.9.%d%s" % (number, end) for end in (b"", b".1", b".1.1"))
+        good = uids(sop=sop, study=study, series=series)
         (folder / "good beside.dcm").write_bytes(file_of(good))
     house.chain()
     return house
@@ -111,6 +112,9 @@ def test_every_reason_is_met_by_some_test():
         "archive_bomb": "steps/test_hostile_bounds.py",
         "wrong_resource_type": "steps/test_chain.py",
         "gzip_damaged": "steps/test_organise_fhir.py",
+        "not_fetched": "steps/test_external.py",
+        "not_retrieved": "steps/test_pull.py",
+        "shortcut_unusable": "steps/test_external.py",
         "invalid_operation": "steps/test_operations.py",
     }
     here = Path(__file__).parents[1]

@@ -62,7 +62,7 @@ def patients(house) -> set[str | None]:
 def conflicts(house) -> set[tuple[str, str, str, str]]:
     """Level, attribute, kept value, other value."""
     rows = house.rows(catalog.CONFLICTS)
-    return {(r["level"], r["attribute"], r["keptValue"], r["otherValue"]) for r in rows}
+    return {(r["level"], r["attribute"], r["newerValue"], r["olderValue"]) for r in rows}
 
 
 def broken(house, *days: date) -> set[str]:
@@ -106,9 +106,9 @@ def test_of_two_contents_of_one_instance_the_newer_counts_and_both_are_shown(hou
         ("study", "studyDescription", "second", "first"),
     }
     row = next(r for r in house.rows(catalog.CONFLICTS) if r["level"] == "instance")
-    sides = {row["keptPath"], row["otherPath"]}
+    sides = {row["newerPath"], row["olderPath"]}
     assert sides == {each["filePath"] for each in house.metastore()}
-    assert row["keptArrivedAt"] > row["otherArrivedAt"]
+    assert row["newerArrivedAt"] > row["olderArrivedAt"]
     assert broken(house, DAY, NEXT) == set()
 
 
@@ -177,7 +177,7 @@ def test_study_attributes_that_differ_between_files_are_the_newest_ones_and_show
     assert [(row["level"], row["attribute"]) for row in rows] == [("study", "accessionNumber")]
     (study,) = house.rows(catalog.silver_imaging_study())
     (accession,) = [i["value"] for i in study["identifier"] if i["value"][0] == "A"]
-    assert rows[0]["keptValue"] == accession, "it is the one that counts"
+    assert rows[0]["newerValue"] == accession, "it is the one that counts"
 
 
 def test_parts_that_come_before_and_years_after_are_one_study(house, send):
