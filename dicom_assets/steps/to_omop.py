@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 
 import pyarrow as pa
 
-from dicom_assets.fhir.imaging_study import resource_id
+from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
-from dicom_assets.omop.person import METASTORE_COLUMNS, persons, unknown_persons
+from dicom_assets.omop.person import METASTORE_COLUMNS, person_id, persons, unknown_persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
 from dicom_assets.steps import catalog, flatten
@@ -24,7 +24,7 @@ from dicom_assets.steps.corrections import Corrections, stating_patients
 from dicom_assets.steps.current_files import study_key_of
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.whole import counting, studies_by_key
+from dicom_assets.steps.whole import columns_of, counting, studies_by_key
 
 STEP = "to_omop"
 _PATIENT = ("sourceSystem", "person_source_value")
@@ -50,34 +50,35 @@ def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
         keys, people = (
             set(before[name].to_pylist()) - set(rows[name].to_pylist()) for name in columns
         )
-        left.update(people)
+        # before what pointed to them goes: a run that is killed in between comes here again
+        if people and run.settings.omop_person:
+            _remove_forsaken(run, people, ids)
         return rows, keys
 
-    left: set[int] = set()
-    report = _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping, ids)
-    if left and run.settings.omop_person:
-        with reporting(STEP, run.engine.layout.root):
-            _remove_forsaken(run, left)
-    return report
+    return _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping, ids)
 
 
-def _remove_forsaken(run: Run, people: Collection[int]) -> None:
-    """Removes those people from gold/person to whom nothing points, and nothing will.
+def _remove_forsaken(run: Run, people: set[int], changed: Collection[str]) -> None:
+    """Removes those people from gold/person to whom only studies pointed that no longer do.
 
-    A study of theirs that is on its way to gold, by the run of another date, keeps them there.
+    A study of theirs that is in silver, and which another date's run has yet to bring to gold,
+    keeps them there: that run may have made their rows already.
     """
-    engine, gold, columns = run.engine, catalog.PERSON, ["person_id"]
+    engine, gold, columns = run.engine, catalog.PERSON, ["person_id", "sourceRecordId"]
     pointing = engine.read(catalog.IMAGE_OCCURRENCE, columns, where={"person_id": people})
-    left = set(people) - set(pointing["person_id"].to_pylist())
+    ours = set(changed)
+    told = columns_of(pointing, *columns)
+    left = people - {key for key, study in told if study not in ours}
     if not left:
         return
     rows = engine.read(gold, PERSON.names, where={"person_id": left}).to_pylist()
-    said = {(row["sourceSystem"], row["person_source_value"]): row["person_id"] for row in rows}
+    patients = {(row["sourceSystem"], row["person_source_value"]) for row in rows}
     studies_of = Corrections.read(engine).studies_by_patient(stating_patients(engine))
-    for patient in said.keys() & studies_of.keys():
-        named = {(system, resource_id(uid)) for system, uid in studies_of[patient]}
-        if named - flatten.gone_studies(engine, named):
-            left.discard(said[patient])
+    named = {study for patient in patients & studies_of.keys() for study in studies_of[patient]}
+    where = {"id": {silver_study_id(*study) for study in named}}
+    for study in studies(engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)):
+        told = (study.source_system, study.patient_id, study.uid)
+        left.discard(person_id(*told, run.crosswalks))
     names = [name for name in gold.schema.names if name != gold.partition]
     nothing = gold.schema.empty_table().select(names)
     engine.upsert(gold, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
