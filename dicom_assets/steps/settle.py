@@ -203,6 +203,7 @@ def _write(
     """Writes what changed; conflicts first: they cannot be told again once rows are written."""
     changed, conflicts = settling.changed, settling.conflicts
     for table, rows, done in ((catalog.CONFLICTS, conflicts, None), (TABLE, changed, progress)):
-        engine.upsert(table, _rows(table, rows), progress=done, ingest_date=day)
+        if rows or done:
+            engine.upsert(table, _rows(table, rows), progress=done, ingest_date=day)
     report.rows += len(changed)
     report.count({"conflicts": len(conflicts)})
