@@ -26,6 +26,8 @@ import pytest
 from deltalake import DeltaTable
 from PIL import Image
 
+from dicom_assets.defs.checks import RULES
+
 REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -65,8 +67,6 @@ NODES = {
 }
 TWICE = {"ImagingStudy", "DiagnosticReport"}
 """Bronze and silver."""
-
-from dicom_assets.defs.checks import RULES
 
 pytestmark = pytest.mark.browser
 
