@@ -105,6 +105,15 @@ def fill(drop: Path) -> None:
     (drop / "ZqxFolder").mkdir()
     (drop / "ZqxFolder/dicom_assets_manifest.json").write_text(json.dumps(counts))
     (drop / "dicom_assets_manifest.json").write_text('{"expected": {"Zqx": "Zqx"}}')
+    said = {"requestedBy": "Zqx Moll", "reason": "Zqx Doe was another", "id": "zqx-ticket"}
+    about = {"patientId": "ZqxWrong", "newPatientId": "ZqxRight"}
+    (drop / "Operations").mkdir()
+    (drop / "Operations/zqx good.json").write_text(
+        json.dumps({"operation": "change_patient", **about, **said})
+    )
+    (drop / "Operations/zqx wrong.json").write_text(
+        json.dumps({"operation": "delete", "studyInstanceUid": "Zqx ", "zqx": "Zqx", **said})
+    )
     fill_external(Layout(drop.parents[4]).external_root / "ZqxArchive", whole)
 
 
