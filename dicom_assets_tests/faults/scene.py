@@ -21,7 +21,7 @@ from dicom_assets_tests.faults.power import Volatile
 
 DAYS = tuple(DELIVERIES)
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
-QUICK = {"mkdir": 6, "open": 3, "write": 2}
+QUICK = {"mkdir": 20, "open": 12, "write": 4, "syncfs": 6, "chmod": 6, "rename": 2, "unlink": 2}
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
 KILLS = 4
 """So many runs in a row are killed, each further on, before one gets through."""
