@@ -37,7 +37,7 @@ def next_day(nursery, tmp_path_factory) -> Scene:
 def test_a_storage_that_fails_ends_the_run_with_words_that_name_no_file(scene, code, lasts):
     acts = scene.undisturbed[0].acts
     begin = [errno.ENOSPC, errno.EIO].index(code) * 10 + lasts * 20
-    for at in range(begin, len(acts), 100):
+    for at in range(begin, len(acts), 160):
         root = scene.fresh(f"failing {next(scene.numbers)}")
         ended = scene.run(root, Fault(code, at=at, lasts=lasts))
         assert "Doe" not in ended.error
