@@ -6,6 +6,7 @@ decided here: which version is read (`engine`).
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
@@ -50,6 +51,11 @@ def quoted(name: str) -> str:
 def columns_of(table: Table, columns: Collection[str]) -> pa.Schema:
     """Returns the schema of some columns, in the table's order."""
     return pa.schema([f for f in table.schema if f.name in set(columns)])
+
+
+def values_of(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
+    """Returns the values of some columns, row by row."""
+    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:

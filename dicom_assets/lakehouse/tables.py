@@ -64,6 +64,11 @@ class Table:
         """`layer.name`, as a catalogue shows it."""
         return f"{self.layer}.{self.name}"
 
+    @property
+    def upserted(self) -> pa.Schema:
+        """Its columns but for its partition, which an upsert adds."""
+        return pa.schema([each for each in self.schema if each.name != self.partition])
+
     def partition_of(self, ingest_date: date) -> str:
         """Returns the value, as text, of the partition of rows that first came on a date."""
         return f"{ingest_date:%Y-%m}" if self.partition == INGEST_MONTH else f"{ingest_date}"

@@ -25,12 +25,13 @@ from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
 from dicom_assets.steps.current_files import study_key, study_key_of
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.whole import Part, columns_of, split, studies_by_key, whole_parts
+from dicom_assets.steps.whole import Part, split, studies_by_key, whole_parts
 
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
@@ -102,7 +103,7 @@ def _of_files(run: Run, since: int | None, until: int) -> _News | None:
     part, whole = split(run.engine, new)
     if not whole:
         return _News([Part(part, {})], None)
-    paths = {f"{folder}/{name}" for folder, name in columns_of(new, "folder", "fileName")}
+    paths = {f"{folder}/{name}" for folder, name in values_of(new, "folder", "fileName")}
     return _News(chain([Part(part, {})], whole_parts(run, corrections, whole)), paths)
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from datetime import date, datetime
 from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -17,11 +18,13 @@ import pyarrow as pa
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.keys import stated
 from dicom_assets.lakehouse.operations import WHAT
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
 from dicom_assets.steps import catalog
 from dicom_assets.steps.current_files import Row, StudyUid, instance_key
 
 _COLUMNS = ("sourceSystem", *WHAT, "takenAt", "operationId")
+_IN_ORDER = itemgetter("takenAt", "operationId")
 _ABOUT = ("sourceSystem", *REQUIRED_TAGS)
 
 Operation = dict[str, Any]
@@ -35,7 +38,7 @@ class Corrections:
         self._deletes: defaultdict[tuple[Any, ...], list[Operation]] = defaultdict(list)
         self._changes: dict[str, list[Operation]] = {}
         self.reread_at = {each["takenAt"] for each in operations if each["operation"] == "reread"}
-        for each in sorted(operations, key=lambda row: (row["takenAt"], row["operationId"])):
+        for each in sorted(operations, key=_IN_ORDER):
             if each["operation"] in ("delete", "restore"):
                 self._deletes[tuple(each[name] for name in _ABOUT)].append(each)
             elif each["operation"] == "change_patient":
@@ -56,7 +59,7 @@ class Corrections:
         if not self._deletes:
             return None
         said = [each for about in _about(instance) for each in self._deletes.get(about, ())]
-        last = max(said, key=lambda row: (row["takenAt"], row["operationId"]), default=None)
+        last = max(said, key=_IN_ORDER, default=None)
         return last["takenAt"] if last and last["operation"] == "delete" else None
 
     def is_deleted(self, instance: Row) -> bool:
@@ -78,8 +81,7 @@ class Corrections:
         """Returns rows with sourceSystem, studyInstanceUid and patientId, that one as it holds."""
         if not self._changes:
             return rows
-        names = ("sourceSystem", "studyInstanceUid", "patientId")
-        told = zip(*(rows[name].to_pylist() for name in names), strict=True)
+        told = values_of(rows, "sourceSystem", "studyInstanceUid", "patientId")
         place = rows.schema.get_field_index("patientId")
         held = pa.array([self.patient_id(*each) for each in told], pa.string())
         return rows.set_column(place, rows.schema.field(place), held)
@@ -159,7 +161,7 @@ def stating_patients(engine: LocalEngine) -> list[Row]:
 def _instances(engine: LocalEngine, operations: Collection[Operation]) -> list[Row]:
     """Returns the instances in silver/current_files that deletes and restores name."""
     table = catalog.CURRENT_FILES
-    columns = [name for name in table.schema.names if name != table.partition]
+    columns = table.upserted.names
     about = [each for each in operations if each["operation"] in ("delete", "restore")]
     named = {
         instance_key(each["sourceSystem"], each["sopInstanceUid"])

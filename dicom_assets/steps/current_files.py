@@ -92,6 +92,15 @@ def arrival(row: Row) -> tuple[datetime, datetime, str, str]:
     return arrived_at, modified, row["contentHash"] or "", row["filePath"]
 
 
+def first_seen(rows: Iterable[Row]) -> dict[tuple[str, str | None], datetime]:
+    """Returns path and version of files → when they were taken in, by all their metastore rows."""
+    found: dict[tuple[str, str | None], datetime] = {}
+    for row in rows:
+        file, at = (row["filePath"], row["version"]), row["ingestedAt"]
+        found[file] = min(at, found.get(file, at))
+    return found
+
+
 class Settling:
     """Takes files in and holds which rows of silver/current_files change, and the conflicts."""
 

@@ -10,7 +10,6 @@ An upsert of the same lines again changes nothing, so only the last one of a run
 """
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import pyarrow as pa
 
@@ -19,6 +18,7 @@ from dicom_assets.fhir.links import LINKED
 from dicom_assets.fhir.silver import Upserts, gone, silver_ids, upserts
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.current_files import study_key
 from dicom_assets.steps.link import linked
@@ -116,9 +116,9 @@ def _merged(run: Run, bronze: Table, silver: Table, lines: pa.Table) -> Upserts:
     whole = _whole(engine, lines) if bronze == catalog.BRONZE_IMAGING_STUDY else set()
     if not whole:
         return _upserts(run, bronze, lines, existing)
-    known = set(_columns(lines, "filePath", "lineNumber"))
+    known = set(values_of(lines, "filePath", "lineNumber"))
     others = _all_lines(engine, bronze, whole)
-    is_other = [line not in known for line in _columns(others, "filePath", "lineNumber")]
+    is_other = [line not in known for line in values_of(others, "filePath", "lineNumber")]
     lines = pa.concat_tables([lines, others.filter(pa.array(is_other, pa.bool_()))])
     anew = {silver_id(system, bronze.name, own_id) for system, own_id in whole}
     found = _upserts(run, bronze, lines, existing, anew=anew)
@@ -140,7 +140,7 @@ def _upserts(
 
 def _whole(engine: LocalEngine, lines: pa.Table) -> set[tuple[str, str]]:
     """Returns source system and id of the lines' studies that are to be written whole."""
-    studies = {each for each in _columns(lines, "sourceSystem", "id") if each[1]}
+    studies = {each for each in values_of(lines, "sourceSystem", "id") if each[1]}
     keys = {study_key(*study): study for study in studies}
     columns = ["id", "wholeAt"]
     rows = engine.read(catalog.CURRENT_FILES, columns, where={"id": keys}).drop_null()
@@ -151,12 +151,8 @@ def _all_lines(engine: LocalEngine, bronze: Table, resources: set[tuple[str, str
     """Returns all lines about some resources, given by source system and id."""
     where = {"id": {own_id for _, own_id in resources}}
     lines = engine.read(bronze, bronze.schema.names, where=where)
-    wanted = [each in resources for each in _columns(lines, "sourceSystem", "id")]
+    wanted = [each in resources for each in values_of(lines, "sourceSystem", "id")]
     return lines.filter(pa.array(wanted, pa.bool_()))
-
-
-def _columns(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
-    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
 
 def _upsert(run: Run, silver: Table, found: Upserts, *, progress: Progress | None) -> None:

@@ -292,8 +292,7 @@ class _Repair:
 
     def _delete(self, table: Table, keys: Collection[Any]) -> None:
         if keys:
-            names = [name for name in table.schema.names if name != table.partition]
-            nothing = table.schema.empty_table().select(names)
+            nothing = table.upserted.empty_table()
             self._engine.upsert(
                 table, nothing, progress=None, ingest_date=self._run.ingest_date, gone=keys
             )

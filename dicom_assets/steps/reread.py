@@ -18,7 +18,8 @@ from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
 from dicom_assets.steps import catalog
-from dicom_assets.steps.current_files import arrival
+from dicom_assets.steps.corrections import new_operations
+from dicom_assets.steps.current_files import arrival, first_seen
 from dicom_assets.steps.read_external import Task as ObjectTask
 from dicom_assets.steps.read_external import read_objects
 from dicom_assets.steps.read_files import Task, read_again
@@ -48,10 +49,7 @@ def reread(run: Run, report: Report) -> None:
     app_id = engine.app_id(STEP, catalog.OPERATIONS, run.ingest_date)
     until = engine.version(catalog.OPERATIONS)
     since = engine.progress(run.metastore, app_id)
-    columns = ["operation", "sourceSystem", *REQUIRED_TAGS, "takenAt"]
-    new = engine.table_of_new(
-        catalog.OPERATIONS, columns, since=since, until=until, ingest_date=run.ingest_date
-    ).to_pylist()
+    new = new_operations(engine, run.ingest_date, since=since, until=until)
     operations = [row for row in new if row["operation"] == STEP]
     if not operations:
         return
@@ -117,10 +115,7 @@ def _files(run: Run, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         where = system | {"sopInstanceUid": set(rows["sopInstanceUid"].to_pylist())}
         every = run.engine.read(run.metastore, columns, where=where).to_pylist()
         before = [row for row in every if row["ingestedAt"] < operation["takenAt"]]
-        arrived: dict[tuple[str, str | None], Any] = {}
-        for row in before:
-            file, at = (row["filePath"], row["version"]), row["ingestedAt"]
-            arrived[file] = min(at, arrived.get(file, at))
+        arrived = first_seen(before)
         for row in before:
             row["arrivedAt"] = arrived[row["filePath"], row["version"]]
         newest = {row["sopInstanceUid"]: row for row in sorted(before, key=arrival)}

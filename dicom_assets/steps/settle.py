@@ -12,7 +12,6 @@ from collections.abc import Collection
 from datetime import date
 from itertools import chain
 from operator import itemgetter
-from typing import Any
 
 import pyarrow as pa
 
@@ -25,6 +24,7 @@ from dicom_assets.steps.current_files import (
     Row,
     Settling,
     StudyUid,
+    first_seen,
     keys_of,
     known_studies,
     study_key_of,
@@ -150,11 +150,8 @@ def _set_arrival(run: Run, files: list[Row], corrections: Corrections) -> None:
     """Says of rows of files that were read again when these were taken in."""
     again = {file["filePath"] for file in files if file["ingestedAt"] in corrections.reread_at}
     columns = ["filePath", "version", "ingestedAt"]
-    rows = run.engine.read(run.metastore, columns, where={"filePath": again}) if again else None
-    arrived: dict[tuple[str, str | None], Any] = {}
-    for row in rows.to_pylist() if rows else ():
-        file, at = (row["filePath"], row["version"]), row["ingestedAt"]
-        arrived[file] = min(at, arrived.get(file, at))
+    rows = run.engine.read(run.metastore, columns, where={"filePath": again})
+    arrived = first_seen(rows.to_pylist())
     for file in files:
         if file["filePath"] in again:
             file["arrivedAt"] = arrived[file["filePath"], file["version"]]
@@ -179,13 +176,11 @@ def _take_operations(run: Run, day: date, corrections: Corrections, report: Repo
 
 
 def _rows(table: Table, rows: list[Row]) -> pa.Table:
-    schema = pa.schema([f for f in table.schema if f.name != table.partition])
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_pylist(rows, schema=table.upserted)
 
 
 def _known(engine: LocalEngine, keys: Collection[int]) -> list[Row]:
-    columns = [name for name in TABLE.schema.names if name != TABLE.partition]
-    return engine.read(TABLE, columns, where={"id": keys}).to_pylist()
+    return engine.read(TABLE, TABLE.upserted.names, where={"id": keys}).to_pylist()
 
 
 def _set_deleted(settling: Settling, corrections: Corrections) -> None:

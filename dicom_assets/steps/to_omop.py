@@ -14,6 +14,7 @@ import pyarrow as pa
 from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress, Table
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, person_id, persons, unknown_persons
@@ -24,7 +25,7 @@ from dicom_assets.steps.corrections import Corrections, stating_patients
 from dicom_assets.steps.current_files import study_key_of
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.whole import columns_of, counting, studies_by_key
+from dicom_assets.steps.whole import counting, studies_by_key
 
 STEP = "to_omop"
 _PATIENT = ("sourceSystem", "person_source_value")
@@ -67,7 +68,7 @@ def _remove_forsaken(run: Run, people: set[int], changed: Collection[str]) -> No
     engine, gold, columns = run.engine, catalog.PERSON, ["person_id", "sourceRecordId"]
     pointing = engine.read(catalog.IMAGE_OCCURRENCE, columns, where={"person_id": people})
     ours = set(changed)
-    told = columns_of(pointing, *columns)
+    told = values_of(pointing, *columns)
     left = people - {key for key, study in told if study not in ours}
     if not left:
         return
@@ -79,8 +80,7 @@ def _remove_forsaken(run: Run, people: set[int], changed: Collection[str]) -> No
     for study in studies(engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)):
         told = (study.source_system, study.patient_id, study.uid)
         left.discard(person_id(*told, run.crosswalks))
-    names = [name for name in gold.schema.names if name != gold.partition]
-    nothing = gold.schema.empty_table().select(names)
+    nothing = gold.upserted.empty_table()
     engine.upsert(gold, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
 
 
@@ -109,7 +109,7 @@ def person(run: Run, ids: Collection[str] | None = None) -> Report:
 
         def known(keys: list[int]) -> pa.Table:
             held = engine.read(gold, PERSON.names, where={"person_id": keys})
-            said = zip(*(held[n].to_pylist() for n in _PATIENT), strict=True)
+            said = values_of(held, *_PATIENT)
             # what gold holds of these may have come out of files that count no more
             kept = pa.array([each not in patients for each in said], pa.bool_())
             return held.filter(kept)

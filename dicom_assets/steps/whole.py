@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from dicom_assets.fhir.imaging_study import is_told
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.schemas import INGEST_DATE, REQUIRED_TAGS
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections
@@ -66,7 +67,7 @@ def split(engine: LocalEngine, new: pa.Table) -> tuple[pa.Table, dict[StudyUid, 
         engine: The lakehouse; silver/current_files knows all of the rows.
         new: Rows (`instances.INSTANCES`).
     """
-    columns = columns_of(new, "sourceSystem", *REQUIRED_TAGS)
+    columns = values_of(new, "sourceSystem", *REQUIRED_TAGS)
     keys = {instance_key(system, instance) for system, _, _, instance in columns}
     keys |= {study_key_of(*study) for study in {(system, study) for system, study, *_ in columns}}
     known = _unusual(engine.read(catalog.CURRENT_FILES, _CURRENT, where={"id": keys}))
@@ -115,16 +116,11 @@ def whole_parts(
         }
         rows = engine.read(run.metastore, (*COLUMNS, "version"), where=where)
         rows = counting(engine, corrections, rows)
-        ours = [study in some for study in columns_of(rows, "sourceSystem", "studyInstanceUid")]
+        ours = [study in some for study in values_of(rows, "sourceSystem", "studyInstanceUid")]
         batches = [project(batch) for batch in rows.filter(pa.array(ours, pa.bool_())).to_batches()]
         instances = pa.Table.from_batches(batches, schema=INSTANCES)
         as_of = {study: row["wholeAt"] for study, row in some.items()}
         yield Part(corrections.with_patients(instances), as_of)
-
-
-def columns_of(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
-    """Returns the values of some columns, row by row."""
-    return list(zip(*(rows[name].to_pylist() for name in names), strict=True))
 
 
 def counting(engine: LocalEngine, corrections: Corrections, rows: pa.Table) -> pa.Table:
@@ -137,8 +133,8 @@ def counting(engine: LocalEngine, corrections: Corrections, rows: pa.Table) -> p
         corrections: What was deleted.
         rows: With at least UIDs, filePath, version and ingestedAt; all there are of each file.
     """
-    told = columns_of(rows, "sourceSystem", *REQUIRED_TAGS)
-    files = columns_of(rows, "filePath", "version")
+    told = values_of(rows, "sourceSystem", *REQUIRED_TAGS)
+    files = values_of(rows, "filePath", "version")
     read: list[Any] = rows["ingestedAt"].to_pylist()
     where = {"id": {instance_key(system, instance) for system, _, _, instance in told}}
     known = engine.read(catalog.CURRENT_FILES, _CURRENT, where=where).to_pylist()
