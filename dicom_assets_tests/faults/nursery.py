@@ -138,14 +138,19 @@ def _chain(work: Mapping[str, Any]) -> None:
 def _warm_up() -> None:
     """Imports and makes what every child needs."""
     import pandas  # noqa: F401
+    import pyarrow.acero
+    import pyarrow.dataset  # noqa: F401
 
+    from dicom_assets.fhir import model
     from dicom_assets.fhir.imaging_study import convert_studies  # noqa: F401
     from dicom_assets.omop.vocabulary import Vocabulary
-    from dicom_assets.steps import catalog, chain  # noqa: F401
+    from dicom_assets.steps import catalog, chain, maintain  # noqa: F401
     from dicom_assets.steps.reconcile import Day  # noqa: F401
 
     Vocabulary.default()
     catalog.silver_imaging_study()
+    for resource_type in ("Attachment", "DiagnosticReport", "Patient"):
+        model.is_resource_type(resource_type)
 
 
 def _clock(shifts: Sequence[float]) -> None:

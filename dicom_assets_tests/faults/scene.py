@@ -21,9 +21,9 @@ from dicom_assets_tests.faults.power import Volatile
 
 DAYS = tuple(DELIVERIES)
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
-QUICK = {"mkdir": 20, "open": 12, "write": 4, "syncfs": 6, "chmod": 6, "rename": 2, "unlink": 2}
+QUICK = {"mkdir": 20, "open": 16, "write": 6, "syncfs": 8, "chmod": 6, "rename": 3, "unlink": 3}
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
-KILLS = 4
+KILLS = 8
 """So many runs in a row are killed, each further on, before one gets through."""
 SHARES = 8
 """Tests into which the suite cuts a scene's kill points."""
