@@ -204,10 +204,13 @@ def named(act: Act, root: str) -> str:
 
 def _decide(fault: Fault, root: str, main: int, times: list[float]) -> Any:
     counted = -1
+    struck = False
 
     def decide(_: int, act: Act) -> Decision:
-        nonlocal counted
+        nonlocal counted, struck
         times.append(time.time())
+        if struck and fault.lasts:
+            return fault.do
         if fault.act:
             name, at = fault.act
             is_one = named(act, root) == name
@@ -217,8 +220,9 @@ def _decide(fault: Fault, root: str, main: int, times: list[float]) -> Any:
                 not fault.below or any(part in path for part in fault.below for path in act[1:])
             )
         counted += is_one
-        if not is_one or counted < at or (counted > at and not fault.lasts):
+        if not is_one or counted != at:
             return None
+        struck = True
         if fault.do == "main":
             os.kill(main, signal.SIGKILL)
             return "kill"

@@ -18,6 +18,7 @@ from dicom_assets_tests.faults.drops import DELIVERIES, drop
 from dicom_assets_tests.faults.likeness import differences, likeness
 from dicom_assets_tests.faults.nursery import Ended, Fault, Nursery, named
 from dicom_assets_tests.faults.power import Volatile
+from dicom_assets_tests.faults.syscalls import Act
 
 DAYS = tuple(DELIVERIES)
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
@@ -113,17 +114,23 @@ class Scene:
         Args:
             every: Kind of act → which of them: every one, every other one, …; 1 for other kinds.
         """
-        ended, _ = self.undisturbed
         kinds: Counter[str] = Counter()
-        names: Counter[str] = Counter()
         points = []
-        for act in ended.acts:
-            name = named(act, str(self.folder / "undisturbed"))
+        for act, nth in self.acts():
             if kinds[act.kind] % every.get(act.kind, 1) == 0:
-                points.append(Fault("half" if act.kind == "write" else "kill", (name, names[name])))
+                points.append(Fault("half" if act.kind == "write" else "kill", nth))
             kinds[act.kind] += 1
-            names[name] += 1
         return points
+
+    def acts(self) -> list[tuple[Act, tuple[str, int]]]:
+        """Returns the undisturbed run's acts, each with its name and how often that came before."""
+        names: Counter[str] = Counter()
+        found = []
+        for act in self.undisturbed[0].acts:
+            name = named(act, str(self.folder / "undisturbed"))
+            found.append((act, (name, names[name])))
+            names[name] += 1
+        return found
 
     def killed_in_rows(self, share: int, *, points: Sequence[Fault]) -> None:
         """Tries one of SHARES of the points, KILLS of them in a row, some with a power cut."""
