@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dicom_assets_tests.conftest import House
+from dicom_assets_tests.conftest import House, another_file_system
 from dicom_assets_tests.faults.drops import DELIVERIES, drop
 from dicom_assets_tests.faults.likeness import differences, likeness
 from dicom_assets_tests.faults.nursery import Ended, Fault, Nursery, named
@@ -21,7 +21,6 @@ from dicom_assets_tests.faults.power import Volatile
 from dicom_assets_tests.faults.syscalls import Act
 
 DAYS = tuple(DELIVERIES)
-MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 QUICK = {"mkdir": 20, "open": 16, "write": 6, "syncfs": 8, "chmod": 6, "rename": 3, "unlink": 3}
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
 KILLS = 8
@@ -73,7 +72,7 @@ class Scene:
         root = self.folder / name
         shutil.copytree(self._before, root, symlinks=True)
         for inside in self.elsewhere:
-            there = Path(tempfile.mkdtemp(dir=MEMORY))
+            there = Path(tempfile.mkdtemp(dir=another_file_system(self.folder)))
             if (root / inside).exists():
                 shutil.copytree(root / inside, there, dirs_exist_ok=True)
                 shutil.rmtree(root / inside)
