@@ -1,11 +1,9 @@
 """Bring your own storage: files stay where they are, and are read there. Real servers."""
 
-import io
 import json
 import os
 import shutil
 import subprocess
-import zipfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,27 +21,10 @@ from dicom_assets.steps.findings import Kind
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY, House, interrupting
+from dicom_assets_tests.demo_options import flat
 
 IN_S3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
 """Where one store speaks for all."""
-
-
-def flat(folder: Path) -> dict[str, bytes]:
-    """The sample's 96 files as they lie in a storage: no ZIPs, nested folders."""
-    found: dict[str, bytes] = {}
-
-    def add(name: str, content: bytes) -> None:
-        if zipfile.is_zipfile(io.BytesIO(content)):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for member in archive.namelist():
-                    add(f"{name.removesuffix('.zip')}/{member}", archive.read(member))
-        else:
-            found[name] = content
-
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            add(path.relative_to(folder).as_posix(), path.read_bytes())
-    return found
 
 
 @pytest.fixture(scope="module")
