@@ -308,6 +308,27 @@ def test_a_sas_that_may_only_read_and_list_is_enough(make_house, azurite, sample
         assert not path.is_file() or signature not in path.read_bytes()
 
 
+def test_a_dicom_service_s_storage_is_read_by_its_abfss_address(
+    make_house, azurite, tmp_path, write_dicom
+):
+    place = azurite.place("of-a-service")
+    data = content(tmp_path, write_dicom)
+    for name in ("partition/0001.dcm", "healthCheck", "index.db"):
+        place.put(f"AHDS/ws/dicom/svc/{name}", data)
+    place.put("AHDS/ws/dicom/another/0001.dcm", data)
+    name = place.address.removeprefix("az://")
+    address = f"abfss://{name}@devstoreaccount1.dfs.core.windows.net"
+    house = make_house(storage={address: azurite.read_only(place)})
+    shortcut = Layout(house.settings.lakehouse).external_root / "ahds/svc.json"
+    shortcut.parent.mkdir(parents=True)
+    shortcut.write_text(json.dumps({"address": address, "prefix": "AHDS/ws/dicom/svc"}))
+    house.chain(until="extract")
+    (row,) = house.metastore()
+    assert row["filePath"] == f"{address}/AHDS/ws/dicom/svc/partition/0001.dcm"
+    assert row["sourceSystem"] == "ahds"
+    assert house.failures() == {}
+
+
 def test_a_read_only_file_system_is_enough(make_house, sample_files, tmp_path):
     source, mounted = tmp_path / "source", tmp_path / "mounted"
     mounted.mkdir()
