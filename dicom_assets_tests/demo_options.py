@@ -191,7 +191,7 @@ def _chain(settings: Settings, day: str) -> bool:
     return outcome.succeeded
 
 
-def _shown(rows: Mapping[str, tuple[dict[str, int], dict[str, int]]]) -> bool:
+def shown(rows: Mapping[str, tuple[dict[str, int], dict[str, int]]]) -> bool:
     """Prints what came out of each way, and of what else had to; whether all is as it had to be."""
     from dicom_assets.console import print_table
 
@@ -234,10 +234,10 @@ def demo(root: Path) -> bool:
     for folder, run in runs.items():
         wanted = expected(declared["expected"], is_dropped=folder == "drop_folder")
         rows[folder] = (found(run, runs["drop_folder"]), wanted)
-    holds &= _shown(rows)
-    shown = os.path.relpath(root)
+    holds &= shown(rows)
+    where = os.path.relpath(root)
     print("all are equal, and as they have to be" if holds else "SOMETHING IS NOT AS IT HAS TO BE")
-    print(f"Each lakehouse lies below {shown}, its settings in {shown}/dicom_assets.toml.")
+    print(f"Each lakehouse lies below {where}, its settings in {where}/dicom_assets.toml.")
     return holds
 
 

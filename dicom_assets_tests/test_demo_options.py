@@ -5,15 +5,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicom_assets.demo import OF_REPORTS, drop_reports
+from dicom_assets.demo import OF_REPORTS, PROCESS, ZIPS, drop_reports
 from dicom_assets_tests import object_stores, orthanc
 from dicom_assets_tests.conftest import House
 from dicom_assets_tests.demo_options import (
+    EXTERNAL,
     WAYS,
     Sources,
     expected,
     found,
     served,
+    shown,
     store_and_compare,
 )
 
@@ -66,3 +68,10 @@ def test_every_way_in_gives_what_dropped_files_give(way, sources, dropped, bring
     before = house.everything()
     house.chain()
     assert house.everything() == before
+
+
+def test_a_count_that_is_not_as_it_has_to_be_is_told(capsys):
+    wanted = {PROCESS: 1, ZIPS: 1, EXTERNAL: 0}
+    assert shown({"drop_folder": (wanted, wanted)})
+    assert not shown({"drop_folder": (wanted | {ZIPS: 7}, wanted)})
+    assert "7, NOT 1" in capsys.readouterr().out
