@@ -155,15 +155,17 @@ def dicom(path: Path, **elements: Any) -> Dataset:
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from dicom_assets_tests import object_stores
 
+    if not object_stores.AZURITE_IS_INSTALLED:
+        pytest.skip("Azurite is not there: `make test` installs it where there is npm")
     with object_stores.azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[Any]:
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from dicom_assets_tests import object_stores
 
-    with object_stores.moto() as server:
+    with object_stores.moto(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 
