@@ -99,17 +99,6 @@ class Corrections:
                     found.add(study)
         return found
 
-    def studies_by_patient(
-        self, studies: Collection[Row]
-    ) -> dict[tuple[str, str | None], set[StudyUid]]:
-        """Returns source system and Patient ID → studies of silver/current_files."""
-        found: defaultdict[tuple[str, str | None], set[StudyUid]] = defaultdict(set)
-        for row in studies:
-            study = row["sourceSystem"], row["studyInstanceUid"]
-            for said in _patients(row):
-                found[study[0], self.patient_id(*study, said)].add(study)
-        return found
-
     def said_by(self, source_system: str, patient_id: str) -> set[str]:
         """Returns the Patient IDs that files may say of a patient."""
         found = {patient_id}

@@ -9,9 +9,9 @@ vocabulary change, a date's studies count as changed. Not decided here: the mapp
 
 from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
 import pyarrow as pa
 
-from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.query import values_of
@@ -19,9 +19,9 @@ from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, person_id, persons, unknown_persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
-from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
+from dicom_assets.omop.studies import PATIENT_COLUMNS, STUDY_COLUMNS, Study, patients, studies
 from dicom_assets.steps import catalog, flatten
-from dicom_assets.steps.corrections import Corrections, stating_patients
+from dicom_assets.steps.corrections import Corrections
 from dicom_assets.steps.current_files import study_key_of
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
@@ -59,29 +59,38 @@ def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
     return _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping, ids)
 
 
-def _remove_forsaken(run: Run, people: set[int], changed: Collection[str]) -> None:
+def _remove_forsaken(run: Run, people: Collection[int], changed: Collection[str]) -> None:
     """Removes those people from gold/person to whom only studies pointed that no longer do.
 
     A study of theirs that is in silver, and which another date's run has yet to bring to gold,
     keeps them there: that run may have made their rows already.
     """
-    engine, gold, columns = run.engine, catalog.PERSON, ["person_id", "sourceRecordId"]
+    engine, columns = run.engine, ["person_id", "sourceRecordId"]
     pointing = engine.read(catalog.IMAGE_OCCURRENCE, columns, where={"person_id": people})
     ours = set(changed)
-    told = values_of(pointing, *columns)
-    left = people - {key for key, study in told if study not in ours}
+    left = set(people) - {key for key, study in values_of(pointing, *columns) if study not in ours}
     if not left:
         return
-    rows = engine.read(gold, PERSON.names, where={"person_id": left}).to_pylist()
-    patients = {(row["sourceSystem"], row["person_source_value"]) for row in rows}
-    studies_of = Corrections.read(engine).studies_by_patient(stating_patients(engine))
-    named = {study for patient in patients & studies_of.keys() for study in studies_of[patient]}
-    where = {"id": {silver_study_id(*study) for study in named}}
-    for study in studies(engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)):
-        told = (study.source_system, study.patient_id, study.uid)
-        left.discard(person_id(*told, run.crosswalks))
-    nothing = gold.upserted.empty_table()
-    engine.upsert(gold, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
+    for batch in engine.stream(catalog.silver_imaging_study(), PATIENT_COLUMNS, where={}):
+        for system, patient_id, uid in patients(pa.Table.from_batches([batch])):
+            left.discard(person_id(system, patient_id, uid, run.crosswalks))
+    nothing = catalog.PERSON.upserted.empty_table()
+    engine.upsert(catalog.PERSON, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
+
+
+def _remove_unfinished(run: Run) -> None:
+    """Removes people of a run that was killed before it wrote whose the series are.
+
+    Their studies may be others' by now, and no row of gold says that they were theirs. So all of
+    gold is looked through, which undisturbed runs need not do.
+    """
+    engine, gold = run.engine, (catalog.PERSON, catalog.IMAGE_OCCURRENCE)
+    written, finished = (engine.progress(each, _app_id(run, each)) for each in gold)
+    if written is None or (finished is not None and finished >= written):
+        return
+    held, pointed = (engine.read(each, ["person_id"])["person_id"].to_numpy() for each in gold)
+    if people := np.setdiff1d(held, pointed).tolist():
+        _remove_forsaken(run, people, ())
 
 
 def procedure_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
@@ -101,6 +110,8 @@ def person(run: Run, ids: Collection[str] | None = None) -> Report:
     The unknown person of a study whose patient is known by now goes.
     """
     engine, gold = run.engine, catalog.PERSON
+    if ids is None:
+        _remove_unfinished(run)
 
     def mapping(silver: pa.Table, _: Collection[str]) -> tuple[pa.Table, set[int]]:
         corrections = Corrections.read(engine)
@@ -175,9 +186,7 @@ def _from_silver(
             engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
             report.rows = rows.num_rows
             return report
-        # silver made anew, or other choices: another reading of the same lines
-        step = f"{STEP}/{gold.name}/{engine.identity(silver)}/{run.choices}"
-        app_id = engine.app_id(step, bronze, run.ingest_date)
+        app_id = _app_id(run, gold)
         until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
         if until is None:
             return report
@@ -201,6 +210,13 @@ def _from_silver(
             report.rows = rows.num_rows
             report.count({"deleted": len(gone)})
     return report
+
+
+def _app_id(run: Run, gold: Table) -> str:
+    # silver made anew, or other choices: another reading of the same lines
+    silver = run.engine.identity(catalog.silver_imaging_study())
+    step = f"{STEP}/{gold.name}/{silver}/{run.choices}"
+    return run.engine.app_id(step, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
 
 
 def _held(run: Run, gold: Table, column: str, values: Collection[str | int]) -> set[int]:
