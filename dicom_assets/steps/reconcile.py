@@ -28,6 +28,7 @@ from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
+from dicom_assets.steps.conflicts import open_conflicts
 from dicom_assets.steps.current_files import instance_key, study_key_of
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
@@ -236,8 +237,10 @@ class Day:
 
     @cached_property
     def conflicts(self) -> pd.DataFrame:
-        """silver/conflicts rows that the date brought: id, level, attribute."""
-        return self._read(catalog.CONFLICTS, ["id", "level", "attribute"])
+        """Open conflicts that the date brought: id, level, attribute."""
+        run, columns = self.run, ["id", "level", "attribute"]
+        rows = open_conflicts(run.engine, run.metastore, ingest_date=run.ingest_date)
+        return pd.DataFrame(rows, columns=pd.Index(columns))
 
     @cached_property
     def lines(self) -> list[str | None]:
