@@ -22,7 +22,7 @@ from dicom_assets.omop.procedure_occurrence import procedure_occurrences
 from dicom_assets.omop.studies import PATIENT_COLUMNS, STUDY_COLUMNS, Study, patients, studies
 from dicom_assets.steps import catalog, flatten
 from dicom_assets.steps.corrections import Corrections
-from dicom_assets.steps.current_files import study_key_of
+from dicom_assets.steps.current_files import StudyUid, study_key_of
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.whole import counting, studies_by_key
@@ -113,56 +113,75 @@ def person(run: Run, ids: Collection[str] | None = None) -> Report:
     if ids is None:
         _remove_unfinished(run)
 
-    def mapping(silver: pa.Table, _: Collection[str]) -> tuple[pa.Table, set[int]]:
-        corrections = Corrections.read(engine)
-        found = list(studies(silver))
-        rows, patients = _statements(run, corrections, found)
+    def mapping(silver: pa.Table, ids: Collection[str]) -> tuple[pa.Table, set[int]]:
+        corrections, found = Corrections.read(engine), list(studies(silver))
+        keys = {study_key_of(each.source_system, each.uid) for each in found}
+        anew = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
+        as_before = {e.row["id"] for e in found if (e.source_system, e.uid) not in anew}
+        if changed := set(ids) - as_before:
+            left = _left(run, silver, changed)
+            silver, others = pa.concat_tables([silver, left]), list(studies(left))
+            anew |= {(each.source_system, each.uid) for each in others}
+            found += others
+        rows, people = _statements(run, corrections, found, anew)
 
         def known(keys: list[int]) -> pa.Table:
             held = engine.read(gold, PERSON.names, where={"person_id": keys})
             said = values_of(held, *_PATIENT)
             # what gold holds of these may have come out of files that count no more
-            kept = pa.array([each not in patients for each in said], pa.bool_())
+            kept = pa.array([each not in people for each in said], pa.bool_())
             return held.filter(kept)
 
-        people = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
-        return people, _held(run, gold, "person_id", unknown_persons(silver))
+        made = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
+        return made, _held(run, gold, "person_id", unknown_persons(silver))
 
     return _from_silver(run, gold, mapping, ids)
 
 
+def _left(run: Run, silver: pa.Table, ids: Collection[str]) -> pa.Table:
+    """Returns silver rows of the other studies of patients whom studies have left.
+
+    What these studies say counts for those patients no more, so their rows are made again.
+    """
+    engine, gold, columns = run.engine, catalog.IMAGE_OCCURRENCE, ["person_id", "sourceRecordId"]
+    before = set(engine.read(gold, columns, where={"sourceRecordId": ids})["person_id"].to_pylist())
+    for system, patient_id, uid in patients(silver):
+        before.discard(person_id(system, patient_id, uid, run.crosswalks))
+    others = engine.read(gold, columns, where={"person_id": before})["sourceRecordId"].to_pylist()
+    where = {"id": set(others) - set(ids)}
+    return engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)
+
+
 def _statements(
-    run: Run, corrections: Corrections, found: Sequence[Study]
+    run: Run, corrections: Corrections, found: Sequence[Study], anew: Collection[StudyUid]
 ) -> tuple[pa.Table, set[tuple[str, str]]]:
     """Returns the metastore rows that say who patients are.
 
-    Of patients with a study that is written whole these are all rows that count, of whatever date.
+    Of patients with a study that is made anew these are all rows that count, of whatever date.
 
     Returns:
         The rows, and source system and Patient ID of those patients.
     """
     engine, columns = run.engine, (*METASTORE_COLUMNS, "seriesInstanceUid", "filePath", "version")
-    keys = {study_key_of(each.source_system, each.uid) for each in found}
-    whole = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
     rows = engine.read(
         run.metastore,
         columns,
         ingest_date=run.ingest_date,
         where={"studyInstanceUid": {each.uid for each in found}},
     )
-    patients = {
+    people = {
         (each.source_system, each.patient_id)
         for each in found
-        if each.patient_id and (each.source_system, each.uid) in whole
+        if each.patient_id and (each.source_system, each.uid) in anew
     }
-    if whole:
-        said = {raw for patient in patients for raw in corrections.said_by(*patient)}
+    if anew:
+        said = {raw for patient in people for raw in corrections.said_by(*patient)}
         every = [
             engine.read(run.metastore, columns, where={"patientId": said}),
-            engine.read(run.metastore, columns, where={"studyInstanceUid": {u for _, u in whole}}),
+            engine.read(run.metastore, columns, where={"studyInstanceUid": {u for _, u in anew}}),
         ]
         rows = counting(engine, corrections, pa.concat_tables([rows, *every]))
-    return corrections.with_patients(rows), patients
+    return corrections.with_patients(rows), people
 
 
 def _from_silver(
