@@ -121,9 +121,10 @@ def _statements(
     """
     said = ["sourceSystem", "patientId", "studyInstanceUid", "patientSex", "patientBirthDate"]
     order = ("ingestedAt", "sourceModifiedAt", "sopInstanceUid")
-    ordered = rows.select([*said, *order]).sort_by(
-        [(name, "ascending") for name in order], null_placement="at_start"
-    )
+    place = rows.schema.get_field_index(order[1])
+    modified = rows[order[1]].fill_null(pa.scalar(_NEVER, rows.schema.field(place).type))
+    dated = rows.set_column(place, order[1], modified).select([*said, *order])
+    ordered = dated.sort_by([(name, "ascending") for name in order])
     last = ordered.group_by(said, use_threads=False).aggregate([(name, "last") for name in order])
     for row in last.to_pylist():
         system, uid = row["sourceSystem"], row["studyInstanceUid"]
@@ -136,7 +137,7 @@ def _statements(
         if key is not None:
             yield (
                 key,
-                row["sourceModifiedAt_last"] or _NEVER,
+                row["sourceModifiedAt_last"],
                 {
                     "gender_concept_id": _gender(row["patientSex"]),
                     "year_of_birth": _year(row["patientBirthDate"]),
