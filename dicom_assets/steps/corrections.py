@@ -49,6 +49,11 @@ class Corrections:
         """Source systems of which a patient was changed."""
         return list(self._changes)
 
+    @property
+    def has_deletes(self) -> bool:
+        """Whether anything was ever deleted."""
+        return bool(self._deletes)
+
     @classmethod
     def read(cls, engine: LocalEngine) -> "Corrections":
         """Reads them; they are few, whatever the lakehouse holds."""
