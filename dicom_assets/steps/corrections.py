@@ -21,7 +21,7 @@ from dicom_assets.lakehouse.operations import WHAT
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
 from dicom_assets.steps import catalog
-from dicom_assets.steps.current_files import Row, StudyUid, instance_key
+from dicom_assets.steps.current_files import Row, StudyUid, instance_key, is_deleted
 
 _COLUMNS = ("sourceSystem", *WHAT, "takenAt", "operationId")
 _IN_ORDER = itemgetter("takenAt", "operationId")
@@ -69,8 +69,7 @@ class Corrections:
 
     def is_deleted(self, instance: Row) -> bool:
         """Says whether an instance, with its arrivedAt, is deleted."""
-        deleted_at = self.deleted_at(instance)
-        return deleted_at is not None and instance["arrivedAt"] < deleted_at
+        return is_deleted(instance | {"deletedAt": self.deleted_at(instance)})
 
     def patient_id(
         self, source_system: str, study_uid: str | None, patient_id: str | None

@@ -188,10 +188,11 @@ class Day:
 
     @cached_property
     def current(self) -> pd.DataFrame:
-        """silver/current_files rows of the date's instances: keys, arrivedAt, deletedAt."""
+        """silver/current_files rows of the date's instances: keys, whether they are deleted."""
         columns = [*_KEYS, "arrivedAt", "deletedAt"]
         where = {"id": {instance_key(*each) for each in self.telling}}
-        return self.run.engine.read(catalog.CURRENT_FILES, columns, where=where).to_pandas()
+        rows = self.run.engine.read(catalog.CURRENT_FILES, columns, where=where).to_pandas()
+        return rows[list(_KEYS)].assign(isDeleted=rows["arrivedAt"] < rows["deletedAt"])
 
     @cached_property
     def belonging(self) -> pd.DataFrame:
@@ -203,8 +204,8 @@ class Day:
         rows = self.converted[columns].drop_duplicates()
         current = self.current.rename(columns={"studyInstanceUid": "newest"})
         rows = rows.merge(current, on=["sourceSystem", "sopInstanceUid"], how="left")
-        is_deleted = rows["arrivedAt"] < rows["deletedAt"]
-        rows["belongs"] = (rows["newest"] == rows["studyInstanceUid"]) & ~is_deleted
+        is_there = rows["isDeleted"].eq(False)  # one that is not settled is not there
+        rows["belongs"] = (rows["newest"] == rows["studyInstanceUid"]) & is_there
         return rows
 
     @cached_property
@@ -420,7 +421,7 @@ class Day:
     def _belonging_uids(self) -> list[str]:
         """SOP Instance UIDs of the instances that stand where the date's files say."""
         here = ["sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
-        current = self.current.loc[~(self.current["arrivedAt"] < self.current["deletedAt"]), here]
+        current = self.current.loc[~self.current["isDeleted"], here]
         return current.merge(self.instances[here].drop_duplicates())["sopInstanceUid"].tolist()
 
     def resent(self) -> Counter[str]:
