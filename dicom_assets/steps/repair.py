@@ -245,11 +245,12 @@ class _Repair:
 
     def _mend_silver(self, found: Findings) -> bool:
         """Makes silver rows, and their gold, again from lines; lines again from the metastore."""
-        twice = [each for each in self._untried(found, "silver", Kind.DUPLICATE) if _is_study(each)]
-        ids = {silver_id(each.key[0], RESOURCE_TYPE, each.key[1]) for each in twice}
+        wrong = self._untried(found, "silver", Kind.DUPLICATE, Kind.OTHER_PATIENT)
+        wrong = [each for each in wrong if _is_study(each)]
+        ids = {silver_id(each.key[0], RESOURCE_TYPE, each.key[1]) for each in wrong}
         self._delete(catalog.silver_imaging_study(), ids)
         lacking = (Kind.STUDY_NOT_IN_SILVER, Kind.INSTANCE_NOT_IN_SILVER)
-        studies = _studies([*self._untried(found, "flatten", *lacking), *twice])
+        studies = _studies([*self._untried(found, "flatten", *lacking), *wrong])
         self._flatten_again(studies)
         too_much = _studies(self._untried(found, "flatten", Kind.INSTANCE_UNKNOWN))
         self._flatten_again(too_much)
@@ -302,7 +303,7 @@ class _Repair:
                 gone[table].add(key)
         for table, keys in gone.items():
             self._delete(table, keys)
-        lacking = self._untried(found, "gold", Kind.NOT_IN_GOLD, Kind.DANGLING)
+        lacking = self._untried(found, "gold", Kind.NOT_IN_GOLD, Kind.DANGLING, Kind.OTHER_PERSON)
         silver, ids = catalog.silver_imaging_study(), {each.key for each in lacking}
         rows = self._engine.read(silver, ["sourceSystem", "idOrig"], where={"id": ids})
         self._map_again({(row["sourceSystem"], row["idOrig"]) for row in rows.to_pylist()})
