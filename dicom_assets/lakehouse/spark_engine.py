@@ -16,10 +16,12 @@ import pickle
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -27,7 +29,7 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.engine import LocalEngine, New, Progress, R, Rows, T, in_memory
-from dicom_assets.lakehouse.log import appends, span
+from dicom_assets.lakehouse.log import appends, count_added, span
 from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.query import columns_of, literal
 from dicom_assets.lakehouse.schemas import INGEST_DATE
@@ -129,8 +131,7 @@ class SparkEngine(LocalEngine):
         if not spread:
             yield from super().parts(new, most=most)
             return
-        frame = self._new(new)
-        count = frame.count() if frame is not None else 0
+        frame, count = self._new(new)
         if frame is not None and count:
             if new.prepare:
                 from pyspark.sql.pandas.types import from_arrow_schema
@@ -221,7 +222,7 @@ class SparkEngine(LocalEngine):
         else:
             self._append_by_spark(table, source, progress)
         for folder in {path.parent for path in lying}:
-            shutil.rmtree(folder)
+            _clear(folder)
         self._settle(table, {table.partition_of(ingest_date), *merged})
 
     def _check(self, table: Table, progress: Progress) -> None:
@@ -289,18 +290,18 @@ class SparkEngine(LocalEngine):
             writer = writer.option("txnVersion", progress.version)
         writer.save(str(self.layout.table(table.layer, table.name)))
 
-    def _new(self, new: New) -> "DataFrame | None":
-        """Returns the rows that `read_new` yields, by Delta's change feed."""
+    def _new(self, new: New) -> tuple["DataFrame | None", int]:
+        """Returns the rows that `read_new` yields, by Delta's change feed, and how many."""
         delta = self.open(new.table)
         versions_held = span(delta, new.ingest_date) if delta else None
         if versions_held is None:
-            return None
+            return None, 0
         first, last = versions_held
         first = first if new.since is None else new.since + 1
         folder = self.layout.table(new.table.layer, new.table.name)
         versions = appends(folder, new.ingest_date, first, min(last, new.until))
         if versions is not None and not versions:
-            return None
+            return None, 0
         from pyspark.sql import functions as f
 
         reader = self.spark.read.format("delta")
@@ -315,6 +316,11 @@ class SparkEngine(LocalEngine):
         from pyspark.sql.pandas.types import from_arrow_type
 
         present = set(frame.columns)
+        count = (
+            self.rows_by_date(new.table)[f"{new.ingest_date}"]
+            if versions is None
+            else count_added(folder, new.ingest_date, versions)
+        )
         return frame.select(
             *(
                 f.col(_ticked(each.name))
@@ -322,7 +328,7 @@ class SparkEngine(LocalEngine):
                 else f.lit(None).cast(from_arrow_type(each.type)).alias(each.name)
                 for each in wanted
             )
-        )
+        ), count
 
     def _prepare(self, table: Table) -> None:
         """Makes a table, and its columns, before executors write to it."""
@@ -349,7 +355,14 @@ class _Staging:
         return self._target
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _clear(self._folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes a folder of the staging area, and that once it is empty."""
+    shutil.rmtree(folder)
+    with suppress(OSError):  # there are others
+        folder.parent.rmdir()
 
 
 def _by_kind(rows: Any) -> tuple[list[Written], list[Any]]:
