@@ -75,7 +75,7 @@ def session(spark: Spark) -> "SparkSession":
         builder = SparkSession.builder
         if spark.master:
             builder = builder.master(spark.master)
-        for name, value in (_DEFAULTS | _jars(spark) | _package() | dict(spark.conf)).items():
+        for name, value in (_DEFAULTS | jars_of(spark) | _package() | dict(spark.conf)).items():
             builder = builder.config(name, value)
         found = builder.getOrCreate()
     for name, value in _ALWAYS.items():
@@ -84,7 +84,8 @@ def session(spark: Spark) -> "SparkSession":
     return found
 
 
-def _jars(spark: Spark) -> dict[str, str]:
+def jars_of(spark: Spark) -> dict[str, str]:
+    """Returns the setting of Spark that says where Delta's jars are, where Spark has none."""
     if spark.jars is not None:
         jars = sorted(map(str, spark.jars.glob("*.jar")))
         if not any("delta-spark" in name for name in jars):
