@@ -180,9 +180,12 @@ class LocalEngine:
         _ingest_date: date,
     ) -> None:
         known = {f.name for f in delta.schema().fields}
+        data: Any = (
+            rows if isinstance(rows, pa.RecordBatchReader) else in_memory(rows, table.schema)
+        )
         write_deltalake(
             delta,
-            rows if isinstance(rows, pa.RecordBatchReader) else in_memory(rows, table.schema),
+            data,
             mode="append",
             schema_mode="merge" if set(table.schema.names) != known else None,
             writer_properties=writer_properties(table),
@@ -210,15 +213,15 @@ class LocalEngine:
         Raises:
             deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
-        rows = in_memory(rows, table.upserted)
-        if not (rows.num_rows or gone or progress):
+        here = in_memory(rows, table.upserted)
+        if not (here.num_rows or gone or progress):
             return
         delta = self._tables.create(table)
-        keys = {*rows[table.key[0]].to_pylist(), *gone}
+        keys = {*here[table.key[0]].to_pylist(), *gone}
         partitions = upsert(
             delta,
             table,
-            rows,
+            here,
             places=self.places(table, keys),
             partition=table.partition_of(ingest_date),
             gone=gone,

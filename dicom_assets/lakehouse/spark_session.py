@@ -104,5 +104,7 @@ def jars_of(spark: Spark) -> dict[str, str]:
 
 
 def _package() -> dict[str, str]:
-    """Lets workers on this machine, or on the same file system, import what this process does."""
-    return {"spark.executorEnv.PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    """Lets workers that see this process's package, here or on a file system, import it."""
+    import dicom_assets
+
+    return {"spark.executorEnv.PYTHONPATH": str(Path(dicom_assets.__path__[0]).parent)}

@@ -9,7 +9,7 @@ done (`dicom_assets.steps`), or committed (`spark_engine`).
 import pickle
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,9 @@ def _upserted(results: Iterable[Any], target: Target) -> Iterator[Any]:
 
 
 def _with_rows(result: Any, rows: Written) -> Any:
-    return replace(result, rows=rows) if is_dataclass(result) else result._replace(rows=rows)
+    if isinstance(result, tuple):  # a named one
+        return result._replace(rows=rows)  # pyright: ignore[reportAttributeAccessIssue]
+    return replace(result, rows=rows)
 
 
 def _apart(rows: pa.Table, by: Sequence[str], most: int | None) -> Iterator[pa.Table]:

@@ -74,12 +74,13 @@ def write_rows(
     path = f"{within}/part-{uuid.uuid4()}.{table.compression.lower()}.parquet"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
+    statistics = [name for name in table.key if name in rows.column_names]
     pq.write_table(
         rows,
         target,
         compression=table.compression,
         row_group_size=table.rows_per_group,
-        write_statistics=[name for name in table.key if name in rows.column_names],
+        write_statistics=statistics,  # pyright: ignore[reportArgumentType]
     )
     with target.open("rb") as file:
         os.fsync(file.fileno())

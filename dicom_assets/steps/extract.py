@@ -107,7 +107,7 @@ def extract_again(run: Run, addresses: Collection[str]) -> None:
 def expect(run: Run, *, files: int, size: int) -> None:
     """Gets worker processes ready where so many files, of so many bytes, will need them."""
     tasks = max(files / _FILES_PER_TASK, size / _BYTES_PER_TASK)
-    if run.settings.workers > 1 and tasks >= MANY_TASKS:
+    if run.settings.workers > 1 and tasks >= MANY_TASKS and not run.engine.works_elsewhere:
         get_ready(read_files)
 
 

@@ -12,6 +12,7 @@ from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.spark_engine import SparkEngine
 from dicom_assets.lakehouse.spark_session import Spark, SparkError, jars_of
 from dicom_assets.lakehouse.spark_worker import Target, over_rows, over_tasks, results_of
+from dicom_assets.lakehouse.written import NOTHING
 from dicom_assets.steps import catalog
 from dicom_assets.steps.to_omop import Mapped
 
@@ -68,6 +69,13 @@ def test_rows_of_many_tasks_become_one_file_that_is_committed_as_it_stands(targe
     assert new.num_rows == 3
     with pytest.raises(CommitFailedError):
         engine.append(TABLE, rows, progress=progress, ingest_date=DAY)
+
+
+def test_a_commit_of_no_rows_says_how_far_was_read(tmp_path):
+    engine = SparkEngine(Layout(tmp_path))
+    engine.append(TABLE, [NOTHING], progress=Progress("step/1/2", 7), ingest_date=DAY)
+    assert LocalEngine(Layout(tmp_path)).progress(TABLE, "step/1/2") == 7
+    assert engine.row_count(TABLE) == 0
 
 
 def test_rows_of_one_key_are_worked_on_together_however_few_at_a_time(target):

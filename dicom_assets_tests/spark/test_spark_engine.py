@@ -5,13 +5,16 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.steps import catalog
 from dicom_assets.steps.chain import STEPS
@@ -89,6 +92,51 @@ def test_the_sample_half_by_half_by_one_engine_and_the_other_is_as_by_one(
     before = spark.everything()
     in_turn([local] * len(STEPS))
     assert spark.everything() == before, "for this machine there is nothing left to do"
+
+
+def people(*ids: int, said: str) -> pa.Table:
+    gold = catalog.PERSON
+    empty = dict.fromkeys(gold.upserted.names)
+    rows = [
+        empty
+        | {field.name: 0 for field in gold.upserted if pa.types.is_integer(field.type)}
+        | {"person_id": each, "person_source_value": said, "sourceSystem": "default"}
+        for each in ids
+    ]
+    schema = pa.schema([field.with_nullable(True) for field in gold.upserted])
+    now = pa.scalar(datetime(2026, 3, 14, tzinfo=UTC), pa.timestamp("us", "UTC"))
+    table = pa.Table.from_pylist(rows, schema=schema)
+    for place, field in enumerate(schema):
+        if pa.types.is_timestamp(field.type):
+            table = table.set_column(place, field, pa.array([now.as_py()] * len(ids), field.type))
+    return table.cast(gold.upserted)
+
+
+def test_upserts_insert_replace_and_delete_as_locally(make_spark_house, house_class, tmp_path):
+    gold, found = catalog.PERSON, {}
+    for name, house in (
+        ("here", house_class(tmp_path / "here")),
+        ("spark", make_spark_house("spark")),
+    ):
+        engine = house.run.engine
+        later = DAY + timedelta(days=40)
+        engine.upsert(gold, people(1, 2, 3, 4, said="a"), progress=None, ingest_date=DAY)
+        done = Progress("test/1/2", 3)
+        new = people(2, 5, said="b")
+        engine.upsert(gold, new, progress=done, ingest_date=later, gone={3, 9})
+        engine.upsert(gold, people(said="c"), progress=None, ingest_date=later, gone={1})
+        rows = engine.read(gold, gold.schema.names).sort_by("person_id").to_pylist()
+        found[name] = rows, engine.progress(gold, done.app_id)
+    with pytest.raises(CommitFailedError):  # Spark itself would leave it out and say nothing
+        engine.upsert(gold, new, progress=done, ingest_date=later)
+    assert found["spark"] == found["here"]
+    rows, version = found["spark"]
+    assert [(row["person_id"], row["person_source_value"]) for row in rows] == [
+        (2, "b"),
+        (4, "a"),
+        (5, "b"),
+    ]
+    assert version == 3
 
 
 def test_a_worker_lost_in_the_middle_changes_nothing(
