@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.engine import LocalEngine, New, Progress, R, Rows, T, in_memory
@@ -182,9 +182,15 @@ class SparkEngine(LocalEngine):
         if any(each.num_rows for each in rest):
             raise TypeError("rows in memory and rows of executors in one commit")
         self._add_columns(delta, table)
+        self._commit(table, files, f"{ingest_date}", said)
+
+    def _commit(
+        self, table: Table, files: Sequence[Written], partition: str, said: CommitProperties
+    ) -> None:
+        """Makes files part of a table."""
         delta = self._tables.create(table)
         delta.create_write_transaction(
-            [each.added_to(table, f"{ingest_date}") for each in files],
+            [each.added_to(table, partition) for each in files],
             "append",
             delta.schema(),
             partition_by=[table.partition],
@@ -208,22 +214,23 @@ class SparkEngine(LocalEngine):
             super().upsert(table, here, progress=progress, ingest_date=ingest_date)
             return
         self._prepare(table)
-        with _Staging(self, table, ingest_date) as target:
-            if here.num_rows:
+        if here.num_rows:
+            with _Staging(self, table, ingest_date) as target:
                 files = [*files, stage(here, target, self)]
-        lying = [target.staging.parent / each.path for each in files]
-        merged = {*known.values(), *chain.from_iterable(each.merged for each in files)}
-        deleted = {key: known[key] for key in gone if key in known}
-        source = self._source(table, list(map(str, lying)), deleted)
         if progress:
             self._check(table, progress)
+        partition = table.partition_of(ingest_date)
+        merged = {*known.values(), *chain.from_iterable(each.merged for each in files)}
         if merged:
+            deleted = {key: known[key] for key in gone if key in known}
+            source = self._source(table, files, partition, deleted)
             self._merge(table, source, merged, progress)
+            self._remove(table, files)
         else:
-            self._append_by_spark(table, source, progress)
-        for folder in {path.parent for path in lying}:
-            _clear(folder)
-        self._settle(table, {table.partition_of(ingest_date), *merged})
+            said = [Transaction(progress.app_id, progress.version)] if progress else []
+            once = CommitProperties(app_transactions=said, max_commit_retries=0)
+            self._commit(table, files, partition, once)
+        self._settle(table, {partition, *merged})
 
     def _check(self, table: Table, progress: Progress) -> None:
         """Spark leaves out what has been committed; here a second writer is to be told."""
@@ -231,26 +238,44 @@ class SparkEngine(LocalEngine):
         if done is not None and done >= progress.version:
             raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
 
-    def _source(self, table: Table, files: Sequence[str], deleted: dict[Key, str]) -> "DataFrame":
+    def _source(
+        self, table: Table, files: Sequence[Written], partition: str, deleted: dict[Key, str]
+    ) -> "DataFrame":
         """Returns what is to be merged: rows in files, and keys of rows to delete."""
         from pyspark.sql import functions as f
         from pyspark.sql.pandas.types import from_arrow_schema
 
         schema = _nullable(table.schema)
-        column = schema.field(table.partition)
-        keys = schema.field(table.key[0])
+        column, key = schema.field(table.partition), schema.field(table.key[0])
+        (new,) = table.values_of([partition])
         standing = pa.array(list(deleted.values()), pa.string()).cast(column.type)
-        gone = pa.table({keys.name: pa.array(list(deleted), keys.type), column.name: standing})
-        frame = self.spark.read.schema(from_arrow_schema(schema)).parquet(*files) if files else None
-        if frame is not None:
-            frame = frame.withColumn(_GONE, f.lit(False))
-        if not deleted and frame is not None:
+        gone = pa.table({key.name: pa.array(list(deleted), key.type), column.name: standing})
+        frame = self.spark.createDataFrame([], from_arrow_schema(schema))
+        for paths in self._paths(table, files):
+            if paths:
+                read = self.spark.read.schema(from_arrow_schema(schema)).parquet(*paths)
+                # a file that could be of the table as it stands does not say its partition
+                stands = f.coalesce(f.col(_ticked(column.name)), f.lit(new))
+                frame = frame.unionByName(read.withColumn(column.name, stands))
+        frame = frame.withColumn(_GONE, f.lit(False))
+        if not deleted:
             return frame
         rest = self.spark.createDataFrame(gone).withColumn(_GONE, f.lit(True))  # pyright: ignore[reportArgumentType]
-        if frame is None:
-            frame = self.spark.createDataFrame([], from_arrow_schema(schema))
-            frame = frame.withColumn(_GONE, f.lit(False))
         return frame.unionByName(rest, allowMissingColumns=True)
+
+    def _paths(self, table: Table, files: Sequence[Written]) -> tuple[list[str], list[str]]:
+        """Returns the files that are staged, and those that lie with the table already."""
+        folder = self.layout.table(table.layer, table.name)
+        staged = [str(self.layout.root / _STAGING / each.path) for each in files if each.merged]
+        return staged, [str(folder / each.path) for each in files if not each.merged]
+
+    def _remove(self, table: Table, files: Sequence[Written]) -> None:
+        """Removes files whose rows were merged."""
+        staged, ready = self._paths(table, files)
+        for path in ready:
+            Path(path).unlink()
+        for folder in {Path(path).parent for path in staged}:
+            _clear(folder)
 
     def _merge(
         self, table: Table, source: "DataFrame", merged: set[str], progress: Progress | None
@@ -280,15 +305,6 @@ class SparkEngine(LocalEngine):
             for each in _TXN:
                 self.spark.conf.unset(each)
             self.spark.catalog.dropTempView(name)
-
-    def _append_by_spark(
-        self, table: Table, source: "DataFrame", progress: Progress | None
-    ) -> None:
-        writer = source.drop(_GONE).write.format("delta").mode("append")
-        if progress:
-            writer = writer.option("txnAppId", progress.app_id)
-            writer = writer.option("txnVersion", progress.version)
-        writer.save(str(self.layout.table(table.layer, table.name)))
 
     def _new(self, new: New) -> tuple["DataFrame | None", int]:
         """Returns the rows that `read_new` yields, by Delta's change feed, and how many."""

@@ -89,13 +89,19 @@ def prepared(
 
 
 def stage(rows: pa.Table, target: Target, engine: LocalEngine) -> Written:
-    """Writes rows to be upserted, each with the partition in which it stands or comes to stand."""
+    """Writes rows to be upserted.
+
+    Where no key is known the file can be of the table as it stands. Else each row says in which
+    partition it stands or comes to stand, and the file is staged, to be merged.
+    """
     table = target.table
     assert table is not None  # noqa: S101 where there are rows there is a table
     (key,) = table.key
     keys = rows[key].to_pylist()
     places = engine.places(table, keys)
     new = table.partition_of(target.ingest_date)
+    if not places:
+        return write_rows(rows, table, target.folder, within=f"{table.partition}={new}")
     column = table.schema.field(table.partition)
     standing = pa.array([places.get(each, new) for each in keys], pa.string()).cast(column.type)
     return write_rows(

@@ -27,7 +27,8 @@ class Written:
     """Rows in a file.
 
     Attributes:
-        path: The file, relative to the table's folder where it is to be of the table as it stands.
+        path: The file, relative to the table's folder where it can be of the table as it stands,
+            else to the staging area.
         num_rows: How many rows.
         size: Bytes of the file.
         stats: Statistics of the key, as the Delta protocol has them.
