@@ -21,7 +21,9 @@ from dicom_assets.steps.chain import STEPS
 from dicom_assets.steps.run import Run
 
 DAY = date(2026, 3, 14)
-_OF_THIS_RUN = re.compile(r"\d{13}_|\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+00:00)?|_[0-9a-f]{8}_v[0-9-]+")
+_OF_THIS_RUN = re.compile(
+    r"\d{13}_|\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+00:00)?|_[0-9a-f]{8}_v[0-9-]+|datetime\.datetime\(.*?\)"
+)
 
 
 def state(root: Path) -> dict[str, Any]:
