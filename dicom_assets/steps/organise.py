@@ -26,6 +26,7 @@ from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.far import FarPath, names_in, path_of
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import dicom_name, organised_name, zip_name
 from dicom_assets.lakehouse.opening import open_regular
@@ -76,7 +77,7 @@ def organise(run: Run) -> Report:
         kept = {layout.drop_folder / name for name in _namespace_folders(run)}
         remove_empty_folders(
             layout.drop_folder,
-            emptied={Path(folder) for folder in {entry.folder for entry in entries}},
+            emptied={path_of(folder) for folder in {entry.folder for entry in entries}},
             kept=kept,
             settle_seconds=settings.settle_seconds,
         )
@@ -104,6 +105,8 @@ def _begun(run: Run) -> Iterator[Report]:
 
 def _namespace_folders(run: Run) -> Iterator[str]:
     """Yields the first-level drop folders that name a source system: senders count on those."""
+    if isinstance(run.engine.layout.drop_folder, FarPath):  # there are no empty folders
+        return
     with os.scandir(run.engine.layout.drop_folder) as entries:
         yield from (entry.name for entry in entries if run.settings.is_namespace(entry.name))
 
@@ -149,6 +152,7 @@ class _Turn:
         self._prefixes = count(self._organised_at // 1000)
         self._staged = count()
         self._folders: dict[str, tuple[Path, Path]] = {}
+        self._names: dict[Path, set[str]] = {}
         self._plans: list[Plan] = []
         self._planned = 0
         self._archives: set[str] = set()
@@ -318,6 +322,8 @@ class _Turn:
         """Unpacks an archive into a staging folder of its own."""
         folder = self._journal.staging / f"{next(self._staged)}"
         folder.mkdir()
+        if isinstance(archive, FarPath):  # read here and there: fetched once
+            archive = archive.download(folder.with_name(f"{folder.name}.zip"))
         yield from members(
             archive,
             into=folder,
@@ -450,9 +456,16 @@ class _Turn:
         for prefix in self._prefixes:
             name = organised_name(prefix, original)
             names = {name, dicom_name(name), zip_name(name)}
-            if not any(os.path.lexists(f"{each}/{n}") for each in folders for n in names):
+            if not any(self._is_taken(each, n) for each in folders for n in names):
                 return name
         raise AssertionError("count() does not end")
+
+    def _is_taken(self, folder: Path, name: str) -> bool:
+        if not isinstance(folder, FarPath):
+            return os.path.lexists(f"{folder}/{name}")
+        if folder not in self._names:  # prefixes do not repeat: what this run puts there is new
+            self._names[folder] = set(names_in(folder))
+        return name in self._names[folder]
 
     def _source_of(self, entry: Dropped) -> Source:
         return Source.of(entry, self._layout.drop_folder, self._settings.is_namespace)

@@ -101,7 +101,7 @@ class SilverCheck:
         self._current_studies: set[tuple[str, str]] = set()
 
     def _buckets(self, schema: pa.Schema) -> Buckets:
-        folder = self._engine.layout.root
+        folder = self._engine.layout.scratch
         return Buckets(schema, _INSTANCE, count=self._bucket_count, folder=folder)
 
     def studies(self) -> Iterator[Study]:

@@ -1,0 +1,482 @@
+"""Paths that lie in an object store: a lakehouse's root, and all below it, as steps use paths.
+
+Decided here: what a path's verbs cost and mean there. There are no folders, only keys, so none is
+made or removed. An object appears at once and whole: it is written to a local file first, then put,
+in one request or, when it is large, in parts that become an object when the last has come; what
+the store has acknowledged is durable. Moving is copying, then removing. Reading fetches ranges.
+Whatever would hand such a path to the operating system fails at once, instead of looking there.
+
+What is needed meanwhile (unpacked members, rows that wait, locks of this machine) lies in a scratch
+folder, which may be lost at any time between runs. Not decided here: how stores are reached and
+what they say (`storage`), in which order things are done (`journal`, `dicom_assets.steps`).
+"""
+
+import errno
+import fnmatch
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PosixPath
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from dicom_assets.lakehouse.errors import PlainError
+
+if TYPE_CHECKING:
+    from dicom_assets.lakehouse.storage import ObjectStore
+
+_OPTIONS: dict[str, dict[str, str]] = {}
+"""Container or bucket → the options that the site has set for the lakehouse in it."""
+
+_PART = 8 << 20
+_MOST_PARTS = 5000
+_COPIED_BY_STORE = 4 << 30  # S3 copies up to 5 GB in one request
+_AT_ONCE = 4
+_FOLDER_MODE = 0o700
+
+
+class FarPath(PosixPath):
+    """A path whose text is an address, `s3://bucket/key` for example."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Returns the address; of what is relative, its parts."""
+        scheme, *rest = self.parts or ("",)
+        return f"{scheme}//{'/'.join(rest)}" if scheme.endswith(":") else "/".join(self.parts)
+
+    def __fspath__(self) -> str:
+        """Raises: no system call reaches there."""
+        raise TypeError(f"{self.container} is an object store; no path of this machine leads there")
+
+    def __reduce__(self) -> Any:
+        """Travels to worker processes with its container's options."""
+        return _restored, (str(self), _OPTIONS.get(self.container, {}))
+
+    @property
+    def container(self) -> str:
+        """The address of the container or bucket."""
+        return f"{self.parts[0]}//{self.parts[1]}"
+
+    @property
+    def key(self) -> str:
+        """Where it lies in there."""
+        return "/".join(self.parts[2:])
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What delta-rs needs to reach it, beside the environment."""
+        from dicom_assets.lakehouse.storage import with_plain_http
+
+        return with_plain_http(self.container, _OPTIONS.get(self.container, {}))
+
+    def connect(self, options: dict[str, str]) -> Self:
+        """Says with which options its container is reached, from here on in this process."""
+        _OPTIONS[self.container] = options
+        return self
+
+    def absolute(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def resolve(self, strict: bool = False) -> Self:
+        """Returns itself: there are no links."""
+        return self
+
+    def expanduser(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Does nothing: there are no folders."""
+
+    def is_symlink(self) -> bool:
+        """There are no links."""
+        return False
+
+    def is_file(self) -> bool:
+        """Says whether an object lies there."""
+        return self._head() is not None
+
+    def is_dir(self) -> bool:
+        """Says whether objects lie below."""
+        return next(self.below(), None) is not None
+
+    def exists(self) -> bool:
+        """Says whether an object lies there, or below."""
+        return self.is_file() or self.is_dir()
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """Returns size and time of an object; a number made of its etag as inode.
+
+        Raises:
+            FileNotFoundError: None lies there.
+        """
+        head = self._head()
+        if head is None:
+            raise self._gone()
+        return _stat_of(head["size"], head["last_modified"], head["e_tag"])
+
+    def iterdir(self) -> Generator[Self, None, None]:
+        """Yields what lies directly below."""
+        import obstore
+
+        with self._told():
+            found = obstore.list_with_delimiter(self._client, self.key)
+        for each in [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]:
+            if name := each.rstrip("/").rpartition("/")[2]:
+                yield self / name
+
+    def below(self) -> Iterator[tuple[Self, os.stat_result]]:
+        """Yields every object below, in the order of keys, with what `stat` says of it."""
+        import obstore
+
+        with self._told():
+            for chunk in obstore.list(self._client, prefix=self.key):
+                for meta in chunk:
+                    path = type(self)(f"{self.container}/{meta['path']}")
+                    yield path, _stat_of(meta["size"], meta["last_modified"], meta["e_tag"])
+
+    def glob(self, pattern: str) -> Generator[Self, None, None]:
+        """Yields what lies below and matches; of folders between, as many as the pattern has."""
+        *folders, name = pattern.split("/")
+        if not folders:
+            yield from (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, name))
+            return
+        is_plain = not any(c in folders[0] for c in "*?[")
+        for folder in [self / folders[0]] if is_plain else self.glob(folders[0]):
+            yield from folder.glob("/".join([*folders[1:], name]))
+
+    def rglob(self, pattern: str) -> Generator[Self, None, None]:
+        """Yields every object below whose name matches."""
+        for path, _ in self.below():
+            if fnmatch.fnmatchcase(path.name, pattern):
+                yield path
+
+    def open(self, mode: str = "r", buffering: int = -1, *_: Any, **__: Any) -> Any:
+        """Opens an object, `rb` or `wb`; what is written appears when it is closed."""
+        if mode == "wb":
+            return _Writer(self)
+        if mode != "rb":
+            raise ValueError(f"{mode} is not for objects")
+        raw = _Reader(self)
+        return raw if buffering == 0 else io.BufferedReader(raw, 1 << 16)
+
+    def read_bytes(self) -> bytes:
+        """Returns all of an object."""
+        with self.open("rb", buffering=0) as stream:
+            return stream.readall()
+
+    def read_text(self, *_: Any, **__: Any) -> str:
+        """Returns all of an object, UTF-8."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, data: Any) -> int:
+        """Puts an object."""
+        import obstore
+
+        with self._told():
+            obstore.put(self._client, self.key, bytes(data), use_multipart=False)
+        return len(data)
+
+    def write_text(self, data: str, *_: Any, **__: Any) -> int:
+        """Puts an object, UTF-8."""
+        return self.write_bytes(data.encode())
+
+    def put_if(self, data: bytes, mode: Any) -> Any:
+        """Puts an object if nobody has meanwhile.
+
+        Args:
+            data: Its content.
+            mode: `create`, or the version to be replaced.
+
+        Returns:
+            The new version; None where another was there.
+        """
+        import obstore
+        from obstore import exceptions
+
+        try:
+            with self._told():
+                try:
+                    said = obstore.put(self._client, self.key, data, mode=mode, use_multipart=False)
+                except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                    return None
+        except FileNotFoundError:
+            return None
+        return {"e_tag": said["e_tag"], "version": said["version"]}
+
+    def upload(self, source: Path) -> None:
+        """Puts a local file; it is there whole, and durable, or not at all."""
+        import obstore
+
+        part = max(_PART, source.stat().st_size // _MOST_PARTS)
+        with self._told():
+            obstore.put(self._client, self.key, source, chunk_size=part, max_concurrency=_AT_ONCE)
+
+    def download(self, target: Path) -> Path:
+        """Fetches an object into a local file, in parts, several at once; returns the file.
+
+        Raises:
+            FileNotFoundError: It is not there, or was changed meanwhile.
+        """
+        from dicom_assets.lakehouse.pool import over_threads
+
+        first = self.piece(0, _PART)
+        starts = range(_PART, first.size, _PART)
+        with target.open("wb") as sink:
+            sink.write(first.data)
+
+            def fetch(start: int) -> None:
+                data = self.piece(start, _PART, etag=first.etag).data
+                os.pwrite(sink.fileno(), data, start)
+
+            sink.flush()
+            for _ in over_threads(fetch, starts, workers=_AT_ONCE, count=len(starts)):
+                pass
+        return target
+
+    def piece(self, start: int, size: int, *, etag: str | None = None) -> Any:
+        """Returns a range (`storage.Piece`)."""
+        from dicom_assets.lakehouse.storage import ObjectError
+
+        try:
+            return self.store.get(self.key, start, size, etag=etag)
+        except ObjectError as error:
+            raise FileNotFoundError(errno.ENOENT, str(error), str(self)) from None
+
+    def rename(self, target: Any) -> Self:
+        """Copies an object, then removes it."""
+        self.copy_to(target)
+        self.unlink()
+        return target
+
+    def replace(self, target: Any) -> Self:
+        """Does the same."""
+        return self.rename(target)
+
+    def copy_to(self, target: Path) -> None:
+        """Copies an object to another key of its container.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        import obstore
+
+        assert isinstance(target, FarPath)  # noqa: S101 all of a lakehouse lies in one container
+        size = self.stat().st_size
+        if size < _COPIED_BY_STORE:
+            with self._told():
+                obstore.copy(self._client, self.key, target.key)
+            return
+        temporary = temporary_of(target)
+        try:
+            target.upload(self.download(temporary))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Removes an object; one that is not there is none to most stores, too."""
+        import obstore
+
+        try:
+            with self._told():
+                obstore.delete(self._client, self.key)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    @property
+    def store(self) -> "ObjectStore":
+        """The store it lies in."""
+        from dicom_assets.lakehouse.storage import object_store
+
+        return object_store(self.container, tuple(sorted(_OPTIONS.get(self.container, {}).items())))
+
+    @property
+    def _client(self) -> Any:
+        return self.store.client
+
+    def _head(self) -> Any:
+        import obstore
+
+        try:
+            with self._told():
+                return obstore.head(self._client, self.key)
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what obstore says into errors of the system, or of the store."""
+        from obstore import exceptions
+
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._gone() from None
+        except exceptions.BaseError as error:
+            if self.store.is_missing(error):
+                raise self._gone() from None
+            raise self.store.fault(error) from None
+
+    def _gone(self) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, "it is not there", str(self))
+
+
+class _Reader(io.RawIOBase):
+    """An object, of which only what is read is fetched."""
+
+    def __init__(self, path: FarPath) -> None:
+        from dicom_assets.lakehouse.ranges import FIRST_BYTES, ObjectStream
+
+        self._path = path
+        self._stream = ObjectStream(path.store, path.key, path.piece(0, FIRST_BYTES))
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._at = self._stream.seek(offset, whence)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._next(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        pieces = []
+        while data := self._next(max(self._stream.first.size - self._at, 0)):
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def _next(self, most: int) -> bytes:
+        from dicom_assets.lakehouse.storage import ObjectError
+
+        try:
+            data = self._stream.read(most)
+        except ObjectError as error:
+            raise FileNotFoundError(errno.ENOENT, str(error), str(self._path)) from None
+        self._at += len(data)
+        return data
+
+
+class _Writer(io.FileIO):
+    """An object that appears when it is closed, unless that is because of an error."""
+
+    def __init__(self, path: FarPath) -> None:
+        self._path, self._temporary = path, temporary_of(path)
+        self._is_good = True
+        super().__init__(self._temporary, "wb")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: Any, where: TracebackType | None
+    ) -> None:
+        self._is_good = kind is None
+        self.close()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        super().close()
+        try:
+            if self._is_good:
+                self._path.upload(self._temporary)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def path_of(text: str) -> Path:
+    """Returns the path that a text says, an address or a path of this machine."""
+    return FarPath(text) if "://" in text else Path(text)
+
+
+def lies(path: Path) -> bool:
+    """Says whether something lies there, be it a link that leads nowhere."""
+    return path.is_file() if isinstance(path, FarPath) else os.path.lexists(path)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Returns the names of what lies in a folder; none where there is no such folder."""
+    if isinstance(folder, FarPath):
+        return [path.name for path in folder.iterdir()]
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def temporary_of(target: Path) -> Path:
+    """Returns where a file is written before it gets its name (`appear`)."""
+    if isinstance(target, FarPath):
+        folder = scratch_of(FarPath(target.container))
+        return folder / f"{hashlib.sha256(str(target).encode()).hexdigest()[:32]}-{os.getpid()}"
+    return target.with_name(f".{target.name}.tmp")
+
+
+def appear(temporary: Path, target: Path) -> None:
+    """Gives a file that has been written its name, under which it is whole or not at all."""
+    if isinstance(target, FarPath):
+        target.upload(temporary)
+        temporary.unlink()
+    else:
+        temporary.replace(target)
+
+
+def clear_temporaries(root: FarPath) -> None:
+    """Removes what processes that were killed have left of files on their way to a container."""
+    for path in scratch_of(FarPath(root.container)).iterdir():
+        try:
+            os.kill(int(path.name.partition("-")[2]), 0)
+        except (ValueError, ProcessLookupError):
+            path.unlink(missing_ok=True)
+        except PermissionError:  # it lives
+            continue
+
+
+def scratch_of(root: Path) -> Path:
+    """Returns where this machine keeps what is needed meanwhile: the root, where it is local.
+
+    For an object store it is a folder below TMPDIR, or else /var/tmp; one for each root, of the
+    user's own.
+
+    Raises:
+        PlainError: It is not the user's own.
+    """
+    if not isinstance(root, FarPath):
+        return root
+    mine = Path(os.environ.get("TMPDIR") or "/var/tmp") / f"dicom_assets-{os.getuid()}"  # noqa: S108
+    folder = mine / hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    if not folder.is_dir():
+        mine.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+    known = mine.lstat()
+    if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.getuid():
+        raise PlainError(f"{mine} is not yours alone; set TMPDIR to a folder that is")
+    return folder
+
+
+def not_for_stores(what: str, instead: str) -> NoReturn:
+    """Raises PlainError: something cannot be done where the lakehouse is an object store."""
+    raise PlainError(f"{what} needs a lakehouse in a local folder. {instead}")
+
+
+def _restored(address: str, options: dict[str, str]) -> FarPath:
+    return FarPath(address).connect(options)
+
+
+def _stat_of(size: int, modified: Any, etag: str | None) -> os.stat_result:
+    seconds = modified.timestamp()
+    ns = int(modified.timestamp()) * 10**9 + modified.microsecond * 1000
+    inode = int.from_bytes(hashlib.sha256((etag or "").encode()).digest()[:7])
+    told = (stat.S_IFREG | 0o640, inode, 0, 1, 0, 0, size, int(seconds), int(seconds), int(seconds))
+    times = {"st_mtime": seconds, "st_mtime_ns": ns, "st_ctime": seconds, "st_ctime_ns": ns}
+    return os.stat_result(told, times)
