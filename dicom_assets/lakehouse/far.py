@@ -122,13 +122,18 @@ class FarPath(PosixPath):
 
     def iterdir(self) -> Generator[Self, None, None]:
         """Yields what lies directly below."""
+        folders, objects = self.listed()
+        yield from (path for path in (*folders, *objects))
+
+    def listed(self) -> tuple[list[Self], list[Self]]:
+        """Returns what lies directly below: what has objects below it, and objects."""
         import obstore
 
         with self._told():
             found = obstore.list_with_delimiter(self._client, self.key)
-        for each in [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]:
-            if name := each.rstrip("/").rpartition("/")[2]:
-                yield self / name
+        paths = found["common_prefixes"], [meta["path"] for meta in found["objects"]]
+        folders, objects = ([self / path.rpartition("/")[2] for path in each] for each in paths)
+        return folders, objects
 
     def below(self) -> Iterator[tuple[Self, os.stat_result]]:
         """Yields every object below, in the order of keys, with what `stat` says of it."""
@@ -186,6 +191,17 @@ class FarPath(PosixPath):
         """Puts an object, UTF-8."""
         return self.write_bytes(data.encode())
 
+    def version(self) -> Any:
+        """Returns what `put_if` takes for the object that lies there.
+
+        Raises:
+            FileNotFoundError: None does.
+        """
+        head = self._head()
+        if head is None:
+            raise self._gone()
+        return _version_of(head)
+
     def put_if(self, data: bytes, mode: Any) -> Any:
         """Puts an object if nobody has meanwhile.
 
@@ -207,7 +223,7 @@ class FarPath(PosixPath):
                     return None
         except FileNotFoundError:
             return None
-        return {"e_tag": said["e_tag"], "version": said["version"]}
+        return _version_of(said)
 
     def upload(self, source: Path) -> None:
         """Puts a local file; it is there whole, and durable, or not at all."""
@@ -414,6 +430,16 @@ def names_in(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
+def entries_of(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yields what lies in a folder, and whether it is one; links to folders count as such."""
+    if isinstance(folder, FarPath):
+        folders, objects = folder.listed()
+        yield from ((path, True) for path in folders)
+        yield from ((path, False) for path in objects)
+    else:
+        yield from ((Path(entry.path), entry.is_dir()) for entry in os.scandir(folder))
+
+
 def temporary_of(target: Path) -> Path:
     """Returns where a file is written before it gets its name (`appear`)."""
     if isinstance(target, FarPath):
@@ -473,10 +499,14 @@ def _restored(address: str, options: dict[str, str]) -> FarPath:
     return FarPath(address).connect(options)
 
 
+def _version_of(said: Any) -> dict[str, str]:
+    return {name: said[name] for name in ("e_tag", "version") if said[name] is not None}
+
+
 def _stat_of(size: int, modified: Any, etag: str | None) -> os.stat_result:
-    seconds = modified.timestamp()
-    ns = int(modified.timestamp()) * 10**9 + modified.microsecond * 1000
-    inode = int.from_bytes(hashlib.sha256((etag or "").encode()).digest()[:7])
-    told = (stat.S_IFREG | 0o640, inode, 0, 1, 0, 0, size, int(seconds), int(seconds), int(seconds))
-    times = {"st_mtime": seconds, "st_mtime_ns": ns, "st_ctime": seconds, "st_ctime_ns": ns}
+    # listings and answers about one object quote its etag and round its time in different ways
+    seconds = int(modified.timestamp())
+    inode = int.from_bytes(hashlib.sha256((etag or "").strip('"').encode()).digest()[:7])
+    told = (stat.S_IFREG | 0o640, inode, 0, 1, 0, 0, size, seconds, seconds, seconds)
+    times = {"st_mtime_ns": seconds * 10**9, "st_ctime_ns": seconds * 10**9}
     return os.stat_result(told, times)

@@ -136,7 +136,7 @@ class Journal:
         return note.plans
 
     def _recover(self) -> None:
-        if self._note.exists():
+        if self._note.is_file():
             _LOG.warning("an earlier run was interrupted while moving files; finishing its work")
             sync([self._folder])  # before it counts
             self._act(_Note.read(self._note))

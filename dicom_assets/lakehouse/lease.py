@@ -102,11 +102,9 @@ class _Lease:
                 self._path.unlink(missing_ok=True)
 
     def _read(self) -> tuple[Any, dict[str, Any]]:
-        piece = self._path.piece(0, 1 << 12)
-        try:
-            return {"e_tag": f'"{piece.etag}"'}, json.loads(piece.data)
-        except ValueError:
-            return {"e_tag": f'"{piece.etag}"'}, {}
+        version = self._path.version()
+        piece = self._path.piece(0, 1 << 12, etag=version["e_tag"].strip('"'))
+        return version, json.loads(piece.data)
 
     def _put(self, mode: Any) -> bool:
         """Writes it, if nobody has meanwhile; says whether."""

@@ -107,8 +107,9 @@ class Tables:
             self._mended.add(path)
         made = _made(path)
         known = self._opened.get(path)
-        if known and known[0] == made and (path / "_delta_log").exists():
-            if _commit(path, known[1].version() + 1).exists():
+        is_there = made is not None or (path / "_delta_log").exists()
+        if known and known[0] == made and is_there:
+            if _commit(path, known[1].version() + 1).is_file():
                 known[1].update_incremental()
             return known[1]
         self._opened.pop(path, None)
