@@ -167,8 +167,10 @@ class Settings(BaseSettings):
     @field_validator("lakehouse", mode="plain")
     @classmethod
     def _root(cls, value: Any) -> Path:
-        if not isinstance(value, str | Path) or not str(value):
-            raise ValueError("must be a folder or an address, and not empty")
+        if not isinstance(value, str | Path):
+            raise ValueError("must be a folder, or an address such as s3://bucket/lake")
+        if not str(value):
+            raise ValueError("must not be empty")
         if ":/" in str(value):
             return FarPath(lakehouse_address(str(value)))
         root = Path(value).expanduser().absolute()

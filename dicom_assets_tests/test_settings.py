@@ -41,7 +41,7 @@ def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
         ("SOURCE_SYSTEMS", "a/b", "'a/b' cannot be a namespace"),
         ("SOURCE_SYSTEMS", "..", "cannot be a namespace"),
         ("SOURCE_SYSTEMS", "2026", "cannot be a namespace"),
-        ("LAKEHOUSE", "s3://bucket/x", "object stores are not supported yet"),
+        ("LAKEHOUSE", "ftp://host/x", "an address that begins with az://"),
         ("PROMOTED_TAGS", '{"Nonsense": "x"}', "'Nonsense' is neither a DICOM keyword nor a tag"),
         ("PROMOTED_TAGS", '{"KVP": "modality"}', "the column 'modality' exists already"),
         ("PROMOTED_TAGS", '{"KVP": "filePath"}', "the column 'filePath' exists already"),

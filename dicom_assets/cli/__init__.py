@@ -56,6 +56,11 @@ def sample(to: Path) -> None:
 )
 def demo(to: Path | None) -> None:
     """Makes a fresh demo lakehouse from the sample and shows what came out."""
+    if ":/" in str(to):
+        raise click.BadParameter(
+            "the demo needs a local folder. To try an object store: docs/object_store.md",
+            param_hint="--to",
+        )
     settings = settings_of((to or _home() / "data/demo").absolute())
     from dicom_assets.console import print_demo, print_outcome, shown_progress
     from dicom_assets.demo import DAGSTER_FOLDER, counted, fresh

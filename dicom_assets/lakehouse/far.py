@@ -32,6 +32,7 @@ _OPTIONS: dict[str, dict[str, str]] = {}
 """Container or bucket → the options that the site has set for the lakehouse in it."""
 
 _PART = 8 << 20
+_NOTE = "dicom_assets_note"
 _MOST_PARTS = 5000
 _COPIED_BY_STORE = 4 << 30  # S3 copies up to 5 GB in one request
 _AT_ONCE = 4
@@ -225,13 +226,38 @@ class FarPath(PosixPath):
             return None
         return _version_of(said)
 
-    def upload(self, source: Path) -> None:
-        """Puts a local file; it is there whole, and durable, or not at all."""
+    def upload(self, source: Path, *, note: str | None = None) -> None:
+        """Puts a local file; it is there whole, and durable, or not at all.
+
+        Args:
+            source: The file.
+            note: What is kept with the object, beside its bytes.
+        """
         import obstore
 
         part = max(_PART, source.stat().st_size // _MOST_PARTS)
         with self._told():
-            obstore.put(self._client, self.key, source, chunk_size=part, max_concurrency=_AT_ONCE)
+            obstore.put(
+                self._client,
+                self.key,
+                source,
+                attributes={} if note is None else {_NOTE: note},
+                chunk_size=part,
+                max_concurrency=_AT_ONCE,
+            )
+
+    def note(self) -> str | None:
+        """Returns what was kept with an object.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        import obstore
+
+        with self._told():
+            return obstore.get(self._client, self.key, options={"range": (0, 1)}).attributes.get(
+                _NOTE
+            )
 
     def download(self, target: Path) -> Path:
         """Fetches an object into a local file, in parts, several at once; returns the file.

@@ -56,8 +56,9 @@ def leased(root: FarPath) -> Iterator[None]:
 class _Lease:
     def __init__(self, root: FarPath) -> None:
         self._path = root / NAME
-        self._own = json.dumps({"machine": _machine(root), "holder": uuid.uuid4().hex}).encode()
         self._machine = _machine(root)
+        self._holder = uuid.uuid4().hex
+        self._beats = 0
         self._version: Any = None
         self.is_lost = False
 
@@ -108,7 +109,10 @@ class _Lease:
 
     def _put(self, mode: Any) -> bool:
         """Writes it, if nobody has meanwhile; says whether."""
-        self._version = self._path.put_if(self._own, mode)
+        # S3's etags are of the content: what is written again must not be the same
+        self._beats += 1
+        content = {"machine": self._machine, "holder": self._holder, "beats": self._beats}
+        self._version = self._path.put_if(json.dumps(content).encode(), mode)
         return self._version is not None
 
 

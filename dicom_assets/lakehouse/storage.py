@@ -269,6 +269,11 @@ class ObjectStore:
 
     def _store_error(self, error: Exception) -> StoreError:
         status = _status(error)
+        if "parsing Path" in str(error):
+            return StoreError(
+                f"{self._root}: a key in it can be no path, since it has control characters, or"
+                " slashes with nothing between; give that object another name"
+            )
         why = {
             401: "it knows no such credential; check it, and whether it has expired",
             403: "the credential is wrong, has expired, or may not list; it needs read and list",

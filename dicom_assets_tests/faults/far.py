@@ -13,7 +13,6 @@ import re
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +48,6 @@ class Front:
     endpoint: str
     acts: list[str] = field(default_factory=list)
     victim: list[int] = field(default_factory=list)
-    requests: Counter[str] = field(default_factory=Counter)
     _at: int | None = None
     _is_before: bool = True
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -91,18 +89,18 @@ def in_front_of(endpoint: str) -> Iterator[Front]:
             body = self.rfile.read(length)
             path = unquote(self.path)
             is_of_lease = LEASE in path or LEASE.encode() in body
-            is_act = self.command in ("PUT", "POST", "DELETE") and not is_of_lease
-            front.requests[
-                f"{self.command} {path if '-v' in os.environ.get('FRONT', '') else ''}"
-            ] += 1
             ends = ""
-            if is_act:
-                kind = "COPY" if any("copy-source" in name for name in self.headers) else ""
-                ends = front.told(f"{kind or self.command} {_CHANCE.sub('*', path)}")
-            if ends == "before":
+            if self.command in ("PUT", "POST", "DELETE") and not is_of_lease:
+                is_copy = any("copy-source" in name for name in self.headers)
+                verb = "COPY" if is_copy else self.command
+                ends = front.told(f"{verb} {_CHANCE.sub('*', path)}")
+            if ends != "before":
+                self._answer(body, is_silent=bool(ends))
+            if ends:
                 front.end()
                 self.close_connection = True
-                return
+
+        def _answer(self, body: bytes, *, is_silent: bool) -> None:
             server = http.client.HTTPConnection(to.hostname or "", to.port, timeout=60)
             try:
                 server.request(self.command, self.path, body, dict(self.headers.items()))
@@ -110,22 +108,19 @@ def in_front_of(endpoint: str) -> Iterator[Front]:
                 data = answer.read()
             finally:
                 server.close()
-            if ends:
-                front.end()
-                self.close_connection = True
+            if is_silent:
                 return
             self.send_response(answer.status)
+            own = {"transfer-encoding", "connection", "date", "server", "content-length"}
             for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
-                    if name.lower() != "content-length" or self.command == "HEAD":
-                        self.send_header(name, value)
-            if self.command != "HEAD":
-                self.send_header("Content-Length", str(len(data)))
+                if name.lower() not in own:
+                    self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else len(data)
+            self.send_header("Content-Length", f"{length or 0}")
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
+            self.wfile.write(data)
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass  # noqa: N815
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass
 
         def log_message(self, format: str, *args: Any) -> None:
             """Says nothing."""

@@ -1,0 +1,301 @@
+"""A lakehouse wholly in an object store: the chain, what is asked of it, and killed runs."""
+
+import json
+import os
+import pickle
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_assets.lakehouse import far as far_paths
+from dicom_assets.lakehouse import lease
+from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.lock import locked
+from dicom_assets.lakehouse.operations import operation
+from dicom_assets.settings import SettingsError, load_settings
+from dicom_assets.steps import catalog
+from dicom_assets.steps.ask import ask
+from dicom_assets.steps.findings import Kind
+from dicom_assets.steps.maintain import maintain
+from dicom_assets.steps.repair import verify_and_repair
+from dicom_assets.steps.retry import retry
+from dicom_assets.steps.status import by_date
+from dicom_assets.steps.verify import verify
+from dicom_assets_tests.conftest import DAY, House
+from dicom_assets_tests.faults import drops
+from dicom_assets_tests.faults.far import fetched, in_front_of, run
+from dicom_assets_tests.faults.likeness import differences, likeness
+from dicom_assets_tests.object_stores import Place
+
+INGEST = "lake/bronze/Files/Ingest"
+NEXT_DAY = date(2026, 3, 15)
+
+
+@dataclass
+class Far:
+    """A container or bucket of a test's own, and what settings say of it."""
+
+    place: Place
+    section: dict[str, str]
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        root = f"{self.place.address}/lake"
+        return {"lakehouse": root, "storage": {self.place.address: self.section}}
+
+    @property
+    def root(self) -> FarPath:
+        return FarPath(self.choices["lakehouse"]).connect(self.section)
+
+    def house(self, **more: Any) -> House:
+        choices = self.choices | more
+        return House(choices.pop("lakehouse"), **choices)
+
+    def drop(self, folder: Path) -> None:
+        """Uploads what lies in a folder as in Ingest."""
+        for path in sorted(folder.glob("*/**/*")):
+            if path.is_file():
+                self.place.put(f"{INGEST}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+    def keys(self, *, begin: str = "", end: str = "") -> list[str]:
+        every = sorted(self.place.keys())
+        return [key for key in every if key.startswith(begin) and key.endswith(end)]
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This machine's scratch folder."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def on_s3(moto) -> Far:
+    place = moto.place(f"test-{uuid.uuid4().hex}")
+    return Far(place, place.section)
+
+
+@pytest.fixture
+def on_azure(azurite) -> Far:
+    return Far(azurite.place(f"test-{uuid.uuid4().hex}"), azurite.for_tables())
+
+
+@pytest.mark.parametrize("store", ["on_s3", "on_azure"])
+def test_the_sample_gives_96_instances_9_studies_24_series(store, request, sample, scratch):
+    far: Far = request.getfixturevalue(store)
+    far.drop(sample)
+    house = far.house()
+    house.chain()
+    counts = [
+        len(house.metastore()),
+        len(house.rows(catalog.silver_imaging_study())),
+        len(house.rows(catalog.IMAGE_OCCURRENCE)),
+        len(house.rows(catalog.NOTE)),
+    ]
+    assert counts == [96, 9, 24, 6]
+    assert house.failures() == {}
+    assert far.keys(begin=INGEST) == []
+    kept = far.keys(begin="lake/bronze/Files/Process/Imaging")
+    assert len(kept) == 96 and all(key.endswith(".dcm.zip") for key in kept)
+    (status,) = by_date(house.run.engine, house.settings, days=9)
+    assert (status.counts["in Process"], status.counts["gold series"]) == (96, 24)
+    assert not list(verify(house.settings).counts.elements())
+    before = far.place.keys()
+    shutil.rmtree(scratch)  # as on another machine
+    scratch.mkdir()
+    house.chain()
+    assert far.place.keys() == before
+    left = [path.name for path in scratch.rglob("*") if path.is_file()]
+    assert set(left) <= {"id"}, "files of patients stay on this machine"
+
+
+def delivery(folder: Path) -> Path:
+    """What the chain is killed with: of each kind, none of which two are equally new."""
+    drops.first(folder / "Imaging/DICOM")
+    (folder / "Imaging/DICOM/a/Doe same again.dcm").unlink()
+    drops.first_fhir(folder / "Clinical/FHIR NDJSON")
+    return folder
+
+
+def late_parts(folder: Path) -> Path:
+    """What comes a day later, and a correction."""
+    images = folder / "Imaging/DICOM"
+    drops.file(images / "Doe late.dcm", 11, SeriesInstanceUID="1.2.3.4.3")
+    asked = {"operation": "delete", "sopInstanceUid": "1.2.9.6", "requestedBy": "Doe"}
+    (images / "Operations").mkdir()
+    asked = {**asked, "reason": "wrong", "id": "one"}
+    (images / "Operations/Doe.json").write_text(json.dumps(asked))
+    drops.second_fhir(folder / "Clinical/FHIR NDJSON")
+    return folder
+
+
+def test_killed_at_requests_again_and_again_it_is_like_a_local_one(moto, tmp_path):
+    drop, late = delivery(tmp_path / "first"), late_parts(tmp_path / "late")
+    local = House(tmp_path / "local", workers=1)
+    for day, folder in ((DAY, drop), (NEXT_DAY, late)):
+        shutil.copytree(
+            folder,
+            tmp_path / "local/bronze/Files/Ingest",
+            dirs_exist_ok=True,
+            copy_function=shutil.copyfile,
+        )
+        local.chain(day)
+    with in_front_of(moto.endpoint) as front:
+        place = moto.place(f"test-{uuid.uuid4().hex}")
+        far = Far(place, place.section | {"aws_endpoint": front.endpoint})
+        choices = far.choices | {"settle_seconds": 0, "workers": 1}
+        machines = []
+        for name in ("one", "another"):  # each second run is on the other machine
+            machines.append({"TMPDIR": str(tmp_path / name)})
+            (tmp_path / name).mkdir()
+        far.drop(drop)
+        statuses = []
+        for at in (0, 2, 5, 9, 14, 20, 28, 36, None):
+            status = run(
+                front,
+                choices,
+                days=[f"{DAY}"],
+                environment=machines[len(statuses) // 2 % 2],
+                kill_at=at,
+                is_before=len(statuses) % 2 == 0,
+            )
+            statuses.append(status)
+            if status == 0:
+                break
+        assert statuses.count(-9) >= 6 and statuses[-1] == 0
+        far.drop(late)
+        assert run(front, choices, days=[f"{NEXT_DAY}"], environment=machines[0]) == 0
+        assert run(front, choices, days=[f"{NEXT_DAY}"], environment=machines[0]) == 0
+        assert front.acts == []
+    one = likeness(fetched(place.store, "lake", tmp_path / "fetched"))
+    other = likeness(tmp_path / "local")
+    for each in (one, other):
+        del each["folders"]  # there are none in a store
+    assert differences(one, other) == []
+
+
+def test_what_failed_is_dropped_again_and_what_is_wrong_is_corrected(on_s3, tmp_path, write_dicom):
+    for number in (1, 2, 3):
+        uid = {"SOPInstanceUID": f"1.2.9.{number}"}
+        write_dicom(tmp_path / f"drop/Imaging/DICOM/{number}.dcm", **uid)
+    (tmp_path / "drop/Imaging/DICOM/Doe notes.txt").write_text("no DICOM")
+    on_s3.drop(tmp_path / "drop")
+    house = on_s3.house()
+    house.chain()
+    assert house.failures() == {"Doe notes.txt": "not_dicom"}
+    assert retry(house.run.engine, house.settings).files == 1
+    assert on_s3.keys(begin=INGEST) == [f"{INGEST}/Imaging/DICOM/Doe notes.txt"]
+    asked = operation(operation="delete", sopInstanceUid="1.2.9.2", requestedBy="x", reason="y")
+    ask(house.run.engine, asked, source_system="default")
+    house.chain(NEXT_DAY)
+    (study,) = house.rows(catalog.silver_imaging_study())
+    assert study["numberOfInstances"] == 2
+    done = maintain(house.run.engine, house.settings)
+    assert {each.table for each in done} >= {"bronze.dicomimagingmetastore", "gold.person"}
+    (lost,), (damaged,) = on_s3.keys(end="_1.dcm.zip"), on_s3.keys(end="_3.dcm.zip")
+    on_s3.place.delete(lost)
+    on_s3.place.put(damaged, b"PK\3\4 damaged")
+    on_s3.place.put(f"{lost}/nobody's", b"x")
+    found, remains = verify_and_repair(house.settings, hashes=True)
+    kinds = {kind: number for kind, number in found.counts.items() if number}
+    assert kinds == {Kind.FILE_MISSING: 1, Kind.CONTENT: 1, Kind.ORPHAN: 1}
+    assert remains.counts[Kind.FILE_MISSING] == 1
+
+
+@pytest.fixture
+def quick_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "EXPIRES_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "_RENEWED_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "_LOOKS_SECONDS", 0.05)
+
+
+def seconds(act: Callable[[], Any]) -> float:
+    begin = time.monotonic()
+    act()
+    return time.monotonic() - begin
+
+
+def take(root: FarPath) -> None:
+    with locked(root):
+        pass
+
+
+def test_what_a_killed_run_of_this_machine_held_is_taken_at_once(on_s3, quick_lease):
+    left = lease._Lease(on_s3.root)
+    left.take()
+    assert seconds(lambda: take(on_s3.root)) < 0.9
+
+
+def test_what_another_machine_holds_is_taken_once_it_does_not_change_any_more(
+    on_s3, quick_lease, monkeypatch, tmp_path
+):
+    left = lease._Lease(on_s3.root)
+    left.take()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # another machine
+    assert seconds(lambda: take(on_s3.root)) > 0.9
+
+
+def test_a_lease_that_is_held_is_waited_for(on_s3, quick_lease, monkeypatch, tmp_path):
+    done = threading.Event()
+    begun = threading.Event()
+
+    def hold() -> None:
+        with lease.leased(on_s3.root):
+            begun.set()
+            done.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    begun.wait(10)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    threading.Timer(2.0, done.set).start()  # longer than it takes to expire
+    assert seconds(lambda: take(on_s3.root)) > 1.8
+    holder.join()
+
+
+def test_who_has_lost_the_lease_says_so(on_s3, quick_lease):
+    with pytest.raises(PlainError, match="was lost"), lease.leased(on_s3.root):
+        (on_s3.root / lease.NAME).write_bytes(b"{}")  # somebody else's
+        time.sleep(0.5)
+
+
+def test_a_path_of_a_store_is_none_of_this_machine(on_s3):
+    path = on_s3.root / "a" / "b.dcm"
+    assert str(path) == f"{on_s3.place.address}/lake/a/b.dcm"
+    with pytest.raises(TypeError, match="object store"):
+        os.stat(path)
+    assert pickle.loads(pickle.dumps(path)) == path  # noqa: S301
+
+
+def test_an_object_too_large_for_the_store_to_copy_is_copied_through_this_machine(
+    on_s3, monkeypatch
+):
+    monkeypatch.setattr(far_paths, "_COPIED_BY_STORE", 10)
+    (on_s3.root / "a").write_bytes(b"much more than that")
+    (on_s3.root / "a").replace(on_s3.root / "b")
+    assert (on_s3.root / "b").read_bytes() == b"much more than that"
+    assert not (on_s3.root / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3://user:key@bucket/lake", "must not hold a key"),
+        ("https://store.example/lake", "begins with abfss://|begins with az://"),
+        ("s3://", "must be a folder"),
+    ],
+)
+def test_an_address_that_is_none_is_told(address, said):
+    with pytest.raises(SettingsError, match=said):
+        load_settings(lakehouse=address)
