@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 _OPTIONS: dict[str, dict[str, str]] = {}
 """Container or bucket → the options that the site has set for the lakehouse in it."""
 
+LOST: set["FarPath"] = set()
+"""Roots whose lease this process has lost (`lease`): nothing more is done there."""
+TAKEN_OVER = (
+    "the lease of the lakehouse was lost: its store did not answer for too long, and another run"
+    " may have taken over. Run the date again: it goes on from there"
+)
+
 _PART = 8 << 20
 _NOTE = "dicom_assets_note"
 _MOST_PARTS = 5000
@@ -340,6 +347,8 @@ class FarPath(PosixPath):
 
     @property
     def _client(self) -> Any:
+        if any(self.is_relative_to(root) for root in LOST):
+            raise PlainError(TAKEN_OVER)
         return self.store.client
 
     def _head(self) -> Any:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dicom_assets.lakehouse.errors import PlainError
-from dicom_assets.lakehouse.far import FarPath, clear_temporaries, scratch_of
+from dicom_assets.lakehouse.far import LOST, TAKEN_OVER, FarPath, clear_temporaries, scratch_of
 
 NAME = ".dicom_assets_lease"
 EXPIRES_SECONDS = 90.0
@@ -35,6 +35,7 @@ def leased(root: FarPath) -> Iterator[None]:
         PlainError: It was lost meanwhile; whoever has it now goes on from where this one was.
     """
     lease = _Lease(root)
+    LOST.discard(root)
     lease.take()
     clear_temporaries(root)
     done = threading.Event()
@@ -47,15 +48,12 @@ def leased(root: FarPath) -> Iterator[None]:
         keeper.join()
         lease.give_back()
     if lease.is_lost:
-        raise PlainError(
-            "the lease of the lakehouse was lost: its store did not answer for too long, and"
-            " another run may have taken over. Run the date again: it goes on from there"
-        )
+        raise PlainError(TAKEN_OVER)
 
 
 class _Lease:
     def __init__(self, root: FarPath) -> None:
-        self._path = root / NAME
+        self._root, self._path = root, root / NAME
         self._machine = _machine(root)
         self._holder = uuid.uuid4().hex
         self._beats = 0
@@ -83,17 +81,29 @@ class _Lease:
             time.sleep(_LOOKS_SECONDS)
 
     def keep(self, done: threading.Event) -> None:
-        """Writes it again and again, until it is done or lost."""
-        last = time.monotonic()
+        """Writes it again and again, until it is done; otherwise it is lost."""
+        try:
+            self._renew(done)
+        finally:
+            if not done.is_set():
+                self.is_lost = True
+                LOST.add(self._root)
+
+    def _renew(self, done: threading.Event) -> None:
+        """Returns when it is done, or held by somebody else, or may be."""
+        last, version = time.monotonic(), self._version
         while not done.wait(_RENEWED_SECONDS):
             try:
-                if not self._put(self._version):
-                    self.is_lost = True
-                    return
-                last = time.monotonic()
+                if not self._put(version):
+                    # the store may have done what it has not answered
+                    self._version, content = self._read()
+                    if content.get("holder") != self._holder:
+                        return
+                last, version = time.monotonic(), self._version
+            except FileNotFoundError:
+                return
             except OSError:  # told by whoever else needs the store
                 if time.monotonic() - last > EXPIRES_SECONDS - 2 * _RENEWED_SECONDS:
-                    self.is_lost = True
                     return
 
     def give_back(self) -> None:

@@ -149,7 +149,7 @@ def _chain(choices: dict[str, Any], environment: dict[str, str], days: list[str]
     from dicom_assets.steps.run import Run
 
     # another machine's lease is not waited for as long as outside of tests
-    lease.EXPIRES_SECONDS, lease._RENEWED_SECONDS, lease._LOOKS_SECONDS = 2.0, 0.5, 0.1
+    lease.EXPIRES_SECONDS, lease._RENEWED_SECONDS, lease._LOOKS_SECONDS = 1.0, 0.2, 0.1
     settings = load_settings(**choices)
     for day in days:
         for step in STEPS.values():
