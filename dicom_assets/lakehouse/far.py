@@ -137,7 +137,7 @@ class FarPath(PosixPath):
         """Returns what lies directly below: what has objects below it, and objects."""
         import obstore
 
-        with self._told():
+        with self._told(is_of_one=False):
             found = obstore.list_with_delimiter(self._client, self.key)
         paths = found["common_prefixes"], [meta["path"] for meta in found["objects"]]
         folders, objects = ([self / path.rpartition("/")[2] for path in each] for each in paths)
@@ -147,7 +147,7 @@ class FarPath(PosixPath):
         """Yields every object below, in the order of keys, with what `stat` says of it."""
         import obstore
 
-        with self._told():
+        with self._told(is_of_one=False):
             for chunk in obstore.list(self._client, prefix=self.key):
                 for meta in chunk:
                     path = type(self)(f"{self.container}/{meta['path']}")
@@ -191,7 +191,7 @@ class FarPath(PosixPath):
         """Puts an object."""
         import obstore
 
-        with self._told():
+        with self._told(is_of_one=False):
             obstore.put(self._client, self.key, bytes(data), use_multipart=False)
         return len(data)
 
@@ -223,14 +223,15 @@ class FarPath(PosixPath):
         import obstore
         from obstore import exceptions
 
-        try:
-            with self._told():
-                try:
-                    said = obstore.put(self._client, self.key, data, mode=mode, use_multipart=False)
-                except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+        with self._told(is_of_one=False):
+            try:
+                said = obstore.put(self._client, self.key, data, mode=mode, use_multipart=False)
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                return None
+            except FileNotFoundError as error:
+                if mode != "create":  # what was to be replaced has gone
                     return None
-        except FileNotFoundError:
-            return None
+                raise self.store.fault(error) from None
         return _version_of(said)
 
     def upload(self, source: Path, *, note: str | None = None) -> None:
@@ -243,7 +244,7 @@ class FarPath(PosixPath):
         import obstore
 
         part = max(_PART, source.stat().st_size // _MOST_PARTS)
-        with self._told():
+        with self._told(is_of_one=False):
             obstore.put(
                 self._client,
                 self.key,
@@ -361,16 +362,18 @@ class FarPath(PosixPath):
             return None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns what obstore says into errors of the system, or of the store."""
+    def _told(self, *, is_of_one: bool = True) -> Iterator[None]:
+        """Turns what obstore says into errors of the system, or of the store.
+
+        Args:
+            is_of_one: Whether what is not there is an object; else it is the container.
+        """
         from obstore import exceptions
 
         try:
             yield
-        except FileNotFoundError:
-            raise self._gone() from None
-        except exceptions.BaseError as error:
-            if self.store.is_missing(error):
+        except (exceptions.BaseError, FileNotFoundError) as error:
+            if is_of_one and self.store.is_missing(error):
                 raise self._gone() from None
             raise self.store.fault(error) from None
 

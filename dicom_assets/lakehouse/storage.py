@@ -264,7 +264,12 @@ class ObjectStore:
         return isinstance(error, FileNotFoundError) or _status(error) == 404
 
     def fault(self, error: Exception) -> StoreError:
-        """Returns what is said when the store could not do what it was asked to."""
+        """Returns what is said when the store could not do what a lakehouse needs."""
+        if _status(error) == 403:
+            return StoreError(
+                f"{self._root}: the credential is wrong, has expired, or may not do that; a"
+                " lakehouse needs read, list, write and delete"
+            )
         return self._store_error(error)
 
     def _store_error(self, error: Exception) -> StoreError:
