@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dicom_assets.lakehouse.far import path_of
+from dicom_assets.lakehouse.paths import path_of
 
 if TYPE_CHECKING:
     from dicom_assets.lakehouse.engine import LocalEngine

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from dicom_assets.lakehouse.far import path_of
+from dicom_assets.lakehouse.paths import path_of
 
 RESUMES = "dicom_assets/resumes"
 """Tag of a run that takes up a killed one: it names that run, and is itself not taken up again."""

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, cast
 
 from isal import isal_zlib
 
-from dicom_assets.lakehouse.far import appear, temporary_of
 from dicom_assets.lakehouse.opening import open_regular
+from dicom_assets.lakehouse.paths import appear, temporary_of
 
 CHUNK = 4 << 20
 """Bytes held at once; a file up to this size is read, packed and written in one go."""

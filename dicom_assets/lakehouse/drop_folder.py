@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_assets.lakehouse.far import FarPath, path_of
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import path_of
 from dicom_assets.lakehouse.pool import over_threads
 
 _LOG = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from dicom_assets.lakehouse.far import FarPath, appear
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import appear
 
 
 def sync(folders: Iterable[Path]) -> None:

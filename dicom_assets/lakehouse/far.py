@@ -6,9 +6,8 @@ in one request or, when it is large, in parts that become an object when the las
 the store has acknowledged is durable. Moving is copying, then removing. Reading fetches ranges.
 Whatever would hand such a path to the operating system fails at once, instead of looking there.
 
-What is needed meanwhile (unpacked members, rows that wait, locks of this machine) lies in a scratch
-folder, which may be lost at any time between runs. Not decided here: how stores are reached and
-what they say (`storage`), in which order things are done (`journal`, `dicom_assets.steps`).
+Not decided here: how stores are reached and what they say (`storage`), in which order things are
+done (`journal`, `dicom_assets.steps`), where files are that are on their way (`paths`).
 """
 
 import errno
@@ -20,8 +19,7 @@ import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dicom_assets.lakehouse.errors import PlainError
 
@@ -43,7 +41,6 @@ _NOTE = "dicom_assets_note"
 _MOST_PARTS = 5000
 _COPIED_BY_STORE = 4 << 30  # S3 copies up to 5 GB in one request
 _AT_ONCE = 4
-_FOLDER_MODE = 0o700
 
 
 class FarPath(PosixPath):
@@ -171,11 +168,13 @@ class FarPath(PosixPath):
 
     def open(self, mode: str = "r", buffering: int = -1, *_: Any, **__: Any) -> Any:
         """Opens an object, `rb` or `wb`; what is written appears when it is closed."""
+        from dicom_assets.lakehouse.far_streams import Reader, Writer
+
         if mode == "wb":
-            return _Writer(self)
+            return Writer(self)
         if mode != "rb":
             raise ValueError(f"{mode} is not for objects")
-        raw = _Reader(self)
+        raw = Reader(self)
         return raw if buffering == 0 else io.BufferedReader(raw, 1 << 16)
 
     def read_bytes(self) -> bytes:
@@ -316,6 +315,8 @@ class FarPath(PosixPath):
         """
         import obstore
 
+        from dicom_assets.lakehouse.paths import temporary_of
+
         assert isinstance(target, FarPath)  # noqa: S101 all of a lakehouse lies in one container
         size = self.stat().st_size
         if size < _COPIED_BY_STORE:
@@ -379,158 +380,6 @@ class FarPath(PosixPath):
 
     def _gone(self) -> FileNotFoundError:
         return FileNotFoundError(errno.ENOENT, "it is not there", str(self))
-
-
-class _Reader(io.RawIOBase):
-    """An object, of which only what is read is fetched."""
-
-    def __init__(self, path: FarPath) -> None:
-        from dicom_assets.lakehouse.ranges import FIRST_BYTES, ObjectStream
-
-        self._path = path
-        self._stream = ObjectStream(path.store, path.key, path.piece(0, FIRST_BYTES))
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        self._at = self._stream.seek(offset, whence)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any, /) -> int:
-        data = self._next(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def readall(self) -> bytes:
-        pieces = []
-        while data := self._next(max(self._stream.first.size - self._at, 0)):
-            pieces.append(data)
-        return b"".join(pieces)
-
-    def _next(self, most: int) -> bytes:
-        from dicom_assets.lakehouse.storage import ObjectError
-
-        try:
-            data = self._stream.read(most)
-        except ObjectError as error:
-            raise FileNotFoundError(errno.ENOENT, str(error), str(self._path)) from None
-        self._at += len(data)
-        return data
-
-
-class _Writer(io.FileIO):
-    """An object that appears when it is closed, unless that is because of an error."""
-
-    def __init__(self, path: FarPath) -> None:
-        self._path, self._temporary = path, temporary_of(path)
-        self._is_good = True
-        super().__init__(self._temporary, "wb")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: Any, where: TracebackType | None
-    ) -> None:
-        self._is_good = kind is None
-        self.close()
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        super().close()
-        try:
-            if self._is_good:
-                self._path.upload(self._temporary)
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-
-def path_of(text: str) -> Path:
-    """Returns the path that a text says, an address or a path of this machine."""
-    return FarPath(text) if "://" in text else Path(text)
-
-
-def lies(path: Path) -> bool:
-    """Says whether something lies there, be it a link that leads nowhere."""
-    return path.is_file() if isinstance(path, FarPath) else os.path.lexists(path)
-
-
-def names_in(folder: Path) -> list[str]:
-    """Returns the names of what lies in a folder; none where there is no such folder."""
-    if isinstance(folder, FarPath):
-        return [path.name for path in folder.iterdir()]
-    return os.listdir(folder) if folder.is_dir() else []
-
-
-def entries_of(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yields what lies in a folder, and whether it is one; links to folders count as such."""
-    if isinstance(folder, FarPath):
-        folders, objects = folder.listed()
-        yield from ((path, True) for path in folders)
-        yield from ((path, False) for path in objects)
-    else:
-        yield from ((Path(entry.path), entry.is_dir()) for entry in os.scandir(folder))
-
-
-def temporary_of(target: Path) -> Path:
-    """Returns where a file is written before it gets its name (`appear`)."""
-    if isinstance(target, FarPath):
-        folder = scratch_of(FarPath(target.container))
-        return folder / f"{hashlib.sha256(str(target).encode()).hexdigest()[:32]}-{os.getpid()}"
-    return target.with_name(f".{target.name}.tmp")
-
-
-def appear(temporary: Path, target: Path) -> None:
-    """Gives a file that has been written its name, under which it is whole or not at all."""
-    if isinstance(target, FarPath):
-        target.upload(temporary)
-        temporary.unlink()
-    else:
-        temporary.replace(target)
-
-
-def clear_temporaries(root: FarPath) -> None:
-    """Removes what processes that were killed have left of files on their way to a container."""
-    for path in scratch_of(FarPath(root.container)).iterdir():
-        try:
-            os.kill(int(path.name.partition("-")[2]), 0)
-        except (ValueError, ProcessLookupError):
-            path.unlink(missing_ok=True)
-        except PermissionError:  # it lives
-            continue
-
-
-def scratch_of(root: Path) -> Path:
-    """Returns where this machine keeps what is needed meanwhile: the root, where it is local.
-
-    For an object store it is a folder below TMPDIR, or else /var/tmp; one for each root, of the
-    user's own.
-
-    Raises:
-        PlainError: It is not the user's own.
-    """
-    if not isinstance(root, FarPath):
-        return root
-    mine = Path(os.environ.get("TMPDIR") or "/var/tmp") / f"dicom_assets-{os.getuid()}"  # noqa: S108
-    folder = mine / hashlib.sha256(str(root).encode()).hexdigest()[:16]
-    if not folder.is_dir():
-        mine.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-    known = mine.lstat()
-    if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.getuid():
-        raise PlainError(f"{mine} is not yours alone; set TMPDIR to a folder that is")
-    return folder
-
-
-def not_for_stores(what: str, instead: str) -> NoReturn:
-    """Raises PlainError: something cannot be done where the lakehouse is an object store."""
-    raise PlainError(f"{what} needs a lakehouse in a local folder. {instead}")
 
 
 def _restored(address: str, options: dict[str, str]) -> FarPath:

@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute
 
-from dicom_assets.lakehouse.far import scratch_of
+from dicom_assets.lakehouse.paths import scratch_of
 from dicom_assets.lakehouse.schemas import TIMESTAMP
 from dicom_assets.lakehouse.storage import LISTED, ObjectError, Storage, StoreError
 

@@ -27,9 +27,10 @@ from dicom_assets.lakehouse.drop_folder import Dropped, is_same
 from dicom_assets.lakehouse.durable import put, sync
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.errors import PlainError
-from dicom_assets.lakehouse.far import FarPath, lies, path_of, scratch_of
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import FILE
 from dicom_assets.lakehouse.move import transfer
+from dicom_assets.lakehouse.paths import lies, path_of, scratch_of
 from dicom_assets.lakehouse.pool import over_threads
 
 ROWS_PER_COMMIT = 1000

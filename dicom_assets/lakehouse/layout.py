@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from dicom_assets.lakehouse.far import names_in, scratch_of
+from dicom_assets.lakehouse.paths import names_in, scratch_of
 
 DEFAULT_SOURCE_SYSTEM = "default"
 OPERATIONS_FOLDER = "Operations"

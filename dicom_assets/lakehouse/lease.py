@@ -18,7 +18,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dicom_assets.lakehouse.errors import PlainError
-from dicom_assets.lakehouse.far import LOST, TAKEN_OVER, FarPath, clear_temporaries, scratch_of
+from dicom_assets.lakehouse.far import LOST, TAKEN_OVER, FarPath
+from dicom_assets.lakehouse.paths import clear_temporaries, scratch_of
 
 NAME = ".dicom_assets_lease"
 EXPIRES_SECONDS = 90.0

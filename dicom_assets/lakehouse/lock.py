@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_assets.lakehouse.far import FarPath, scratch_of
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import keep_private
+from dicom_assets.lakehouse.paths import scratch_of
 
 _LOG = logging.getLogger(__name__)
 _THREADS: defaultdict[Path, threading.RLock] = defaultdict(threading.RLock)

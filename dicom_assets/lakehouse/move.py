@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 
 from dicom_assets.lakehouse.durable import sync
-from dicom_assets.lakehouse.far import FarPath, lies
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import lies
 
 
 def move(source: Path, target: Path) -> None:

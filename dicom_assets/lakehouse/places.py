@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from dicom_assets.lakehouse.far import FarPath, scratch_of
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import scratch_of
 from dicom_assets.lakehouse.segments import SUFFIX, UNFINISHED, Segment, sortable
 from dicom_assets.lakehouse.tables import Table
 

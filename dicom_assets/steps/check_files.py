@@ -11,7 +11,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 from dicom_assets.dicom.own_zip import Digest, digest, open_organised, stated
-from dicom_assets.lakehouse.far import path_of
+from dicom_assets.lakehouse.paths import path_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
-from dicom_assets.lakehouse.far import temporary_of
+from dicom_assets.lakehouse.paths import temporary_of
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about

@@ -27,8 +27,9 @@ from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttribute
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_assets.lakehouse.errors import PlainError
-from dicom_assets.lakehouse.far import FarPath, appear
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import FILE, keep_private
+from dicom_assets.lakehouse.paths import appear
 from dicom_assets.lakehouse.storage import StoreError
 
 _LOG = logging.getLogger(__name__)

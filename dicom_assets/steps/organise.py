@@ -26,10 +26,11 @@ from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.far import FarPath, names_in, path_of
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import dicom_name, organised_name, zip_name
 from dicom_assets.lakehouse.opening import open_regular
+from dicom_assets.lakehouse.paths import names_in, path_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.new_operations import NewOperations

@@ -18,10 +18,10 @@ from typing import BinaryIO
 from dicom_assets.fhir.ndjson import BadLine, Line, read_lines, unpacked
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.far import lies, path_of
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import fhir_name, organised_name
 from dicom_assets.lakehouse.opening import open_regular
+from dicom_assets.lakehouse.paths import lies, path_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import Progress, Report, reporting

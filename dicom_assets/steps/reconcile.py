@@ -21,9 +21,10 @@ from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import is_told, silver_study_id
 from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
-from dicom_assets.lakehouse.far import FarPath, names_in
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
 from dicom_assets.lakehouse.manifest import about, declared
+from dicom_assets.lakehouse.paths import names_in
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id

@@ -19,9 +19,9 @@ import pyarrow as pa
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Table
-from dicom_assets.lakehouse.far import lies, temporary_of
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM
 from dicom_assets.lakehouse.move import move
+from dicom_assets.lakehouse.paths import lies, temporary_of
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, to_omop
 from dicom_assets.steps.check_files import digest_of, size_of

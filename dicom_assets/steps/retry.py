@@ -17,10 +17,10 @@ import pandas as pd
 import pyarrow as pa
 
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.far import lies
 from dicom_assets.lakehouse.layout import Layout, one_name, organised_name
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.move import move
+from dicom_assets.lakehouse.paths import lies
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, organise_fhir
 from dicom_assets.steps.report import now

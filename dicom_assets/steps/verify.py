@@ -9,7 +9,7 @@ holding more than keys (`verify_silver`, `verify_gold`). Not decided here: what 
 from collections.abc import Sequence
 from datetime import date
 
-from dicom_assets.lakehouse.far import path_of
+from dicom_assets.lakehouse.paths import path_of
 from dicom_assets.lakehouse.pool import over_threads, shared_out
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog

@@ -16,8 +16,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from dicom_assets.lakehouse.engine import LocalEngine, Table
-from dicom_assets.lakehouse.far import FarPath, entries_of
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout
+from dicom_assets.lakehouse.paths import entries_of
 from dicom_assets.steps.findings import Findings, Kind
 
 _DATED = re.compile(r"(?:(?P<system>.+)/)?(?P<year>\d{4})/(?P<month>\d\d)/(?P<day>\d\d)")
