@@ -40,6 +40,8 @@ from dicom_assets.steps.sources import Source
 
 STEP = "organise"
 _MAX_MANIFEST_BYTES = 1 << 20
+_OBJECTS_AHEAD = 16
+"""Objects whose beginnings are fetched before their turn."""
 _SMALL_ARCHIVE = 8 << 20
 """Bytes of archives that are unpacked several at once; larger ones have members enough."""
 
@@ -136,6 +138,8 @@ class _Turn:
 
     def __init__(self, run: Run, journal: Journal, threads: ThreadPoolExecutor) -> None:
         self._threads, self._begun = threads, dict[str, _Begun]()
+        self._lookers = ThreadPoolExecutor(_OBJECTS_AHEAD)  # starts none before it is needed
+        self._looks: dict[str, Future[_Found]] = {}
         self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
         self._operations = NewOperations(run.engine)
         self._day, self._run_id = run.ingest_date, run.id
@@ -169,13 +173,18 @@ class _Turn:
         What becomes of them is decided when it is their turn.
         """
         ahead = 2 * self._settings.workers if self._settings.workers > 1 else 0
+        is_far = isinstance(self._layout.root, FarPath)
         for number, entry in enumerate(entries, start=1):
+            for after in entries[number - 1 : number + _OBJECTS_AHEAD] if is_far else ():
+                if after.address not in self._looks:
+                    self._looks[after.address] = self._lookers.submit(self._look, after)
             for after in entries[number : number + ahead]:
                 is_archive = after.regular and after.address.lower().endswith(".zip")
                 if is_archive and after.size < _SMALL_ARCHIVE and after.address not in self._begun:
                     self._begun[after.address] = self._begin(after)
             yield entry
             self._begun.pop(entry.address, None)
+            self._looks.pop(entry.address, None)
 
     def _begin(self, entry: Dropped) -> _Begun:
         source, budget = self._source_of(entry), Budget(entry.size, self._limits)
@@ -209,7 +218,8 @@ class _Turn:
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
         source, plan, path = self._source_of(entry), Plan(entry), entry.path
-        found = self._look(entry) if entry.regular else None
+        looked = self._looks.get(entry.address)  # of objects, while others were
+        found = (looked.result() if looked else self._look(entry)) if entry.regular else None
         if found is None:
             self._fail(plan, path, source, self._name(source), Reason.NOT_A_FILE)
         elif found.kind is Kind.ZIP:
