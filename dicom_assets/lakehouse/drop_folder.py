@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dicom_assets.lakehouse.far import FarPath
-from dicom_assets.lakehouse.paths import path_of
+from dicom_assets.lakehouse.paths import is_far, path_of
 from dicom_assets.lakehouse.pool import over_threads
 
 _LOG = logging.getLogger(__name__)
@@ -93,9 +93,8 @@ def _listed(folder: Path | str) -> list[os.DirEntry[str]]:
 
 def look(address: str) -> Dropped | None:
     """Looks at one entry; None when it is gone, or may not be looked at."""
-    path = path_of(address)
     try:
-        status = path.stat() if isinstance(path, FarPath) else os.lstat(address)
+        status = path_of(address).stat() if is_far(address) else os.lstat(address)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -19,7 +19,12 @@ _FOLDER_MODE = 0o700
 
 def path_of(text: str) -> Path:
     """Returns the path that a text says, an address or a path of this machine."""
-    return FarPath(text) if "://" in text else Path(text)
+    return FarPath(text) if is_far(text) else Path(text)
+
+
+def is_far(text: str) -> bool:
+    """Says whether a text is an address in an object store; making a path of it costs more."""
+    return "://" in text
 
 
 def lies(path: Path) -> bool:
