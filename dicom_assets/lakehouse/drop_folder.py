@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from dicom_assets.lakehouse.far import FarPath
@@ -45,12 +46,17 @@ class Dropped:
     @property
     def path(self) -> Path:
         """Where it lies."""
-        return path_of(self.address)
+        return _path(self.address)
 
     @property
     def folder(self) -> str:
         """The folder it lies in."""
         return os.path.dirname(self.address)
+
+
+@lru_cache(maxsize=2048)  # it is asked for often, of the entries of one commit
+def _path(address: str) -> Path:
+    return path_of(address)
 
 
 def dropped(folder: Path) -> Iterator[Dropped]:
