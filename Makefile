@@ -8,11 +8,13 @@ TEST_PACKAGES := chromium dcmtk dicom3tools $(SERVER_PACKAGES)
 SERVERS := dicom_assets_tests/servers
 SERVERS_READY := $(SERVERS)/node_modules/.ready
 # what is there already, from Debian or not, is taken; what cannot be had is left out, and told so
-BENCH_PACKAGES := chromium dcmtk $(SERVER_PACKAGES) \
-	$(if $(shell command -v java),,default-jre-headless) $(if $(shell command -v mvn),,maven)
+BENCH_PACKAGES := chromium dcmtk $(SERVER_PACKAGES) $(SPARK_PACKAGES)
 BENCH_READY := .venv/.bench-ready
+SPARK_PACKAGES := $(if $(shell command -v java),,default-jre-headless) \
+	$(if $(shell command -v mvn),,maven)
+SPARK_READY := .venv/.spark-ready
 
-.PHONY: demo demo-options test torture fuzz bench profile dev screenshots lint fmt clean
+.PHONY: demo demo-options test test-spark torture fuzz bench profile dev screenshots lint fmt clean
 
 demo: $(READY)
 	@$(BIN)/dicom-assets demo
@@ -26,7 +28,16 @@ demo-options: $(READY)
 test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory $(SERVERS_READY)
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
+		$(MAKE) --no-print-directory $(SPARK_READY); \
+		else echo "without Java and Maven the tests of the Spark engine are left out"; fi
 	$(BIN)/pytest -n 2
+
+# the Spark engine alone, on a cluster of one master and two workers on this machine
+test-spark: $(READY)
+	@.ci/install-packages $(SPARK_PACKAGES)
+	@$(MAKE) --no-print-directory $(SPARK_READY)
+	$(BIN)/pytest -n 0 dicom_assets_tests/spark
 
 # each target for FUZZ_SECONDS; what is found is kept as a test in dicom_assets_tests/fuzz/corpus
 FUZZ_SECONDS ?= 180
@@ -63,7 +74,7 @@ fmt: $(READY)
 
 clean:
 	rm -rf .venv .dagster data/demo data/demo-options .pytest_cache .ruff_cache .hypothesis
-	rm -rf benchmarks/.cache benchmarks/node/node_modules $(SERVERS)/node_modules
+	rm -rf spark_jars/*.jar benchmarks/.cache benchmarks/node/node_modules $(SERVERS)/node_modules
 
 $(READY): pyproject.toml constraints.txt
 	@.ci/install-packages --venv $(PYTHON)
@@ -77,11 +88,18 @@ $(SERVERS_READY): $(SERVERS)/package.json
 	-@cd $(SERVERS) && npm install --silent --no-package-lock --no-audit --no-fund && \
 		touch node_modules/.ready
 
-$(BENCH_READY): $(READY) benchmarks/node/package.json benchmarks/spark_jars/pom.xml
+# Delta's jars come from where Maven's own settings say
+$(SPARK_READY): $(READY) spark_jars/pom.xml
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[spark]'
+	@rm -f spark_jars/*.jar
+	@mvn --quiet --batch-mode -f spark_jars/pom.xml dependency:copy-dependencies \
+		-DincludeScope=runtime -DincludeGroupIds=io.delta,io.unitycatalog \
+		-DoutputDirectory=$(CURDIR)/spark_jars
+	@touch $@
+
+$(BENCH_READY): $(READY) benchmarks/node/package.json
 	@.ci/install-packages $(BENCH_PACKAGES)
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	-@cd benchmarks/node && npm install --silent --no-package-lock --no-audit --no-fund
-	-@rm -rf benchmarks/.cache/jars && mvn --quiet --batch-mode -f benchmarks/spark_jars/pom.xml \
-		dependency:copy-dependencies -DincludeScope=runtime -DexcludeArtifactIds=scala-library \
-		-DoutputDirectory=$(CURDIR)/benchmarks/.cache/jars
+	-@$(MAKE) --no-print-directory $(SPARK_READY)
 	@touch $@

@@ -21,7 +21,7 @@ import pandas as pd
 
 from benchmarks import straightforward
 
-JARS = Path(__file__).parent / ".cache/jars"
+JARS = Path(__file__).parents[1] / "spark_jars"
 _TASKS = 4
 _METASTORE = ", ".join(
     [f"{tag.column} string" for tag in straightforward.PROMOTED_TAGS]

@@ -31,6 +31,7 @@ from dicom_assets.lakehouse.layout import (
     is_safe_name,
 )
 from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
+from dicom_assets.lakehouse.spark_session import Spark
 from dicom_assets.lakehouse.storage import Storage, check_address, lakehouse_address
 
 GIB = 1024**3
@@ -99,6 +100,17 @@ class Settings(BaseSettings):
     promoted_tags: dict[str, str] = Field(
         default={}, description="further promoted tags: keyword or tag = column name"
     )
+    engine: Literal["local", "spark"] = Field(
+        default="local", description="who works: this machine, or Spark (docs/spark.md)"
+    )
+    spark_master: str | None = Field(
+        default=None,
+        description="Spark's master URL; without it what the surroundings say, spark-submit's say",
+    )
+    spark_jars: Path | None = Field(
+        default=None, description="folder of Delta's jars for Spark, where Maven is out of reach"
+    )
+    spark_conf: dict[str, str] = Field(default={}, description="further settings of Spark")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
@@ -266,7 +278,7 @@ class Settings(BaseSettings):
         promoted_tags(value)
         return value
 
-    @field_validator("person_crosswalk", "visit_crosswalk", "athena_vocabulary")
+    @field_validator("person_crosswalk", "visit_crosswalk", "athena_vocabulary", "spark_jars")
     @classmethod
     def _exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.exists():
@@ -276,6 +288,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _connect(self) -> Self:
         if isinstance(self.lakehouse, FarPath):
+            if self.engine == "spark":
+                raise ValueError(
+                    "engine: Spark's executors reach a lakehouse in a folder that all machines"
+                    " share, not yet one in an object store; set `engine = local`, or mount it"
+                )
             self.lakehouse.connect(self.stores.options(str(self.lakehouse)))
         return self
 
@@ -287,6 +304,13 @@ class Settings(BaseSettings):
             for address, options in self.storage.items()
         }
         return Storage(self.lakehouse, sections)
+
+    @cached_property
+    def spark(self) -> Spark | None:
+        """Where Spark is; None where this machine works."""
+        if self.engine == "local":
+            return None
+        return Spark(self.spark_master, self.spark_jars, tuple(sorted(self.spark_conf.items())))
 
     @cached_property
     def promoted(self) -> tuple[PromotedTag, ...]:

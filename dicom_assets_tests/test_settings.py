@@ -60,6 +60,11 @@ def test_a_wrong_setting_is_named_with_the_reason(monkeypatch, name, value, says
         load_settings()
 
 
+def test_spark_and_a_lakehouse_in_an_object_store_do_not_go_together_yet():
+    with pytest.raises(SettingsError, match="not yet one in an object store"):
+        load_settings(lakehouse="s3://lake/imaging", engine="spark")
+
+
 def test_a_misspelt_key_in_the_file_is_named(tmp_path):
     (tmp_path / "dicom_assets.toml").write_text('site_timezon = "Europe/Zurich"')
     with pytest.raises(SettingsError, match="site_timezon"):

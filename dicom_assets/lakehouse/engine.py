@@ -7,11 +7,11 @@ durable before anything that depends on it is done. Not decided here: what is re
 (`dicom_assets.steps`).
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,9 +25,42 @@ from dicom_assets.lakehouse.log import appends, partition_transactions, span
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
 from dicom_assets.lakehouse.places import Key, Places
+from dicom_assets.lakehouse.pool import shared_out
 from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select, stream
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
+from dicom_assets.lakehouse.written import Written
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Rows = pa.Table | Sequence[pa.RecordBatch | pa.Table | Written]
+"""Rows in memory, or in files that a worker on another machine has written (`SparkEngine`)."""
+
+
+@dataclass(frozen=True)
+class New:
+    """New rows of a table, to be worked on.
+
+    Attributes:
+        table: The source; partitioned.
+        columns: The columns to read.
+        since: Version already read; None for the beginning.
+        until: Last version to read.
+        ingest_date: The partition.
+        by: Columns whose values rows must share for one to be worked on beside the other.
+        schema: Of the rows as they are worked on.
+        prepare: Makes such rows of those that are read, batch by batch.
+    """
+
+    table: Table
+    columns: Sequence[str]
+    since: int | None
+    until: int
+    ingest_date: date
+    by: Sequence[str]
+    schema: pa.Schema
+    prepare: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +85,10 @@ class LocalEngine:
     """
 
     layout: Layout
+
+    works_elsewhere: ClassVar[bool] = False
+    """Whether workers are on other machines: what they leave to be done can only be done there."""
+    rows_per_commit: ClassVar[int] = 1000
 
     @cached_property
     def _tables(self) -> Tables:
@@ -103,7 +140,7 @@ class LocalEngine:
     def append(
         self,
         table: Table,
-        rows: pa.Table | pa.RecordBatchReader,
+        rows: Rows | pa.RecordBatchReader,
         *,
         progress: Progress | None,
         ingest_date: date,
@@ -129,25 +166,36 @@ class LocalEngine:
             if done is not None and done >= progress.version:
                 raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
             transactions.append(Transaction(progress.app_id, progress.version))
+        # not tried again under another version: what is said of it would no longer be true
+        said = CommitProperties(app_transactions=transactions, max_commit_retries=0)
+        self._append(delta, table, rows, said, ingest_date)
+        self._settle(table, [f"{ingest_date}"])
+
+    def _append(
+        self,
+        delta: DeltaTable,
+        table: Table,
+        rows: Rows | pa.RecordBatchReader,
+        said: CommitProperties,
+        _ingest_date: date,
+    ) -> None:
         known = {f.name for f in delta.schema().fields}
+        data: Any = (
+            rows if isinstance(rows, pa.RecordBatchReader) else in_memory(rows, table.schema)
+        )
         write_deltalake(
             delta,
-            rows,
+            data,
             mode="append",
             schema_mode="merge" if set(table.schema.names) != known else None,
             writer_properties=writer_properties(table),
-            # not tried again under another version: what is said of it would no longer be true
-            commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=0),
+            commit_properties=said,
         )
-        folder = self.layout.table(table.layer, table.name)
-        sync([folder])
-        if compact_small(self._tables.create(table), table, f"{ingest_date}", folder=folder):
-            sync([folder])
 
     def upsert(
         self,
         table: Table,
-        rows: pa.Table,
+        rows: Rows,
         *,
         progress: Progress | None,
         ingest_date: date,
@@ -165,25 +213,35 @@ class LocalEngine:
         Raises:
             deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
-        if not (rows.num_rows or gone or progress):
+        here = in_memory(rows, table.upserted)
+        if not (here.num_rows or gone or progress):
             return
         delta = self._tables.create(table)
-        keys = {*rows[table.key[0]].to_pylist(), *gone}
+        keys = {*here[table.key[0]].to_pylist(), *gone}
         partitions = upsert(
             delta,
             table,
-            rows,
-            places=self._places(table).of(delta, keys),
+            here,
+            places=self.places(table, keys),
             partition=table.partition_of(ingest_date),
             gone=gone,
             transactions=[Transaction(progress.app_id, progress.version)] if progress else [],
             properties=writer_properties(table),
         )
+        self._settle(table, partitions)
+
+    def _settle(self, table: Table, partitions: Iterable[str]) -> None:
+        """Makes a commit durable, and joins small files of the partitions it wrote to."""
         folder = self.layout.table(table.layer, table.name)
         sync([folder])
         for partition in partitions:
             if compact_small(self._tables.create(table), table, partition, folder=folder):
                 sync([folder])
+
+    def places(self, table: Table, keys: Collection[Key]) -> dict[Key, str]:
+        """Returns known key → text of its partition's value."""
+        delta = self.open(table)
+        return self._places(table).of(delta, keys) if delta else {}
 
     def update(
         self,
@@ -380,3 +438,86 @@ class LocalEngine:
         """Reads the same as `read_new`, as one table."""
         found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
         return pa.Table.from_batches(list(found), schema=columns_of(table, columns))
+
+    def share_out(
+        self,
+        work: Callable[[T], R],
+        tasks: Iterable[T],
+        *,
+        workers: int,
+        count: int,
+        into: Table,
+        ingest_date: date,
+    ) -> Iterator[R]:
+        """Applies `work` to each task and yields the results as they come.
+
+        Args:
+            work: A function of a module. What it returns has `rows`: a `pa.RecordBatch` when they
+                are worked on here; where workers are elsewhere, what `append` takes in their place.
+            tasks: What it is applied to; the largest ones first.
+            workers: How many work at once on this machine.
+            count: How many tasks there are.
+            into: The table that rows will be appended to.
+            ingest_date: To which partition.
+        """
+        del into, ingest_date  # the caller appends
+        yield from shared_out(work, tasks, workers=workers, count=count)
+
+    def parts(self, new: New, *, most: int | None = None, spread: bool = True) -> Iterator[Any]:
+        """Yields a table's new rows in parts, to be worked on one after another (`do`).
+
+        Args:
+            new: Which rows.
+            most: So many rows at a time are worked on; None for all.
+            spread: Whether that may be done on several machines at once.
+
+        Yields:
+            What `do` takes. It has `num_rows`, at least one.
+        """
+        del spread
+        batches = self.read_new(
+            new.table, new.columns, since=new.since, until=new.until, ingest_date=new.ingest_date
+        )
+        waiting: list[pa.RecordBatch] = []
+        for batch in map(new.prepare, batches) if new.prepare else batches:
+            for start in range(0, batch.num_rows, most or max(batch.num_rows, 1)):
+                waiting.append(batch.slice(start, most))
+                if most and sum(part.num_rows for part in waiting) >= most:
+                    yield pa.Table.from_batches(waiting, new.schema)
+                    waiting = []
+        if waiting:
+            yield pa.Table.from_batches(waiting, new.schema)
+
+    def do(
+        self,
+        work: Callable[[pa.Table], Iterator[R]],
+        part: Any,
+        *,
+        into: Table | None = None,
+        ingest_date: date,
+        order: Callable[[R], Any] | None = None,
+    ) -> Iterator[R]:
+        """Applies `work` to a part.
+
+        Args:
+            work: A function of a module, or a partial of one. Where rows are worked on beside each
+                other it is applied to all that have the same values in the columns `New.by`.
+            part: Of `parts`.
+            into: The table that `rows` of what it yields will be upserted to; None where it has
+                none.
+            ingest_date: When rows came that are new there.
+            order: By what `work` yields its results in order; where several do so, theirs are
+                brought into that order, too.
+        """
+        del into, ingest_date, order
+        yield from work(part)
+
+
+def in_memory(rows: Rows, schema: pa.Schema) -> pa.Table:
+    """Returns rows as one table; none of them may be in a file of a worker."""
+    if isinstance(rows, pa.Table):
+        return rows
+    tables = [
+        pa.Table.from_batches([each]) if isinstance(each, pa.RecordBatch) else each for each in rows
+    ]
+    return pa.concat_tables(tables) if tables else schema.empty_table()

@@ -6,8 +6,10 @@ last. Not decided here: how rows are read (`query`) and written (`engine`).
 """
 
 import json
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from deltalake import DeltaTable, Transaction
@@ -36,23 +38,34 @@ def appends(folder: Path, day: date, first: int, last: int) -> list[int] | None:
     """
     found = []
     for version in range(first, last + 1):
-        try:
-            text = (folder / f"_delta_log/{version:020}.json").read_bytes()
-        except FileNotFoundError:
+        files = _added(folder, day, version)
+        if files is None or not all((folder / unquote(file["path"])).exists() for file in files):
             return None
-        actions = [json.loads(line) for line in text.splitlines()]
-        files = [a[kind] for a in actions for kind in ("add", "cdc") if kind in a]
-        added = [
-            folder / unquote(file["path"])
-            for file in files
-            if file["partitionValues"].get("ingestDate") == f"{day}"
-            and file.get("dataChange") is not False  # compaction changes none
-        ]
-        if not all(path.exists() for path in added):
-            return None
-        if added:
+        if files:
             found.append(version)
     return found
+
+
+def count_added(folder: Path, day: date, versions: Iterable[int]) -> int:
+    """Returns how many rows versions added to a partition, by the statistics of their files."""
+    added = (file for version in versions for file in _added(folder, day, version) or ())
+    return sum(json.loads(file["stats"])["numRecords"] for file in added if "stats" in file)
+
+
+def _added(folder: Path, day: date, version: int) -> list[dict[str, Any]] | None:
+    """Returns the files that a version added to a partition; None where it is no longer there."""
+    try:
+        text = (folder / f"_delta_log/{version:020}.json").read_bytes()
+    except FileNotFoundError:
+        return None
+    actions = [json.loads(line) for line in text.splitlines()]
+    files = [a[kind] for a in actions for kind in ("add", "cdc") if kind in a]
+    return [
+        file
+        for file in files
+        if file["partitionValues"].get("ingestDate") == f"{day}"
+        and file.get("dataChange") is not False  # compaction changes none
+    ]
 
 
 def _before_id(day: date) -> str:

@@ -8,16 +8,19 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-_ROWS_PER_COMMIT = 1000
+from dicom_assets.lakehouse.written import Written
+
 _BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
 
 
-def commits(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[list[pa.RecordBatch], bool]]:
-    """Gathers batches to commits that fit into memory, and says which is the last one."""
-    waiting: list[pa.RecordBatch] = []
+def commits(
+    batches: Iterable[pa.RecordBatch | Written], *, rows_each: int
+) -> Iterator[tuple[list[pa.RecordBatch | Written], bool]]:
+    """Gathers rows to commits that fit into memory, and says which is the last one."""
+    waiting: list[pa.RecordBatch | Written] = []
     rows = size = 0
     for batch in batches:
-        if rows >= _ROWS_PER_COMMIT or size >= _BYTES_PER_COMMIT:
+        if rows >= rows_each or size >= _BYTES_PER_COMMIT:
             yield waiting, False
             waiting, rows, size = [], 0, 0
         waiting.append(batch)

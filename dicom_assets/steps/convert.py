@@ -11,19 +11,19 @@ mapping (`dicom_assets.fhir.imaging_study`), or which file speaks for an instanc
 
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from dicom_assets.fhir.imaging_study import ConversionOptions, convert_studies
+from dicom_assets.fhir.imaging_study import ConversionOptions, Study, convert_studies
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
-from dicom_assets.lakehouse.engine import Progress
+from dicom_assets.lakehouse.engine import New, Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.paths import temporary_of
 from dicom_assets.lakehouse.query import values_of
@@ -39,17 +39,7 @@ RESOURCE_TYPE = "ImagingStudy"
 _NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
 
 
-@dataclass(frozen=True, slots=True)
-class _News:
-    """What is to be written.
-
-    Attributes:
-        parts: The rows, some studies at a time.
-        paths: Files of which a failure is new; None for all.
-    """
-
-    parts: Iterable[Part]
-    paths: Collection[str] | None
+Statement = Study | Failure
 
 
 def convert(run: Run) -> Report:
@@ -75,40 +65,58 @@ def convert(run: Run) -> Report:
 def _convert(
     run: Run,
     report: Report,
-    news: _News | None,
+    statements: Iterator[Statement] | None,
     done: Progress,
     since: int | None,
     begun: Collection[str],
 ) -> None:
     """Writes what is new in a table's versions after `since`, up to those that are then done."""
-    if news is None:
+    if statements is None:
         return
     versions = f"{_table_of(done.app_id)}_v{_from(since)}-{done.version}"
     name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{versions}.ndjson"
-    failures = _write(run, news, report, name=name, begun=begun)
+    failures = _write(run, statements, report, name=name, begun=begun)
     report.count({"failures": len(failures)})
     # this commit, even without failures, says that the versions are done
     run.record(failures, done, even_none=True)
 
 
-def _of_files(run: Run, since: int | None, until: int) -> _News | None:
+def _of_files(run: Run, since: int | None, until: int) -> Iterator[Statement] | None:
     """Returns the studies of new metastore rows, and those that instances came from."""
-    batches = run.engine.read_new(
-        run.metastore, COLUMNS, since=since, until=until, ingest_date=run.ingest_date
+    new = New(
+        run.metastore,
+        COLUMNS,
+        since=since,
+        until=until,
+        ingest_date=run.ingest_date,
+        by=("sourceSystem", "studyInstanceUid"),
+        schema=INSTANCES,
+        prepare=project,
     )
-    new = pa.Table.from_batches([project(batch) for batch in batches], schema=INSTANCES)
-    if not new.num_rows:
+    part = next(run.engine.parts(new), None)
+    if part is None:
         return None
+    work = partial(statements_of, run)
+    return run.engine.do(work, part, ingest_date=run.ingest_date, order=_place)
+
+
+def statements_of(run: Run, new: pa.Table) -> Iterator[Statement]:
+    """Converts studies of new metastore rows, of each of which all are given."""
     corrections = Corrections.read(run.engine)
     new = corrections.with_patients(new)
     part, whole = split(run.engine, new)
     if not whole:
-        return _News([Part(part, {})], None)
+        return _converted(run, [Part(part, {})], None)
     paths = {f"{folder}/{name}" for folder, name in values_of(new, "folder", "fileName")}
-    return _News(chain([Part(part, {})], whole_parts(run, corrections, whole)), paths)
+    parts = chain([Part(part, {})], whole_parts(run, corrections, whole))
+    return _converted(run, parts, paths)
 
 
-def _of_operations(run: Run, since: int | None, until: int) -> _News | None:
+def _place(statement: Statement) -> tuple[str, str]:
+    return statement.source_system, "" if isinstance(statement, Failure) else statement.id
+
+
+def _of_operations(run: Run, since: int | None, until: int) -> Iterator[Statement] | None:
     """Returns the studies that new corrections are about."""
     operations = new_operations(run.engine, run.ingest_date, since=since, until=until)
     if not operations:
@@ -116,7 +124,7 @@ def _of_operations(run: Run, since: int | None, until: int) -> _News | None:
     corrections = Corrections.read(run.engine)
     _, studies = what_is_about(run.engine, corrections, operations)
     found = studies_by_key(run.engine, {study_key_of(*study) for study in studies})
-    return _News(whole_parts(run, corrections, found), set())
+    return _converted(run, whole_parts(run, corrections, found), set())
 
 
 def _from(since: int | None) -> int:
@@ -138,10 +146,16 @@ def _begun(run: Run, app_id: str, since: int | None) -> dict[str, int]:
     return found
 
 
-def _write(
-    run: Run, news: _News, report: Report, *, name: str, begun: Collection[str]
-) -> list[Failure]:
-    """Writes one file for each source system, but for those that have theirs."""
+def _converted(
+    run: Run, parts: Iterable[Part], paths: Collection[str] | None
+) -> Iterator[Statement]:
+    """Converts rows, some studies at a time.
+
+    Args:
+        run: The run.
+        parts: The rows.
+        paths: Files of which a failure is new; None for all.
+    """
     settings = run.settings
     options = ConversionOptions(
         site_timezone=settings.site_timezone,
@@ -149,21 +163,35 @@ def _write(
         accession_number_system=settings.accession_number_system,
         dicomweb_base_address=settings.dicomweb_base_address,
     )
+    for part in parts:
+        for study in convert_studies(part.instances, options=options, whole=part.whole):
+            if not isinstance(study, Failure) or paths is None or study.failed_path in paths:
+                yield study
+
+
+def _write(
+    run: Run,
+    statements: Iterator[Statement],
+    report: Report,
+    *,
+    name: str,
+    begun: Collection[str],
+) -> list[Failure]:
+    """Writes one file for each source system, but for those that have theirs."""
     failures: list[Failure] = []
     targets: dict[str, Path] = {}
+    written: set[tuple[str, str]] = set()
     with ExitStack() as stack:
         sinks: dict[str, BinaryIO] = {}
-        for study in chain.from_iterable(
-            convert_studies(part.instances, options=options, whole=part.whole)
-            for part in news.parts
-        ):
+        for study in statements:
             if isinstance(study, Failure):
-                if news.paths is None or study.failed_path in news.paths:
-                    failures.append(study)
+                failures.append(study)
                 continue
             system = study.source_system
-            if system in begun:
+            # where workers have parts of the rows, several may write a study whole: all the same
+            if system in begun or (system, study.id) in written:
                 continue
+            written.add((system, study.id))
             if system not in sinks:
                 folder = run.engine.layout.fhir_folder(system, run.ingest_date, RESOURCE_TYPE)
                 folder.mkdir(parents=True, exist_ok=True)
@@ -195,4 +223,4 @@ def convert_again(run: Run, studies: Collection[tuple[str, str]]) -> None:
         for part in whole_parts(run, Corrections.read(engine), studies_by_key(engine, keys))
     )
     # their failures have rows already
-    _write(run, _News(parts, set()), Report(STEP), name=name, begun=set())
+    _write(run, _converted(run, parts, set()), Report(STEP), name=name, begun=set())

@@ -19,11 +19,19 @@ from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.layout import Layout, one_name
-from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, shared_out
+from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready
+from dicom_assets.lakehouse.written import Written
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.commits import commits
 from dicom_assets.steps.read_external import read_external
-from dicom_assets.steps.read_files import STEP, Done, Task, read_files
+from dicom_assets.steps.read_files import (
+    STEP,
+    Done,
+    Task,
+    failed_folders,
+    read_and_replace,
+    read_files,
+)
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.reread import reread
 from dicom_assets.steps.run import Run
@@ -53,13 +61,15 @@ def extract(run: Run) -> Report:
         files = _new_files(run, engine.progress(run.metastore, app_id), until)
         failures: list[Failure] = []
         replaced = _Replaced(engine.layout)
-        for rows, is_last in commits(_read_all(run, files, failures, replaced, done)):
+        for rows, is_last in commits(
+            _read_all(run, files, failures, replaced, done), rows_each=engine.rows_per_commit
+        ):
             replaced.remove()
             if is_last:  # failures first: this commit is the one that says that all is done
                 run.record(failures, Progress(app_id, until))
             engine.append(
                 run.metastore,
-                pa.Table.from_batches(rows, schema=run.metastore.schema),
+                rows,
                 progress=Progress(app_id, until) if is_last else None,
                 ingest_date=ingest_date,
             )
@@ -83,10 +93,12 @@ def extract_again(run: Run, addresses: Collection[str]) -> None:
     files = run.engine.read(table, table.schema.names, ingest_date=day, where=where)
     failures: list[Failure] = []
     replaced = _Replaced(run.engine.layout)
-    for rows, _ in commits(_read_all(run, files, failures, replaced, Report(STEP))):
+    for rows, _ in commits(
+        _read_all(run, files, failures, replaced, Report(STEP)),
+        rows_each=run.engine.rows_per_commit,
+    ):
         replaced.remove()
-        found = pa.Table.from_batches(rows, schema=run.metastore.schema)
-        run.engine.append(run.metastore, found, progress=None, ingest_date=day)
+        run.engine.append(run.metastore, rows, progress=None, ingest_date=day)
     if failures:
         rows = failure_rows(failures, ingest_date=day, failed_at=now(), run_id=run.id)
         run.engine.append(catalog.INGESTION_FAILURES, rows, progress=None, ingest_date=day)
@@ -95,7 +107,7 @@ def extract_again(run: Run, addresses: Collection[str]) -> None:
 def expect(run: Run, *, files: int, size: int) -> None:
     """Gets worker processes ready where so many files, of so many bytes, will need them."""
     tasks = max(files / _FILES_PER_TASK, size / _BYTES_PER_TASK)
-    if run.settings.workers > 1 and tasks >= MANY_TASKS:
+    if run.settings.workers > 1 and tasks >= MANY_TASKS and not run.engine.works_elsewhere:
         get_ready(read_files)
 
 
@@ -134,9 +146,8 @@ class _Replaced:
         """Takes more files; not so many that the disk has to hold much twice."""
         self._files += done.replaced
         self._written |= {file.parent for file in done.replaced}
-        failed = (each.failed_path for each in done.failures if each.failed_path)
-        self._written |= {self._layout.absolute(path).parent for path in failed}
-        self._size += sum(done.rows["fileSize"].to_pylist())
+        self._written |= failed_folders(done, self._layout)
+        self._size += done.size
         if self._size >= _BYTES_TWICE:
             self.remove()
 
@@ -150,7 +161,7 @@ class _Replaced:
 
 def _read_all(
     run: Run, files: pa.Table, failures: list[Failure], replaced: _Replaced, tally: Report
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[pa.RecordBatch | Written]:
     """Yields the rows of files as workers hand them over; adds to failures and replaced files."""
     settings = run.settings
     level = settings.compression_level if settings.compress else 0
@@ -166,12 +177,19 @@ def _read_all(
         for chunk in _chunks(files)
     ]
     progress = report.Progress(STEP, len(files), "files")
-    workers = settings.workers
-    for done in shared_out(read_files, tasks, workers=workers, count=len(tasks)):
+    results = run.engine.share_out(
+        read_and_replace if run.engine.works_elsewhere else read_files,
+        tasks,
+        workers=settings.workers,
+        count=len(tasks),
+        into=run.metastore,
+        ingest_date=run.ingest_date,
+    )
+    for done in results:
         failures += done.failures
         replaced.add(done)
         tally.rows += done.rows.num_rows
-        tally.size += sum(done.rows["fileSize"].to_pylist())
+        tally.size += done.size
         tally.count({"slow_path": done.slow})
         progress.advance(done.rows.num_rows + len(done.failures))
         yield done.rows

@@ -9,14 +9,15 @@ points (`link`).
 An upsert of the same lines again changes nothing, so only the last one of a run carries progress.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 
 from dicom_assets.fhir.flatten import resource_columns, silver_id
 from dicom_assets.fhir.links import LINKED
 from dicom_assets.fhir.silver import Upserts, gone, silver_ids, upserts
-from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
+from dicom_assets.lakehouse.engine import LocalEngine, New, Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.steps import catalog, report
@@ -47,21 +48,34 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         until = engine.version(bronze)
         since = engine.progress(silver, app_id)
         failures: list[Failure] = []
-        waiting: Upserts | None = None
-        new = engine.table_of_new(
+        waiting: list[Upserts] = []
+        rows = engine.table_of_new(
             bronze, ["lineNumber"], since=since, until=until, ingest_date=run.ingest_date
         )
-        progress = report.Progress(STEP, new.num_rows, "lines")
-        for lines in _new_lines(run, bronze, since, until):
-            if waiting is not None:
+        progress = report.Progress(STEP, rows.num_rows, "lines")
+        new = New(
+            bronze,
+            bronze.schema.names,
+            since=since,
+            until=until,
+            ingest_date=run.ingest_date,
+            by=("sourceSystem", "id"),
+            schema=bronze.schema,
+        )
+        work = partial(merged, run, bronze, silver)
+        # by what names reports speak of studies is written down as it is read
+        spread = bronze.name not in LINKED
+        for lines in engine.parts(new, most=_LINES_PER_UPSERT, spread=spread):
+            if waiting:
                 _upsert(run, silver, waiting, progress=None)
-            waiting = _merged(run, bronze, silver, lines)
-            failures += waiting.failures
-            done.rows += waiting.rows.num_rows
-            done.count({"deleted": len(waiting.gone)})
+            waiting = list(engine.do(work, lines, into=silver, ingest_date=run.ingest_date))
+            for each in waiting:
+                failures += each.failures
+                done.rows += each.rows.num_rows
+                done.count({"deleted": len(each.gone)})
             progress.advance(lines.num_rows)
         done.count({"failures": len(failures)})
-        if waiting is not None:
+        if waiting:
             run.record(failures, Progress(app_id, until))
             _upsert(run, silver, waiting, progress=Progress(app_id, until))
     return done
@@ -86,7 +100,7 @@ def flatten_again(
         existing = run.engine.read(silver, resource_columns(bronze.name), where={"id": ids})
         # bad lines have their failure rows already
         found = _upserts(run, bronze, lines, existing, anew=ids)
-        _upsert(run, silver, found, progress=None)
+        _upsert(run, silver, [found], progress=None)
 
 
 def gone_studies(engine: LocalEngine, studies: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -94,28 +108,14 @@ def gone_studies(engine: LocalEngine, studies: Collection[tuple[str, str]]) -> s
     return gone(_all_lines(engine, catalog.BRONZE_IMAGING_STUDY, set(studies)))
 
 
-def _new_lines(run: Run, bronze: Table, since: int | None, until: int) -> Iterator[pa.Table]:
-    """Yields new lines, some hundred at a time."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in run.engine.read_new(
-        bronze, bronze.schema.names, since=since, until=until, ingest_date=run.ingest_date
-    ):
-        for start in range(0, batch.num_rows, _LINES_PER_UPSERT):
-            waiting.append(batch.slice(start, _LINES_PER_UPSERT))
-            if sum(part.num_rows for part in waiting) >= _LINES_PER_UPSERT:
-                yield pa.Table.from_batches(waiting, bronze.schema)
-                waiting = []
-    if waiting:
-        yield pa.Table.from_batches(waiting, bronze.schema)
-
-
-def _merged(run: Run, bronze: Table, silver: Table, lines: pa.Table) -> Upserts:
-    """Returns what silver is to hold of the resources that new lines are about."""
+def merged(run: Run, bronze: Table, silver: Table, lines: pa.Table) -> Iterator[Upserts]:
+    """Yields what silver is to hold of the resources that new lines are about."""
     engine, ids = run.engine, silver_ids(bronze.name, lines)
     existing = engine.read(silver, resource_columns(bronze.name), where={"id": ids})
     whole = _whole(engine, lines) if bronze == catalog.BRONZE_IMAGING_STUDY else set()
     if not whole:
-        return _upserts(run, bronze, lines, existing)
+        yield _upserts(run, bronze, lines, existing)
+        return
     known = set(values_of(lines, "filePath", "lineNumber"))
     others = _all_lines(engine, bronze, whole)
     is_other = [line not in known for line in values_of(others, "filePath", "lineNumber")]
@@ -124,7 +124,7 @@ def _merged(run: Run, bronze: Table, silver: Table, lines: pa.Table) -> Upserts:
     found = _upserts(run, bronze, lines, existing, anew=anew)
     # those of other lines have their rows already
     new = [each for each in found.failures if (each.source_path, each.line) in known]
-    return found._replace(failures=new)
+    yield found._replace(failures=new)
 
 
 def _upserts(
@@ -155,7 +155,13 @@ def _all_lines(engine: LocalEngine, bronze: Table, resources: set[tuple[str, str
     return lines.filter(pa.array(wanted, pa.bool_()))
 
 
-def _upsert(run: Run, silver: Table, found: Upserts, *, progress: Progress | None) -> None:
+def _upsert(
+    run: Run, silver: Table, found: Sequence[Upserts], *, progress: Progress | None
+) -> None:
     run.engine.upsert(
-        silver, found.rows, progress=progress, ingest_date=run.ingest_date, gone=found.gone
+        silver,
+        [each.rows for each in found],
+        progress=progress,
+        ingest_date=run.ingest_date,
+        gone={key for each in found for key in each.gone},
     )

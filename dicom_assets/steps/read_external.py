@@ -18,11 +18,11 @@ from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
-from dicom_assets.lakehouse.pool import shared_out
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.ranges import FIRST_BYTES, ObjectStream
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.lakehouse.storage import ObjectError, Storage, Store, get_many
+from dicom_assets.lakehouse.written import Written
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.commits import commits
 from dicom_assets.steps.external import SKIPPED, STEP, TO_READ
@@ -112,13 +112,13 @@ def _read_commit(run: Run, objects: pa.Table, progress: Progress, tally: Report)
     failures: list[Failure] = []
     skipped: set[str] = set()
     batches = _read_all(run, objects, failures, skipped, tally)
-    for rows, is_last in commits(batches):
+    for rows, is_last in commits(batches, rows_each=run.engine.rows_per_commit):
         if is_last:
             run.record(failures, progress)
             _record_skipped(run, objects, skipped, progress)
         run.engine.append(
             run.metastore,
-            pa.Table.from_batches(rows, schema=run.metastore.schema),
+            rows,
             progress=progress if is_last else None,
             ingest_date=run.ingest_date,
         )
@@ -127,7 +127,7 @@ def _read_commit(run: Run, objects: pa.Table, progress: Progress, tally: Report)
 
 def _read_all(
     run: Run, objects: pa.Table, failures: list[Failure], skipped: set[str], tally: Report
-) -> Iterator[pa.RecordBatch]:
+) -> Iterator[pa.RecordBatch | Written]:
     settings = run.settings
     table = objects.sort_by("filePath").combine_chunks()  # files of a series are alike
     tasks = [
@@ -135,7 +135,15 @@ def _read_all(
         for objects in _chunks(table)
     ]
     progress = report.Progress(STEP, len(table), "objects")
-    for done in shared_out(read_objects, tasks, workers=settings.workers, count=len(tasks)):
+    results = run.engine.share_out(
+        read_objects,
+        tasks,
+        workers=settings.workers,
+        count=len(tasks),
+        into=run.metastore,
+        ingest_date=run.ingest_date,
+    )
+    for done in results:
         failures += done.failures
         skipped |= set(done.skipped)
         rows = done.rows.num_rows

@@ -6,7 +6,7 @@ does. Not decided here: which files are read, and when their rows are committed 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from dicom_assets.dicom.columns import metadata_column, metadata_string
 from dicom_assets.dicom.own_zip import CHUNK, Digest, digest, open_organised, write_zip
 from dicom_assets.dicom.part10 import NATIVE
 from dicom_assets.lakehouse import schemas
+from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout, dicom_name, one_name
@@ -88,12 +89,14 @@ class Done:
         replaced: Files that have their ZIP now; to be removed once that is durable.
         failures: The files that are none.
         slow: Files that the careful header reader had to read.
+        size: Bytes of the DICOM files that have rows.
     """
 
     rows: pa.RecordBatch
     replaced: list[Path]
     failures: list[Failure]
     slow: int
+    size: int
 
 
 def read_files(task: Task) -> Done:
@@ -126,7 +129,25 @@ def read_files(task: Task) -> Done:
             good.append(found)
         else:
             failures.append(found)
-    return Done(metastore_rows(good, task.tags), replaced, failures, slow)
+    size = sum(each.size for each in good)
+    return Done(metastore_rows(good, task.tags), replaced, failures, slow, size)
+
+
+def read_and_replace(task: Task) -> Done:
+    """Does the same, and removes what has its ZIP: who runs on another machine than who commits.
+
+    Only there is it known to be durable.
+    """
+    done = read_files(task)
+    sync({file.parent for file in done.replaced} | failed_folders(done, Layout(task.root)))
+    for file in done.replaced:
+        file.unlink()
+    return replace(done, replaced=[])
+
+
+def failed_folders(done: Done, layout: Layout) -> set[Path]:
+    """Returns the folders to which bad files were moved."""
+    return {layout.absolute(each.failed_path).parent for each in done.failures if each.failed_path}
 
 
 def _read(

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.spark_session import Spark
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
@@ -41,8 +43,17 @@ class Run:
     @classmethod
     def of(cls, settings: Settings, partition_key: str, run_id: str = "") -> "Run":
         """Returns the run for a partition key, yyyy-mm-dd, on the lakehouse of the settings."""
-        engine = _engine(settings.lakehouse)
+        engine = _engine(settings.lakehouse, settings.spark)
         return cls(engine, settings, date.fromisoformat(partition_key), run_id)
+
+    @classmethod
+    def on_worker(cls, settings: Settings, ingest_date: date, run_id: str) -> "Run":
+        """Returns the run where a part of its work is done: tables are read there, not written."""
+        return cls(_engine(settings.lakehouse, None), settings, ingest_date, run_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels to a worker."""
+        return Run.on_worker, (self.settings, self.ingest_date, self.id)
 
     @cached_property
     def metastore(self) -> Table:
@@ -100,8 +111,12 @@ class Run:
 
 # each asset has a Run of its own, but a table's log is read once
 @lru_cache(maxsize=1)
-def _engine(root: Path) -> LocalEngine:
-    return LocalEngine(Layout(root))
+def _engine(root: Path, spark: Spark | None) -> LocalEngine:
+    if spark is None:
+        return LocalEngine(Layout(root))
+    from dicom_assets.lakehouse.spark_engine import SparkEngine
+
+    return SparkEngine(Layout(root), spark)
 
 
 # nor are large files of a site's read again; `choices` tells when one has changed

@@ -7,14 +7,16 @@ vocabulary change, a date's studies count as changed. Not decided here: the mapp
 (`dicom_assets.omop`).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from dicom_assets.fhir.silver import silver_ids
-from dicom_assets.lakehouse.engine import Progress, Table
-from dicom_assets.lakehouse.query import values_of
+from dicom_assets.lakehouse.engine import New, Progress, Table
+from dicom_assets.lakehouse.query import columns_of, values_of
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, person_id, persons, unknown_persons
@@ -28,7 +30,28 @@ from dicom_assets.steps.run import Run
 from dicom_assets.steps.whole import counting, studies_by_key
 
 STEP = "to_omop"
+_STUDY = ("sourceSystem", "id")
 _PATIENT = ("sourceSystem", "person_source_value")
+
+
+class Mapped(NamedTuple):
+    """What gold is to hold of some studies.
+
+    Attributes:
+        rows: The rows to upsert.
+        gone: Keys of the rows to delete.
+        people: To whom rows pointed that no longer do.
+        studies: Silver ids of the studies, where there are such people.
+    """
+
+    rows: pa.Table
+    gone: set[int]
+    people: Collection[int] = ()
+    studies: Collection[str] = ()
+
+
+Mapping = Callable[[Run, pa.Table, Collection[str]], Mapped]
+"""Maps silver rows of studies, given by their ids."""
 
 
 def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
@@ -37,26 +60,21 @@ def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
     A series that a study no longer has goes, be it that all its instances are in others now or
     that they were deleted; so does a person to whom nothing points since.
     """
+    return _from_silver(run, catalog.IMAGE_OCCURRENCE, _image_occurrences, ids)
 
-    def mapping(silver: pa.Table, ids: Collection[str]) -> tuple[pa.Table, set[int]]:
-        rows = image_occurrences(
-            silver,
-            vocabulary=run.vocabulary,
-            crosswalks=run.crosswalks,
-            dicomweb_base_address=run.settings.dicomweb_base_address,
-            now=now(),
-        )
-        table, columns = catalog.IMAGE_OCCURRENCE, ["image_occurrence_id", "person_id"]
-        before = run.engine.read(table, columns, where={"sourceRecordId": ids})
-        keys, people = (
-            set(before[name].to_pylist()) - set(rows[name].to_pylist()) for name in columns
-        )
-        # before what pointed to them goes: a run that is killed in between comes here again
-        if people and run.settings.omop_person:
-            _remove_forsaken(run, people, ids)
-        return rows, keys
 
-    return _from_silver(run, catalog.IMAGE_OCCURRENCE, mapping, ids)
+def _image_occurrences(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
+    rows = image_occurrences(
+        silver,
+        vocabulary=run.vocabulary,
+        crosswalks=run.crosswalks,
+        dicomweb_base_address=run.settings.dicomweb_base_address,
+        now=now(),
+    )
+    table, columns = catalog.IMAGE_OCCURRENCE, ["image_occurrence_id", "person_id"]
+    before = run.engine.read(table, columns, where={"sourceRecordId": ids})
+    keys, people = (set(before[name].to_pylist()) - set(rows[name].to_pylist()) for name in columns)
+    return Mapped(rows, keys, people, ids if people else ())
 
 
 def _remove_forsaken(run: Run, people: Collection[int], changed: Collection[str]) -> None:
@@ -95,13 +113,13 @@ def _remove_unfinished(run: Run) -> None:
 
 def procedure_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
     """Upserts one gold/procedure_occurrence row per study that changed; that of one gone goes."""
+    return _from_silver(run, catalog.PROCEDURE_OCCURRENCE, _procedures, ids)
 
-    def mapping(silver: pa.Table, ids: Collection[str]) -> tuple[pa.Table, set[int]]:
-        rows = procedure_occurrences(silver, crosswalks=run.crosswalks, now=now())
-        gone = set(ids) - set(silver["id"].to_pylist())
-        return rows, _held(run, catalog.PROCEDURE_OCCURRENCE, "sourceRecordId", gone)
 
-    return _from_silver(run, catalog.PROCEDURE_OCCURRENCE, mapping, ids)
+def _procedures(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
+    rows = procedure_occurrences(silver, crosswalks=run.crosswalks, now=now())
+    gone = set(ids) - set(silver["id"].to_pylist())
+    return Mapped(rows, _held(run, catalog.PROCEDURE_OCCURRENCE, "sourceRecordId", gone))
 
 
 def person(run: Run, ids: Collection[str] | None = None) -> Report:
@@ -109,33 +127,33 @@ def person(run: Run, ids: Collection[str] | None = None) -> Report:
 
     The unknown person of a study whose patient is known by now goes.
     """
-    engine, gold = run.engine, catalog.PERSON
     if ids is None:
         _remove_unfinished(run)
+    return _from_silver(run, catalog.PERSON, _people, ids)
 
-    def mapping(silver: pa.Table, ids: Collection[str]) -> tuple[pa.Table, set[int]]:
-        corrections, found = Corrections.read(engine), list(studies(silver))
-        keys = {study_key_of(each.source_system, each.uid) for each in found}
-        anew = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
-        as_before = {e.row["id"] for e in found if (e.source_system, e.uid) not in anew}
-        if changed := set(ids) - as_before:
-            left = _left(run, silver, changed)
-            silver, others = pa.concat_tables([silver, left]), list(studies(left))
-            anew |= {(each.source_system, each.uid) for each in others}
-            found += others
-        rows, people = _statements(run, corrections, found, anew)
 
-        def known(keys: list[int]) -> pa.Table:
-            held = engine.read(gold, PERSON.names, where={"person_id": keys})
-            said = values_of(held, *_PATIENT)
-            # what gold holds of these may have come out of files that count no more
-            kept = pa.array([each not in people for each in said], pa.bool_())
-            return held.filter(kept)
+def _people(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
+    engine, gold = run.engine, catalog.PERSON
+    corrections, found = Corrections.read(engine), list(studies(silver))
+    keys = {study_key_of(each.source_system, each.uid) for each in found}
+    anew = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
+    as_before = {e.row["id"] for e in found if (e.source_system, e.uid) not in anew}
+    if changed := set(ids) - as_before:
+        left = _left(run, silver, changed)
+        silver, others = pa.concat_tables([silver, left]), list(studies(left))
+        anew |= {(each.source_system, each.uid) for each in others}
+        found += others
+    rows, people = _statements(run, corrections, found, anew)
 
-        made = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
-        return made, _held(run, gold, "person_id", unknown_persons(silver))
+    def known(keys: list[int]) -> pa.Table:
+        held = engine.read(gold, PERSON.names, where={"person_id": keys})
+        said = values_of(held, *_PATIENT)
+        # what gold holds of these may have come out of files that count no more
+        kept = pa.array([each not in people for each in said], pa.bool_())
+        return held.filter(kept)
 
-    return _from_silver(run, gold, mapping, ids)
+    made = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
+    return Mapped(made, _held(run, gold, "person_id", unknown_persons(silver)))
 
 
 def _left(run: Run, silver: pa.Table, ids: Collection[str]) -> pa.Table:
@@ -184,12 +202,7 @@ def _statements(
     return corrections.with_patients(rows), people
 
 
-def _from_silver(
-    run: Run,
-    gold: Table,
-    mapping: Callable[[pa.Table, Collection[str]], tuple[pa.Table, set[int]]],
-    again: Collection[str] | None,
-) -> Report:
+def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str] | None) -> Report:
     """Upserts what a mapping makes of the studies that changed; deletes what it says is gone.
 
     With ids of studies to map again it takes these, whatever has been read, and says no progress.
@@ -201,33 +214,31 @@ def _from_silver(
     )
     with reporting(STEP, engine.layout.root) as report:
         if again is not None:
-            rows, gone = mapping(engine.read(silver, STUDY_COLUMNS, where={"id": again}), again)
-            engine.upsert(gold, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
-            report.rows = rows.num_rows
+            rows = engine.read(silver, STUDY_COLUMNS, where={"id": again})
+            found = [mapping(run, rows, again)]
+            _upsert(run, gold, found, progress=None)
+            report.rows = found[0].rows.num_rows
             return report
         app_id = _app_id(run, gold)
         until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
         if until is None:
             return report
-        lines = engine.table_of_new(
+        new = New(
             bronze,
-            ["sourceSystem", "id"],
+            _STUDY,
             since=engine.progress(gold, app_id),
             until=until,
             ingest_date=run.ingest_date,
+            by=_STUDY,
+            schema=columns_of(bronze, _STUDY),
         )
-        if lines.num_rows:
-            ids = silver_ids(bronze.name, lines)
-            rows, gone = mapping(engine.read(silver, STUDY_COLUMNS, where={"id": ids}), ids)
-            engine.upsert(
-                gold,
-                rows,
-                progress=Progress(app_id, until),
-                ingest_date=run.ingest_date,
-                gone=gone,
-            )
-            report.rows = rows.num_rows
-            report.count({"deleted": len(gone)})
+        # a person's studies are anybody's, not one worker's
+        for lines in engine.parts(new, spread=gold != catalog.PERSON):
+            work = partial(mapped, run, mapping)
+            found = list(engine.do(work, lines, into=gold, ingest_date=run.ingest_date))
+            _upsert(run, gold, found, progress=Progress(app_id, until))
+            report.rows = sum(each.rows.num_rows for each in found)
+            report.count({"deleted": sum(len(each.gone) for each in found)})
     return report
 
 
@@ -236,6 +247,27 @@ def _app_id(run: Run, gold: Table) -> str:
     silver = run.engine.identity(catalog.silver_imaging_study())
     step = f"{STEP}/{gold.name}/{silver}/{run.choices}"
     return run.engine.app_id(step, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
+
+
+def mapped(run: Run, mapping: Mapping, lines: pa.Table) -> Iterator[Mapped]:
+    """Maps the studies that new bronze lines are about, as silver holds them."""
+    ids = silver_ids(catalog.BRONZE_IMAGING_STUDY.name, lines)
+    silver = run.engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where={"id": ids})
+    yield mapping(run, silver, ids)
+
+
+def _upsert(run: Run, gold: Table, found: Sequence[Mapped], *, progress: Progress | None) -> None:
+    people = {each for some in found for each in some.people}
+    # before what pointed to them goes: a run that is killed in between comes here again
+    if people and run.settings.omop_person:
+        _remove_forsaken(run, people, {each for some in found for each in some.studies})
+    run.engine.upsert(
+        gold,
+        [each.rows for each in found],
+        progress=progress,
+        ingest_date=run.ingest_date,
+        gone={key for each in found for key in each.gone},
+    )
 
 
 def _held(run: Run, gold: Table, column: str, values: Collection[str | int]) -> set[int]:

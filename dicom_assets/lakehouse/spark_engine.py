@@ -1,0 +1,400 @@
+"""The Spark engine: the same verbs, with the work and the rows on a cluster.
+
+Decided here: what is asked of Spark. Files are read, compressed and converted by executors, which
+run the same functions as the local pool; rows are written where they are made, and shuffled by key
+where they must meet. Rows to be appended are files that an executor has written, committed here by
+name; rows to be upserted are merged by delta-spark, with the partitions that the local engine would
+name. So no row passes through the driver that an executor has made. What is of the size of a log
+(versions, progress, statistics) and what a step has in memory anyway is read and written as the
+local engine does it: both write the same tables, and one goes on where the other stopped. Not
+decided here: how Spark is started (`spark_session`), what an executor does (`spark_worker`).
+"""
+
+import heapq
+import logging
+import pickle
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property, partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError
+
+from dicom_assets.lakehouse.engine import LocalEngine, New, Progress, R, Rows, T, in_memory
+from dicom_assets.lakehouse.log import appends, count_added, span
+from dicom_assets.lakehouse.places import Key
+from dicom_assets.lakehouse.query import columns_of, literal
+from dicom_assets.lakehouse.schemas import INGEST_DATE
+from dicom_assets.lakehouse.spark_session import Spark, session
+from dicom_assets.lakehouse.spark_worker import (
+    Target,
+    over_rows,
+    over_tasks,
+    prepared,
+    results_of,
+    stage,
+)
+from dicom_assets.lakehouse.tables import Table
+from dicom_assets.lakehouse.written import Written
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_LOG = logging.getLogger(__name__)
+_STAGING = ".spark"
+_GONE = "_gone"
+_TASKS_PER_CORE = 64
+"""Of one job: its tasks, and what comes of them, are in the driver's memory."""
+_GROUPS_PER_CORE = 4
+_ROWS_PER_PARTITION = 50_000
+_TXN = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """New rows that lie where Spark has them.
+
+    Attributes:
+        new: Which.
+        frame: The rows.
+        num_rows: How many.
+        most: So many are worked on at a time.
+    """
+
+    new: New
+    frame: "DataFrame"
+    num_rows: int
+    most: int | None
+
+
+@dataclass
+class SparkEngine(LocalEngine):
+    """Runs steps on Spark. Executors must see the lakehouse under the same path.
+
+    Attributes:
+        layout: Where the tables lie.
+        choices: Where Spark is.
+    """
+
+    choices: Spark = field(default_factory=Spark)
+
+    works_elsewhere: ClassVar[bool] = True
+    rows_per_commit: ClassVar[int] = 1_000_000
+
+    @cached_property
+    def spark(self) -> "SparkSession":
+        """The session; it is started when something is first asked of it."""
+        shutil.rmtree(self.layout.root / _STAGING, ignore_errors=True)  # of a run that was killed
+        return session(self.choices)
+
+    @cached_property
+    def _cores(self) -> int:
+        return max(1, int(self.spark.sparkContext.defaultParallelism))
+
+    def share_out(
+        self,
+        work: Callable[[T], R],
+        tasks: Iterable[T],
+        *,
+        workers: int,
+        count: int,
+        into: Table,
+        ingest_date: date,
+    ) -> Iterator[R]:
+        """Applies `work` to each task on executors, which write the rows; yields the results."""
+        del workers
+        waiting = iter(tasks)
+        if count:
+            self._prepare(into)
+        while some := list(islice(waiting, _TASKS_PER_CORE * self._cores)):
+            parts = min(len(some), _GROUPS_PER_CORE * self._cores)
+            # the largest come first: each group gets some of them
+            groups = [pickle.dumps(some[start::parts]) for start in range(parts)]
+            rows = pa.table({"part": range(parts), "tasks": pa.array(groups, pa.binary())})
+            with _Staging(self, into, ingest_date) as target:
+                frame = self.spark.createDataFrame(rows).repartitionByRange(parts, "part")  # pyright: ignore[reportArgumentType]
+                run = partial(over_tasks, work=work, target=target)
+                names = frame.mapInArrow(run, "name string").collect()
+                for name in names:
+                    yield from results_of(target.staging / name["name"])
+
+    def parts(self, new: New, *, most: int | None = None, spread: bool = True) -> Iterator[Any]:
+        """Yields new rows as one part, which lies where Spark has it."""
+        if not spread:
+            yield from super().parts(new, most=most)
+            return
+        frame, count = self._new(new)
+        if frame is not None and count:
+            if new.prepare:
+                from pyspark.sql.pandas.types import from_arrow_schema
+
+                columns = columns_of(new.table, new.columns)
+                run = partial(prepared, prepare=new.prepare, columns=columns)
+                frame = frame.mapInArrow(run, from_arrow_schema(_nullable(new.schema)))  # pyright: ignore[reportArgumentType]
+            yield _Spread(new, frame, count, most)
+
+    def do(
+        self,
+        work: Callable[[pa.Table], Iterator[R]],
+        part: Any,
+        *,
+        into: Table | None = None,
+        ingest_date: date,
+        order: Callable[[R], Any] | None = None,
+    ) -> Iterator[R]:
+        """Applies `work` to the rows of each key on the executor that has them all."""
+        if not isinstance(part, _Spread):
+            yield from super().do(work, part, ingest_date=ingest_date)
+            return
+        if into is not None:
+            self._prepare(into)
+            self.places(into, [])  # or each executor would look into every file
+        count = max(1, min(part.num_rows // _ROWS_PER_PARTITION, 512), self._cores)
+        count = min(count, part.num_rows)
+        with _Staging(self, into, ingest_date) as target:
+            run = partial(over_rows, work=work, target=target, new=part.new, most=part.most)
+            frame = part.frame.repartition(count, *part.new.by)
+            names = [row["name"] for row in frame.mapInArrow(run, "name string").collect()]
+            found = [results_of(target.staging / name) for name in names]
+            yield from heapq.merge(*found, key=order) if order else chain.from_iterable(found)
+
+    def _append(
+        self,
+        delta: DeltaTable,
+        table: Table,
+        rows: Rows | pa.RecordBatchReader,
+        said: CommitProperties,
+        ingest_date: date,
+    ) -> None:
+        files, rest = _by_kind(rows)
+        if not files:
+            kept = rows if isinstance(rows, pa.RecordBatchReader) else rest
+            super()._append(delta, table, kept, said, ingest_date)
+            return
+        if any(each.num_rows for each in rest):
+            raise TypeError("rows in memory and rows of executors in one commit")
+        self._add_columns(delta, table)
+        self._commit(table, files, f"{ingest_date}", said)
+
+    def _commit(
+        self, table: Table, files: Sequence[Written], partition: str, said: CommitProperties
+    ) -> None:
+        """Makes files part of a table."""
+        delta = self._tables.create(table)
+        delta.create_write_transaction(
+            [each.added_to(table, partition) for each in files],
+            "append",
+            delta.schema(),
+            partition_by=[table.partition],
+            commit_properties=said,
+        )
+
+    def upsert(
+        self,
+        table: Table,
+        rows: Rows,
+        *,
+        progress: Progress | None,
+        ingest_date: date,
+        gone: Collection[Key] = (),
+    ) -> None:
+        """Upserts rows: what executors have written, and whatever has known keys, by Spark."""
+        files, rest = _by_kind(rows)
+        here = in_memory(rest, table.upserted)
+        known = self.places(table, {*here[table.key[0]].to_pylist(), *gone})
+        if not files and not known:
+            super().upsert(table, here, progress=progress, ingest_date=ingest_date)
+            return
+        self._prepare(table)
+        if here.num_rows:
+            with _Staging(self, table, ingest_date) as target:
+                files = [*files, stage(here, target, self)]
+        if progress:
+            self._check(table, progress)
+        partition = table.partition_of(ingest_date)
+        merged = {*known.values(), *chain.from_iterable(each.merged for each in files)}
+        if merged:
+            deleted = {key: known[key] for key in gone if key in known}
+            source = self._source(table, files, partition, deleted)
+            self._merge(table, source, merged, progress)
+            self._remove(table, files)
+        else:
+            said = [Transaction(progress.app_id, progress.version)] if progress else []
+            once = CommitProperties(app_transactions=said, max_commit_retries=0)
+            self._commit(table, files, partition, once)
+        self._settle(table, {partition, *merged})
+
+    def _check(self, table: Table, progress: Progress) -> None:
+        """Spark leaves out what has been committed; here a second writer is to be told."""
+        done = self.progress(table, progress.app_id)
+        if done is not None and done >= progress.version:
+            raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
+
+    def _source(
+        self, table: Table, files: Sequence[Written], partition: str, deleted: dict[Key, str]
+    ) -> "DataFrame":
+        """Returns what is to be merged: rows in files, and keys of rows to delete."""
+        from pyspark.sql import functions as f
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        schema = _nullable(table.schema)
+        column, key = schema.field(table.partition), schema.field(table.key[0])
+        (new,) = table.values_of([partition])
+        standing = pa.array(list(deleted.values()), pa.string()).cast(column.type)
+        gone = pa.table({key.name: pa.array(list(deleted), key.type), column.name: standing})
+        frame = self.spark.createDataFrame([], from_arrow_schema(schema))
+        for paths in self._paths(table, files):
+            if paths:
+                read = self.spark.read.schema(from_arrow_schema(schema)).parquet(*paths)
+                # a file that could be of the table as it stands does not say its partition
+                stands = f.coalesce(f.col(_ticked(column.name)), f.lit(new))
+                frame = frame.unionByName(read.withColumn(column.name, stands))
+        frame = frame.withColumn(_GONE, f.lit(False))
+        if not deleted:
+            return frame
+        rest = self.spark.createDataFrame(gone).withColumn(_GONE, f.lit(True))  # pyright: ignore[reportArgumentType]
+        return frame.unionByName(rest, allowMissingColumns=True)
+
+    def _paths(self, table: Table, files: Sequence[Written]) -> tuple[list[str], list[str]]:
+        """Returns the files that are staged, and those that lie with the table already."""
+        folder = self.layout.table(table.layer, table.name)
+        staged = [str(self.layout.root / _STAGING / each.path) for each in files if each.merged]
+        return staged, [str(folder / each.path) for each in files if not each.merged]
+
+    def _remove(self, table: Table, files: Sequence[Written]) -> None:
+        """Removes files whose rows were merged."""
+        staged, ready = self._paths(table, files)
+        for path in ready:
+            Path(path).unlink()
+        for folder in {Path(path).parent for path in staged}:
+            _clear(folder)
+
+    def _merge(
+        self, table: Table, source: "DataFrame", merged: set[str], progress: Progress | None
+    ) -> None:
+        """Merges with the partitions in which rows of the same keys stand (`merge.upsert`)."""
+        name = f"arriving_{uuid.uuid4().hex}"
+        source.createOrReplaceTempView(name)
+        (key,) = table.key
+        part = _ticked(table.partition)
+        columns = [_ticked(each) for each in table.schema.names]
+        literals = ", ".join(map(literal, table.values_of(merged)))
+        path = self.layout.table(table.layer, table.name)
+        try:
+            if progress:
+                for each, value in zip(_TXN, (progress.app_id, progress.version), strict=True):
+                    self.spark.conf.set(each, str(value))
+            self.spark.sql(
+                f"MERGE INTO delta.{_ticked(str(path))} AS t USING {name} AS s"  # noqa: S608
+                f" ON t.{part} IN ({literals}) AND t.{part} = s.{part}"
+                f" AND t.{_ticked(key)} = s.{_ticked(key)}"
+                f" WHEN MATCHED AND s.{_GONE} THEN DELETE"
+                f" WHEN MATCHED THEN UPDATE SET {', '.join(f'{c} = s.{c}' for c in columns)}"
+                f" WHEN NOT MATCHED AND NOT s.{_GONE} THEN INSERT ({', '.join(columns)})"
+                f" VALUES ({', '.join(f's.{c}' for c in columns)})"
+            )
+        finally:
+            for each in _TXN:
+                self.spark.conf.unset(each)
+            self.spark.catalog.dropTempView(name)
+
+    def _new(self, new: New) -> tuple["DataFrame | None", int]:
+        """Returns the rows that `read_new` yields, by Delta's change feed, and how many."""
+        delta = self.open(new.table)
+        versions_held = span(delta, new.ingest_date) if delta else None
+        if versions_held is None:
+            return None, 0
+        first, last = versions_held
+        first = first if new.since is None else new.since + 1
+        folder = self.layout.table(new.table.layer, new.table.name)
+        versions = appends(folder, new.ingest_date, first, min(last, new.until))
+        if versions is not None and not versions:
+            return None, 0
+        from pyspark.sql import functions as f
+
+        reader = self.spark.read.format("delta")
+        is_ours = f.col(INGEST_DATE) == f.lit(new.ingest_date)
+        if versions is not None:
+            reader = reader.option("readChangeFeed", "true")
+            reader = reader.option("startingVersion", versions[0])
+            reader = reader.option("endingVersion", versions[-1])
+            is_ours &= f.col("_change_type") == "insert"
+        frame = reader.load(str(folder)).where(is_ours)
+        wanted = columns_of(new.table, new.columns)
+        from pyspark.sql.pandas.types import from_arrow_type
+
+        present = set(frame.columns)
+        count = (
+            self.rows_by_date(new.table)[f"{new.ingest_date}"]
+            if versions is None
+            else count_added(folder, new.ingest_date, versions)
+        )
+        return frame.select(
+            *(
+                f.col(_ticked(each.name))
+                if each.name in present
+                else f.lit(None).cast(from_arrow_type(each.type)).alias(each.name)
+                for each in wanted
+            )
+        ), count
+
+    def _prepare(self, table: Table) -> None:
+        """Makes a table, and its columns, before executors write to it."""
+        self._add_columns(self._tables.create(table), table)
+
+    def _add_columns(self, delta: DeltaTable, table: Table) -> None:
+        known = {each.name for each in delta.schema().fields}
+        new = [each for each in table.schema if each.name not in known]
+        if new:
+            delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
+
+
+class _Staging:
+    """A folder for what executors hand over, gone once that was taken."""
+
+    def __init__(self, engine: SparkEngine, table: Table | None, ingest_date: date) -> None:
+        _ = engine.spark  # clears what a killed run has left there
+        root = engine.layout.root
+        self._folder = root / _STAGING / uuid.uuid4().hex
+        self._target = Target(root, table, ingest_date, self._folder)
+
+    def __enter__(self) -> Target:
+        self._folder.mkdir(parents=True)
+        return self._target
+
+    def __exit__(self, *_: object) -> None:
+        _clear(self._folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes a folder of the staging area, and that once it is empty."""
+    shutil.rmtree(folder)
+    with suppress(OSError):  # there are others
+        folder.parent.rmdir()
+
+
+def _by_kind(rows: Any) -> tuple[list[Written], list[Any]]:
+    """Returns files of executors, and what is in memory."""
+    if isinstance(rows, pa.RecordBatchReader):
+        return [], []
+    every = [rows] if isinstance(rows, pa.Table) else list(rows)
+    return (
+        [each for each in every if isinstance(each, Written) and each.num_rows],
+        [each for each in every if not isinstance(each, Written)],
+    )
+
+
+def _nullable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(each.name, each.type) for each in schema])
+
+
+def _ticked(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"

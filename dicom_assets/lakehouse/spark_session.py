@@ -1,0 +1,110 @@
+"""The Spark session: where Spark is, with which jars, and how it is set.
+
+Decided here: what must hold for the tables to be the same (UTC, microseconds, Delta's extension),
+and what suits this work; whatever a site sets (`spark_conf`) wins. A session that is there
+already, as on Databricks, in Fabric or under spark-submit, is taken as it is. Not decided here:
+what Spark is asked to do (`spark_engine`).
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_assets.lakehouse.errors import PlainError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_DELTA = "io.delta:delta-spark_{spark}_2.13:{delta}"
+_DEFAULTS = {
+    "spark.app.name": "dicom_assets",
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    # a table's log is read in so many tasks: ours are short, by checkpoints
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.sql.adaptive.coalescePartitions.initialPartitionNum": "64",
+    "spark.speculation": "false",  # two would move the same file
+    "spark.python.worker.reuse": "true",  # what a worker has looked up, it knows
+    "spark.ui.showConsoleProgress": "false",
+}
+_ALWAYS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.compression.codec": "zstd",
+    # rows hold whole headers
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "512",
+}
+
+
+class SparkError(PlainError):
+    """Spark cannot be used as it is set up. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Spark:
+    """What a site has chosen.
+
+    Attributes:
+        master: Spark's master URL; None where the surroundings say it.
+        jars: Folder of Delta's jars; None where Spark has them, or Maven is asked.
+        conf: Further settings of Spark, which win.
+    """
+
+    master: str | None = None
+    jars: Path | None = None
+    conf: tuple[tuple[str, str], ...] = ()
+
+
+def session(spark: Spark) -> "SparkSession":
+    """Returns the session that is there, or starts one.
+
+    Raises:
+        SparkError: PySpark is not installed, or the folder of jars holds none of Delta's.
+    """
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise SparkError(
+            "engine = spark needs PySpark: pip install 'dicom-assets[spark]'"
+        ) from error
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    found = SparkSession.getActiveSession()
+    if found is None:
+        builder = SparkSession.builder
+        if spark.master:
+            builder = builder.master(spark.master)
+        for name, value in (_DEFAULTS | jars_of(spark) | _package() | dict(spark.conf)).items():
+            builder = builder.config(name, value)
+        found = builder.getOrCreate()
+    for name, value in _ALWAYS.items():
+        if name not in dict(spark.conf):
+            found.conf.set(name, value)
+    return found
+
+
+def jars_of(spark: Spark) -> dict[str, str]:
+    """Returns the setting of Spark that says where Delta's jars are, where Spark has none."""
+    if spark.jars is not None:
+        jars = sorted(map(str, spark.jars.glob("*.jar")))
+        if not any("delta-spark" in name for name in jars):
+            raise SparkError(
+                f"spark_jars: {spark.jars} holds no delta-spark jar; docs/spark.md says which"
+            )
+        return {"spark.jars": ",".join(jars)}
+    if any(name.startswith("spark.jars") for name, _ in spark.conf):
+        return {}
+    if spark.master is None:
+        return {}  # an image that has them
+    from importlib.metadata import version
+
+    found = {"spark": ".".join(version("pyspark").split(".")[:2]), "delta": version("delta-spark")}
+    return {"spark.jars.packages": _DELTA.format(**found)}
+
+
+def _package() -> dict[str, str]:
+    """Lets workers that see this process's package, here or on a file system, import it."""
+    import dicom_assets
+
+    return {"spark.executorEnv.PYTHONPATH": str(Path(dicom_assets.__path__[0]).parent)}

@@ -1,0 +1,91 @@
+"""What Spark's workers do, without Spark."""
+
+import pickle
+from datetime import date
+
+import pyarrow as pa
+import pytest
+from deltalake.exceptions import CommitFailedError
+
+from dicom_assets.lakehouse.engine import LocalEngine, New, Progress
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.spark_engine import SparkEngine
+from dicom_assets.lakehouse.spark_session import Spark, SparkError, jars_of
+from dicom_assets.lakehouse.spark_worker import Target, over_rows, over_tasks, results_of
+from dicom_assets.lakehouse.written import NOTHING
+from dicom_assets.steps import catalog
+from dicom_assets.steps.to_omop import Mapped
+
+DAY = date(2026, 3, 14)
+TABLE = catalog.bronze_fhir("ImagingStudy")
+
+
+def lines(*ids: str) -> pa.Table:
+    rows = [
+        dict.fromkeys(TABLE.schema.names)
+        | {"ingestDate": DAY, "sourceSystem": "default", "id": each, "resource": "{}"}
+        | {"filePath": "a.ndjson", "lineNumber": number, "ingestedAt": 0}
+        for number, each in enumerate(ids, start=1)
+    ]
+    return pa.Table.from_pylist(rows, schema=TABLE.schema)
+
+
+def made(ids: list[str]) -> Mapped:
+    return Mapped(lines(*ids).to_batches()[0], set())  # pyright: ignore[reportArgumentType]
+
+
+def seen(rows: pa.Table):
+    yield rows["id"].to_pylist()
+
+
+@pytest.fixture
+def target(tmp_path) -> Target:
+    return Target(tmp_path, TABLE, DAY, tmp_path / ".spark/one")
+
+
+def handed_over(names, target):
+    return [
+        each
+        for batch in names
+        for name in batch["name"].to_pylist()
+        for each in results_of(target.staging / name)
+    ]
+
+
+def test_rows_of_many_tasks_become_one_file_that_is_committed_as_it_stands(target, tmp_path):
+    engine = SparkEngine(Layout(tmp_path))
+    engine._prepare(TABLE)
+    tasks = pa.RecordBatch.from_pydict({"tasks": [pickle.dumps([["a", "b"], ["c"]])]})
+    results = handed_over(over_tasks([tasks], made, target), target)
+    assert [each.rows.num_rows for each in results] == [0, 3]
+    progress = Progress("step/1/2", 7)
+    rows = [each.rows for each in results]
+    engine.append(TABLE, rows, progress=progress, ingest_date=DAY)
+    local = LocalEngine(Layout(tmp_path))
+    assert local.read(TABLE, ["id"])["id"].to_pylist() == ["a", "b", "c"]
+    assert local.row_count(TABLE) == 3, "by the file's statistics"
+    assert local.progress(TABLE, "step/1/2") == 7
+    new = local.table_of_new(TABLE, TABLE.schema.names, since=None, until=9, ingest_date=DAY)
+    assert new.num_rows == 3
+    with pytest.raises(CommitFailedError):
+        engine.append(TABLE, rows, progress=progress, ingest_date=DAY)
+
+
+def test_a_commit_of_no_rows_says_how_far_was_read(tmp_path):
+    engine = SparkEngine(Layout(tmp_path))
+    engine.append(TABLE, [NOTHING], progress=Progress("step/1/2", 7), ingest_date=DAY)
+    assert LocalEngine(Layout(tmp_path)).progress(TABLE, "step/1/2") == 7
+    assert engine.row_count(TABLE) == 0
+
+
+def test_rows_of_one_key_are_worked_on_together_however_few_at_a_time(target):
+    new = New(TABLE, TABLE.schema.names, None, 9, DAY, by=("id",), schema=TABLE.schema)
+    rows = lines("b", "a", "b", "c", "a", "b").to_batches()
+    nothing = Target(target.root, None, DAY, target.staging)
+    results = handed_over(over_rows(rows, seen, nothing, new, 2), nothing)
+    assert results == [["a", "a"], ["b", "b", "b"], ["c"]]
+
+
+def test_a_folder_without_delta_is_refused_before_spark_is_started(tmp_path):
+    with pytest.raises(SparkError, match="holds no delta-spark jar"):
+        jars_of(Spark("local[1]", tmp_path))
