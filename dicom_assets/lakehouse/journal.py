@@ -291,6 +291,8 @@ def _brought(plan: Plan, source: Path, target: Path) -> bool:
             transfer(source, target)
         except FileNotFoundError:
             return False
+        if not is_entry:  # it need not lie twice
+            source.unlink()
         return True
     return lies(target)
 

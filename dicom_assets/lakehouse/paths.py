@@ -52,7 +52,8 @@ def entries_of(folder: Path) -> Iterator[tuple[Path, bool]]:
 def temporary_of(target: Path) -> Path:
     """Returns where a file is written before it gets its name (`appear`)."""
     if isinstance(target, FarPath):
-        folder = scratch_of(FarPath(target.container))
+        folder = _temporaries(target)
+        folder.mkdir(exist_ok=True)
         return folder / f"{hashlib.sha256(str(target).encode()).hexdigest()[:32]}-{os.getpid()}"
     return target.with_name(f".{target.name}.tmp")
 
@@ -68,13 +69,18 @@ def appear(temporary: Path, target: Path) -> None:
 
 def clear_temporaries(root: FarPath) -> None:
     """Removes what processes that were killed have left of files on their way to a container."""
-    for path in scratch_of(FarPath(root.container)).iterdir():
+    folder = _temporaries(root)
+    for path in folder.iterdir() if folder.is_dir() else ():
         try:
             os.kill(int(path.name.partition("-")[2]), 0)
         except (ValueError, ProcessLookupError):
             path.unlink(missing_ok=True)
         except PermissionError:  # it lives
             continue
+
+
+def _temporaries(path: FarPath) -> Path:
+    return scratch_of(FarPath(path.container)) / "temporary"
 
 
 def scratch_of(root: Path) -> Path:

@@ -333,17 +333,20 @@ class _Turn:
         """Unpacks an archive into a staging folder of its own."""
         folder = self._journal.staging / f"{next(self._staged)}"
         folder.mkdir()
-        if isinstance(archive, FarPath):  # read here and there: fetched once
-            archive = archive.download(folder.with_name(f"{folder.name}.zip"))
+        fetched = None
+        if isinstance(archive, FarPath):  # read here and there
+            fetched = archive.download(folder.with_name(f"{folder.name}.zip"))
         yield from members(
-            archive,
+            fetched or archive,
             into=folder,
             budget=budget,
             organised=lambda inner: self._name(source.inside(inner)),
             own_name=dicom_name if self._settings.compress else None,
             workers=workers or self._settings.workers,
-            within=self._within(archive),
+            within=None if fetched else self._within(archive),
         )
+        if fetched:
+            fetched.unlink()
 
     def _unpack_alone(self, archive: Path, source: Source, budget: Budget) -> list[Member]:
         """Unpacks an archive while others are unpacked beside it."""

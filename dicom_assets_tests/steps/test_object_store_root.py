@@ -227,6 +227,17 @@ def take(root: FarPath) -> None:
         pass
 
 
+def test_a_root_may_be_the_whole_bucket_and_nothing_stays_on_this_machine(on_s3, tmp_path, scratch):
+    drops.packed(tmp_path / "Doe.zip", {"a/1.dcm": drops.of(1), "2.dcm": drops.of(2)})
+    packed = (tmp_path / "Doe.zip").read_bytes()
+    on_s3.place.put("bronze/Files/Ingest/Imaging/DICOM/Doe.zip", packed)
+    house = on_s3.house(lakehouse=on_s3.place.address)
+    for _ in range(2):
+        house.chain(until="extract")
+        assert len(house.metastore()) == 2
+    assert {path.name for path in scratch.rglob("*") if path.is_file()} == {"id"}
+
+
 def test_what_a_killed_run_of_this_machine_held_is_taken_at_once(on_s3, quick_lease):
     left = lease._Lease(on_s3.root)
     left.take()
