@@ -63,8 +63,9 @@ def test_help_is_there_in_half_a_second(call):
     assert seconds < 2, "0.05 s when measured; the bound only catches a heavy import"
 
 
-def test_a_run_is_seen_by_the_dagster_instance(ingested, workplace):
-    with dg.DagsterInstance.from_config(str(workplace / "dagster")) as instance:
+def test_a_run_is_seen_by_the_dagster_instance(ingested, workplace, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(workplace / "dagster"))
+    with dg.DagsterInstance.get() as instance:
         (run,) = instance.get_runs()
         assert run.status is dg.DagsterRunStatus.SUCCESS
         assert run.tags["dagster/partition"] == "2026-03-14"
@@ -138,7 +139,9 @@ def test_the_demo_never_deletes_what_it_did_not_make(call, workplace):
     assert (mine / "precious").exists()
 
 
-def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(workplace, sample):
+def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(
+    workplace, sample, monkeypatch
+):
     home, lakehouse = workplace / "killed_dagster", workplace / "killed"
     home.mkdir()
     shutil.copyfile(Path(__file__).parents[1] / "dagster.yaml", home / "dagster.yaml")
@@ -160,7 +163,8 @@ def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(workplace
     )
     assert again.returncode == 0, again.stderr
     assert re.search(r"gold/Image_Occurrence +24", again.stdout)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with dg.DagsterInstance.get() as instance:
         statuses = sorted(run.status.value for run in instance.get_runs())
     assert statuses == ["FAILURE", "SUCCESS"]
 
