@@ -43,7 +43,8 @@ def person_id(
 ) -> int:
     """Returns the key of a study's patient: the one rule for every table of gold."""
     if not patient_id:
-        return int_key(source_system, "study", study_uid)
+        # begins with no source system, so that it is no Patient ID's key, whatever that holds
+        return int_key("", source_system, study_uid)
     given = crosswalks.persons.get((source_system, patient_id))
     return int_key(source_system, patient_id) if given is None else given
 

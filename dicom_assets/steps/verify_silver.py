@@ -53,6 +53,7 @@ _STATED = pa.schema(
         *((name, pa.string()) for name in _NEWEST[2:]),
         ("ingestDate", pa.date32()),
         ("patientId", pa.string()),
+        ("version", pa.string()),
     ]
 )
 _UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
@@ -64,8 +65,9 @@ def newest_of_files(stated: pd.DataFrame) -> pd.DataFrame:
     Args:
         stated: Metastore rows (_STATED), and of each instance among them all that there are.
     """
-    file = [*_INSTANCE, "filePath"]
-    stated = stated.assign(arrivedAt=stated.groupby(file)["ingestedAt"].transform("min"))
+    file = [*_INSTANCE, "filePath", "version"]  # which only objects have
+    grouped = stated.groupby(file, dropna=False)
+    stated = stated.assign(arrivedAt=grouped["ingestedAt"].transform("min"))
     order = ["arrivedAt", *_NEWEST[1:], "ingestedAt"]
     ordered = stated.sort_values(order, na_position="first")
     return ordered.drop_duplicates(file, keep="last")
@@ -260,7 +262,7 @@ class SilverCheck:
 
     def _stated(self, days: Iterable[date], **which: Any) -> pa.Table:
         """Reads what metastore rows say of where instances are, but for those that failed."""
-        columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST, "patientId"]
+        columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST, "patientId", "version"]
         rows = self._engine.read(self._run.metastore, columns, **which)
         uids = (rows[name].to_pylist() for name in _UIDS[1:])
         rows = rows.filter(pa.array(list(map(is_told, *uids)), pa.bool_()))
