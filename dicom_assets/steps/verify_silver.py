@@ -26,6 +26,7 @@ from dicom_assets.lakehouse.uris import is_written_here
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
 from dicom_assets.steps import catalog, convert, flatten
 from dicom_assets.steps.corrections import Corrections
+from dicom_assets.steps.current_files import ARRIVAL
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.report import Progress
 from dicom_assets.steps.run import Run
@@ -36,7 +37,7 @@ STUDY = ("sourceSystem", "study")
 
 _INSTANCE = ("sourceSystem", "sopInstanceUid")
 _PLACE = (*_INSTANCE, "study", "seriesInstanceUid")
-_NEWEST = ("ingestedAt", "sourceModifiedAt", "contentHash", "filePath")
+_NEWEST = ("ingestedAt", *ARRIVAL[1:])
 _HELD = pa.schema([(name, pa.string()) for name in _PLACE])
 _CURRENT = pa.schema(
     [
@@ -68,8 +69,7 @@ def newest_of_files(stated: pd.DataFrame) -> pd.DataFrame:
     file = [*_INSTANCE, "filePath", "version"]  # which only objects have
     grouped = stated.groupby(file, dropna=False)
     stated = stated.assign(arrivedAt=grouped["ingestedAt"].transform("min"))
-    order = ["arrivedAt", *_NEWEST[1:], "ingestedAt"]
-    ordered = stated.sort_values(order, na_position="first")
+    ordered = stated.sort_values([*ARRIVAL, "ingestedAt"], na_position="first")
     return ordered.drop_duplicates(file, keep="last")
 
 
