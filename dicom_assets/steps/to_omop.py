@@ -162,10 +162,13 @@ def _people(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
 
     def known(keys: list[int]) -> pa.Table:
         held = engine.read(gold, PERSON.names, where={"person_id": keys})
-        said = values_of(held, *_PATIENT)
+        unknown = {person_id(system, None, uid, run.crosswalks) for system, uid in anew}
         # what gold holds of these may have come out of files that count no more
-        kept = pa.array([each not in made_of.people for each in said], pa.bool_())
-        return held.filter(kept)
+        kept = [
+            key not in unknown and (system, patient_id) not in made_of.people
+            for key, system, patient_id in values_of(held, "person_id", *_PATIENT)
+        ]
+        return held.filter(pa.array(kept, pa.bool_()))
 
     changed = set(ids) - as_before
     again = _left(run, changed, [each for each in found if each.row["id"] in changed])

@@ -405,6 +405,17 @@ def test_of_dates_that_overtook_each_other_the_newest_file_says_a_patients_sex(
     assert sex_and_year(house) == {"P1": (FEMALE, 1960)}
 
 
+def test_a_deleted_file_says_nothing_of_an_unknown_patient(house, write_dicom):
+    for number, sex in ((1, "M"), (2, "F")):
+        uid = f"1.2.1.1.{number}"
+        said = study(1) | {"SOPInstanceUID": uid, "PatientID": None, "PatientSex": sex}
+        write_dicom(house.drop / "x.dcm", **said)
+        house.chain(DAYS[number])
+    assert sex_and_year(house) == {None: (FEMALE, None)}
+    do(house, DAYS[3], "delete", sopInstanceUid="1.2.1.1.2")
+    assert sex_and_year(house) == {None: (MALE, None)}
+
+
 @pytest.fixture
 def unfinished(house, write_dicom):
     """A man's study that gold does not hold yet, and a woman's under the same Patient ID."""
@@ -451,7 +462,7 @@ def study(number: int) -> dict[str, str | None]:
     return one(StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", SOPInstanceUID=f"{uid}.1.1")
 
 
-def sex_and_year(house) -> dict[str, tuple[int, int | None]]:
+def sex_and_year(house) -> dict[str | None, tuple[int, int | None]]:
     rows = house.rows(catalog.PERSON)
     return {
         row["person_source_value"]: (row["gender_concept_id"], row["year_of_birth"]) for row in rows
