@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dicom_assets.lakehouse.keys import int_key, stated
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.crosswalk import Crosswalks
-from dicom_assets.omop.studies import Json, studies
+from dicom_assets.omop.studies import Json, patients, studies
 
 METASTORE_COLUMNS = (
     "sourceSystem",
@@ -42,7 +43,8 @@ def person_id(
 ) -> int:
     """Returns the key of a study's patient: the one rule for every table of gold."""
     if not patient_id:
-        return int_key(source_system, "study", study_uid)
+        # begins with no source system, so that it is no Patient ID's key, whatever that holds
+        return int_key("", source_system, study_uid)
     given = crosswalks.persons.get((source_system, patient_id))
     return int_key(source_system, patient_id) if given is None else given
 
@@ -95,6 +97,46 @@ def persons(
             found[key] |= {name: statement[name] for name in _AUDIT}
             found[key] |= {name: statement[name] for name in _STATED if statement[name] is not None}
     return pa.Table.from_pylist(list(found.values()), schema=PERSON)
+
+
+def doubtful_persons(
+    rows: pa.Table,
+    silver: pa.Table,
+    *,
+    known: Callable[[list[int]], pa.Table],
+    crosswalks: Crosswalks,
+) -> set[int]:
+    """Returns people of whom gold may state what is not the newest.
+
+    A gold row says of all it states only when the last of it came. So where a file that is no newer
+    contradicts it, neither is known to be the newer: all that was said of the patient must be read.
+    Dates that run in their order meet none.
+
+    Args:
+        rows: As in `persons`.
+        silver: The studies in silver, with at least `studies.PATIENT_COLUMNS`.
+        known: Person ids → the gold rows there are.
+        crosswalks: The site's ids.
+    """
+    of_study = {
+        (system, uid): person_id(system, patient_id, uid, crosswalks)
+        for system, patient_id, uid in patients(silver)
+    }
+    oldest = pc.call_function("min", [rows["ingestedAt"]]).as_py()
+    held = {
+        int(row["person_id"]): row
+        for row in known(sorted({*of_study.values()})).to_pylist()
+        if oldest and row["sourceModifiedAt"] >= oldest
+    }
+    if not held:
+        return set()
+    return {
+        key
+        for key, _, statement in _statements(rows, of_study, crosswalks)
+        if (row := held.get(key))
+        and statement["sourceModifiedAt"] <= row["sourceModifiedAt"]
+        and any(statement[name] not in (None, row[name]) for name in _STATED)
+    }
 
 
 def unknown_persons(silver: pa.Table) -> set[int]:

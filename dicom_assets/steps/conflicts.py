@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from datetime import date
 from itertools import islice
-from operator import itemgetter
 
 import pyarrow as pa
 
@@ -73,8 +72,10 @@ def open_conflicts(
     if doubtful:
         asked = {_about(row) for row in doubtful.values()}
         for row in _between_files_that_count(engine, metastore, asked):
-            dates = doubtful.get(row["id"]) or {"ingestDate": None}
-            found[row["id"]] = {"ingestDate": dates["ingestDate"]} | row
+            # the same values were met, or other files are in conflict now than were
+            day = doubtful.get(row["id"], row)["ingestDate"]
+            if ingest_date in (None, day):
+                found[row["id"]] = row | {"ingestDate": day}
     return list(found.values())
 
 
@@ -91,17 +92,16 @@ def all_conflicts(run: Run, corrections: Corrections) -> Iterator[tuple[date, li
             shares.add(corrections.with_patients(rows).select(schema.names).cast(schema))
         for share in shares:
             rows = share.to_pylist()
-            arrived = first_seen(rows)
+            arrived, came = first_seen(rows), _first_dates(rows)
             files = [
-                row | {"arrivedAt": arrived[row["filePath"], row["version"]]}
+                row | {"arrivedAt": arrived[file], "ingestDate": came[file]}
                 for row in rows
                 if is_told(row["seriesInstanceUid"], row["sopInstanceUid"])
+                for file in [_file(row)]
             ]
-            files.sort(key=itemgetter("ingestDate"), reverse=True)  # one read again came before
-            came = {file["filePath"]: file["ingestDate"] for file in files}
             by_day: defaultdict[date, list[Row]] = defaultdict(list)
             for conflict in _between(files, level):
-                by_day[came[conflict["newerPath"]]].append(conflict)
+                by_day[conflict["ingestDate"]].append(conflict)
             yield from sorted(by_day.items())
 
 
@@ -115,17 +115,41 @@ def _between_files_that_count(
         while some := list(islice(left, _UIDS_AT_A_TIME)):
             rows = engine.read(metastore, FILE, where={uid: some})
             # an instance may contradict itself in where it stands
+            came = _first_dates(rows.to_pylist())
             rows = counting(engine, corrections, rows, wherever=level == "instance")
-            for conflict in _between(corrections.with_patients(rows).to_pylist(), level):
+            files = [
+                row | {"ingestDate": came[_file(row)]}
+                for row in corrections.with_patients(rows).to_pylist()
+            ]
+            for conflict in _between(files, level):
                 if _about(conflict) in asked:
                     yield conflict
 
 
 def _between(files: list[Row], level: str) -> Iterator[Row]:
-    """Yields the conflicts of one level between files (FILE)."""
+    """Yields the conflicts of one level between files (FILE), with the newer one's date."""
     settling = Settling([])
     settling.take(files)
-    return (row for row in settling.conflicts if row["level"] == level)
+    # an object that was replaced has come twice under one path
+    came = {
+        (file["filePath"], file.get("arrivedAt") or file["ingestedAt"]): file["ingestDate"]
+        for file in files
+    }
+    for row in settling.conflicts:
+        if row["level"] == level:
+            yield {"ingestDate": came[row["newerPath"], row["newerArrivedAt"]]} | row
+
+
+def _first_dates(rows: list[Row]) -> dict[tuple[str, str | None], date]:
+    """Returns files → the date that brought them; a date that read them again did not."""
+    found: dict[tuple[str, str | None], date] = {}
+    for row in rows:
+        found[_file(row)] = min(row["ingestDate"], found.get(_file(row), row["ingestDate"]))
+    return found
+
+
+def _file(row: Row) -> tuple[str, str | None]:
+    return row["filePath"], row["version"]
 
 
 def _about(conflict: Row) -> tuple[str, str, str, str]:

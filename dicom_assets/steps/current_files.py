@@ -44,6 +44,9 @@ FILE = (
 )
 """Metastore columns that `Settling` takes."""
 
+ARRIVAL = ("arrivedAt", "sourceModifiedAt", "contentHash", "filePath")
+"""By what files are ordered, the newest last; see `arrival`."""
+
 _OF_FILE = ("filePath", "contentHash", "version", "sourceModifiedAt")
 _WHEN = ("filePath", "contentHash", "arrivedAt", "sourceModifiedAt")
 _IN_INSTANCES = ("studyInstanceUid", "seriesInstanceUid", "contentHash")

@@ -19,7 +19,13 @@ from dicom_assets.lakehouse.engine import New, Progress, Table
 from dicom_assets.lakehouse.query import columns_of, values_of
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
-from dicom_assets.omop.person import METASTORE_COLUMNS, person_id, persons, unknown_persons
+from dicom_assets.omop.person import (
+    METASTORE_COLUMNS,
+    doubtful_persons,
+    person_id,
+    persons,
+    unknown_persons,
+)
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
 from dicom_assets.omop.studies import PATIENT_COLUMNS, STUDY_COLUMNS, Study, patients, studies
 from dicom_assets.steps import catalog, flatten
@@ -89,11 +95,25 @@ def _remove_forsaken(run: Run, people: Collection[int], changed: Collection[str]
     left = set(people) - {key for key, study in values_of(pointing, *columns) if study not in ours}
     if not left:
         return
-    for batch in engine.stream(catalog.silver_imaging_study(), PATIENT_COLUMNS, where={}):
-        for system, patient_id, uid in patients(pa.Table.from_batches([batch])):
-            left.discard(person_id(system, patient_id, uid, run.crosswalks))
+    left -= {person for person, _ in _studies_of(run, left)}
     nothing = catalog.PERSON.upserted.empty_table()
     engine.upsert(catalog.PERSON, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
+
+
+def _studies_of(run: Run, people: Collection[int]) -> Iterator[tuple[int, str]]:
+    """Yields person and silver id of all studies of some people that are in silver.
+
+    Gold may not know of some yet, and nothing finds a person's studies in silver: it is walked.
+    """
+    columns, table = ("id", *PATIENT_COLUMNS), catalog.silver_imaging_study()
+    for batch in run.engine.stream(table, columns, where={}):
+        rows = pa.Table.from_batches([batch])
+        for own_id, (system, patient_id, uid) in zip(
+            rows["id"].to_pylist(), patients(rows), strict=True
+        ):
+            key = person_id(system, patient_id, uid, run.crosswalks)
+            if key in people:
+                yield key, own_id
 
 
 def _remove_unfinished(run: Run) -> None:
@@ -138,47 +158,73 @@ def _people(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
     keys = {study_key_of(each.source_system, each.uid) for each in found}
     anew = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
     as_before = {e.row["id"] for e in found if (e.source_system, e.uid) not in anew}
-    if changed := set(ids) - as_before:
-        left = _left(run, silver, changed)
-        silver, others = pa.concat_tables([silver, left]), list(studies(left))
-        anew |= {(each.source_system, each.uid) for each in others}
-        found += others
-    rows, people = _statements(run, corrections, found, anew)
+    made_of = _statements(run, corrections, found, anew)
 
     def known(keys: list[int]) -> pa.Table:
         held = engine.read(gold, PERSON.names, where={"person_id": keys})
-        said = values_of(held, *_PATIENT)
+        unknown = {person_id(system, None, uid, run.crosswalks) for system, uid in anew}
         # what gold holds of these may have come out of files that count no more
-        kept = pa.array([each not in people for each in said], pa.bool_())
-        return held.filter(kept)
+        kept = [
+            key not in unknown and (system, patient_id) not in made_of.people
+            for key, system, patient_id in values_of(held, "person_id", *_PATIENT)
+        ]
+        return held.filter(pa.array(kept, pa.bool_()))
 
-    made = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
+    changed = set(ids) - as_before
+    again = _left(run, changed, [each for each in found if each.row["id"] in changed])
+    again |= doubtful_persons(made_of.rows, silver, known=known, crosswalks=run.crosswalks)
+    if again:
+        # what other studies say counts for these patients no more, or not as gold has it
+        others = {own_id for _, own_id in _studies_of(run, again)}
+        where = {"id": others - set(silver["id"].to_pylist())}
+        more = engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)
+        silver = pa.concat_tables([silver, more])
+        found += studies(more)
+        anew |= {(each.source_system, each.uid) for each in found if each.row["id"] in others}
+        made_of = _statements(run, corrections, found, anew)
+    made = persons(made_of.rows, silver, known=known, crosswalks=run.crosswalks, now=now())
     return Mapped(made, _held(run, gold, "person_id", unknown_persons(silver)))
 
 
-def _left(run: Run, silver: pa.Table, ids: Collection[str]) -> pa.Table:
-    """Returns silver rows of the other studies of patients whom studies have left.
+def _left(run: Run, ids: Collection[str], found: Sequence[Study]) -> set[int]:
+    """Returns known patients to whom studies belonged, as gold has it, and none does any longer.
 
-    What these studies say counts for those patients no more, so their rows are made again.
+    Args:
+        run: The run.
+        ids: Silver ids of the studies.
+        found: Those of them that silver holds.
     """
-    engine, gold, columns = run.engine, catalog.IMAGE_OCCURRENCE, ["person_id", "sourceRecordId"]
-    before = set(engine.read(gold, columns, where={"sourceRecordId": ids})["person_id"].to_pylist())
-    for system, patient_id, uid in patients(silver):
-        before.discard(person_id(system, patient_id, uid, run.crosswalks))
-    others = engine.read(gold, columns, where={"person_id": before})["sourceRecordId"].to_pylist()
-    where = {"id": set(others) - set(ids)}
-    return engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)
+    columns = ["person_id", "sourceSystem", "image_study_uid"]
+    before = run.engine.read(catalog.IMAGE_OCCURRENCE, columns, where={"sourceRecordId": ids})
+    # an unknown patient has no other study
+    people = {
+        key
+        for key, system, uid in values_of(before, *columns)
+        if key != person_id(system, None, uid, run.crosswalks)
+    }
+    return people - {
+        person_id(each.source_system, each.patient_id, each.uid, run.crosswalks) for each in found
+    }
+
+
+class Statements(NamedTuple):
+    """What says who patients are.
+
+    Attributes:
+        rows: Metastore rows.
+        people: Source system and Patient ID of those of whom these are all rows that count.
+    """
+
+    rows: pa.Table
+    people: set[tuple[str, str]]
 
 
 def _statements(
     run: Run, corrections: Corrections, found: Sequence[Study], anew: Collection[StudyUid]
-) -> tuple[pa.Table, set[tuple[str, str]]]:
+) -> Statements:
     """Returns the metastore rows that say who patients are.
 
     Of patients with a study that is made anew these are all rows that count, of whatever date.
-
-    Returns:
-        The rows, and source system and Patient ID of those patients.
     """
     engine, columns = run.engine, (*METASTORE_COLUMNS, "seriesInstanceUid", "filePath", "version")
     rows = engine.read(
@@ -199,7 +245,7 @@ def _statements(
             engine.read(run.metastore, columns, where={"studyInstanceUid": {u for _, u in anew}}),
         ]
         rows = counting(engine, corrections, pa.concat_tables([rows, *every]))
-    return corrections.with_patients(rows), people
+    return Statements(corrections.with_patients(rows), people)
 
 
 def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str] | None) -> Report:

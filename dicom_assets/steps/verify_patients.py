@@ -12,10 +12,10 @@ import pandas as pd
 
 from dicom_assets.lakehouse.keys import stated
 from dicom_assets.steps.corrections import Corrections
+from dicom_assets.steps.current_files import arrival
 from dicom_assets.steps.findings import Findings, Kind
 
 _PLACE = ["sourceSystem", "sopInstanceUid", "studyInstanceUid"]
-_ORDER = ["arrivedAt", "sourceModifiedAt", "contentHash", "filePath"]
 _NEVER = pd.Timestamp(0, tz="UTC")
 
 Study = tuple[str, str]
@@ -34,7 +34,7 @@ class Patients:
         """Takes files.
 
         Args:
-            files: The newest row of each (`verify_silver.newest_of_files`).
+            files: The newest row of each, in order (`verify_silver.newest_of_files`).
             instances: Where each of their instances belongs (`verify_silver.belonging`).
         """
         there = instances.loc[~instances["isDeleted"], [*_PLACE, "study"]]
@@ -45,10 +45,10 @@ class Patients:
         if self._corrections.has_deletes:
             deleted = [self._corrections.is_deleted(row) for row in said.to_dict("records")]
             said = said.loc[~pd.Series(deleted, index=said.index, dtype=bool)]
-        said = said.fillna({"sourceModifiedAt": _NEVER, "contentHash": ""}).sort_values(_ORDER)
+        said = said.fillna({"sourceModifiedAt": _NEVER, "contentHash": ""})
         for row in said.drop_duplicates(["sourceSystem", "study"], keep="last").to_dict("records"):
             study = row["sourceSystem"], row["study"]
-            new = tuple(row[name] for name in _ORDER), row["studyInstanceUid"], row["patientId"]
+            new = arrival(row), row["studyInstanceUid"], row["patientId"]
             self._said[study] = max(new, self._said[study])
 
     def compare(self, silver: Mapping[Study, str | None], found: Findings) -> None:

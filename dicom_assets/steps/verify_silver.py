@@ -26,6 +26,7 @@ from dicom_assets.lakehouse.uris import is_written_here
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
 from dicom_assets.steps import catalog, convert, flatten
 from dicom_assets.steps.corrections import Corrections
+from dicom_assets.steps.current_files import ARRIVAL
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.report import Progress
 from dicom_assets.steps.run import Run
@@ -36,7 +37,7 @@ STUDY = ("sourceSystem", "study")
 
 _INSTANCE = ("sourceSystem", "sopInstanceUid")
 _PLACE = (*_INSTANCE, "study", "seriesInstanceUid")
-_NEWEST = ("ingestedAt", "sourceModifiedAt", "contentHash", "filePath")
+_NEWEST = ("ingestedAt", *ARRIVAL[1:])
 _HELD = pa.schema([(name, pa.string()) for name in _PLACE])
 _CURRENT = pa.schema(
     [
@@ -53,6 +54,7 @@ _STATED = pa.schema(
         *((name, pa.string()) for name in _NEWEST[2:]),
         ("ingestDate", pa.date32()),
         ("patientId", pa.string()),
+        ("version", pa.string()),
     ]
 )
 _UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
@@ -64,10 +66,10 @@ def newest_of_files(stated: pd.DataFrame) -> pd.DataFrame:
     Args:
         stated: Metastore rows (_STATED), and of each instance among them all that there are.
     """
-    file = [*_INSTANCE, "filePath"]
-    stated = stated.assign(arrivedAt=stated.groupby(file)["ingestedAt"].transform("min"))
-    order = ["arrivedAt", *_NEWEST[1:], "ingestedAt"]
-    ordered = stated.sort_values(order, na_position="first")
+    file = [*_INSTANCE, "filePath", "version"]  # which only objects have
+    grouped = stated.groupby(file, dropna=False)
+    stated = stated.assign(arrivedAt=grouped["ingestedAt"].transform("min"))
+    ordered = stated.sort_values([*ARRIVAL, "ingestedAt"], na_position="first")
     return ordered.drop_duplicates(file, keep="last")
 
 
@@ -260,7 +262,7 @@ class SilverCheck:
 
     def _stated(self, days: Iterable[date], **which: Any) -> pa.Table:
         """Reads what metastore rows say of where instances are, but for those that failed."""
-        columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST, "patientId"]
+        columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST, "patientId", "version"]
         rows = self._engine.read(self._run.metastore, columns, **which)
         uids = (rows[name].to_pylist() for name in _UIDS[1:])
         rows = rows.filter(pa.array(list(map(is_told, *uids)), pa.bool_()))

@@ -156,7 +156,7 @@ def test_a_coded_site_is_mapped_when_it_is_snomed(row, silver, gold, *, scheme, 
 def test_unknown_patients_are_never_one_person(row, silver, gold):
     rows = [row(patientId=None, studyInstanceUid=f"1.{n}") for n in range(2)]
     persons = gold(silver(*rows))["person_id"].to_pylist()
-    assert persons == [int_key("default", "study", f"1.{n}") for n in range(2)]
+    assert persons == [int_key("", "default", f"1.{n}") for n in range(2)]
 
 
 def test_the_same_patient_id_in_two_systems_is_two_persons(row, silver, gold):

@@ -9,7 +9,7 @@ from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.schemas import PERSON, dicomimagingmetastore
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.image_occurrence import image_occurrences
-from dicom_assets.omop.person import METASTORE_COLUMNS, persons
+from dicom_assets.omop.person import METASTORE_COLUMNS, person_id, persons
 from dicom_assets.omop.vocabulary import Vocabulary
 
 
@@ -142,9 +142,15 @@ def test_two_unknown_patients_are_never_one_person(row, gold):
     ]
     found = gold(*rows, *rows).to_pylist()
     assert {each["person_id"] for each in found} == {
-        int_key("default", "study", f"1.{n}") for n in range(3)
+        int_key("", "default", f"1.{n}") for n in range(3)
     }
     assert [each["person_source_value"] for each in found] == [None] * 3
+
+
+@pytest.mark.parametrize("odd", ["study|1.0", "|default|1.0", "default|1.0", "|1.0"])
+def test_no_patient_id_is_that_of_an_unknown_patient(odd):
+    unknown = person_id("default", None, "1.0", Crosswalks())
+    assert person_id("default", odd, "1.1", Crosswalks()) != unknown
 
 
 def test_an_odd_patient_id_gives_the_same_person_in_every_table(row, gold, silver, now):

@@ -108,3 +108,18 @@ def test_a_table_that_was_removed_holds_all_that_was_ever_met_when_it_is_made_ag
     made = {row["id"]: row for row in house.rows(catalog.CONFLICTS)}
     assert made == {row["id"]: row for row in before}
     assert shown(house) == open_before
+
+
+def test_a_conflict_that_is_left_when_another_is_decided_is_of_the_date_that_brought_it(
+    house, take
+):
+    for number in (1, 2, 3):
+        study = f"1.2.{number}"
+        take(StudyInstanceUID=study, SeriesInstanceUID="1.9", SOPInstanceUID=f"{study}.1")
+    take("delete", studyInstanceUid="1.2.2")
+    by_day = {}
+    for number in range(4):
+        day = DAY + timedelta(days=number)
+        rows = open_conflicts(house.run.engine, house.run.metastore, ingest_date=day)
+        by_day[number] = [(row["newerValue"], row["olderValue"], row["ingestDate"]) for row in rows]
+    assert by_day == {0: [], 1: [], 2: [("1.2.3", "1.2.1", DAY + timedelta(days=2))], 3: []}

@@ -7,6 +7,7 @@ import pytest
 
 from dicom_assets.lakehouse.operations import operation
 from dicom_assets.lakehouse.uris import WHOLE_TAG
+from dicom_assets.omop.person import GENDER_CONCEPTS
 from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.verify import verify
 from dicom_assets_tests.conftest import DAY
@@ -30,6 +31,7 @@ FILES = {
         PatientID="P2",
     ),
 }
+MALE, FEMALE = GENDER_CONCEPTS["M"], GENDER_CONCEPTS["F"]
 
 
 @pytest.fixture
@@ -386,3 +388,82 @@ def test_a_patient_is_only_what_the_studies_say_that_are_theirs_still(
     assert said() == {"P1": (8532, 1950)}
     do(house, DAYS[2], kind, studyInstanceUid="1.2.1", **patients_changed)
     assert said() == {"P1": (0, None)} | ({"P2": (8532, 1950)} if patients_changed else {})
+
+
+@pytest.mark.parametrize("stopped", [None, "flatten"])
+def test_of_dates_that_overtook_each_other_the_newest_file_says_a_patients_sex(
+    house, write_dicom, stopped
+):
+    for number, until, said in (
+        (1, None, {"PatientSex": "M"}),
+        (2, stopped, {"PatientSex": "F"}),
+        (3, None, {"PatientBirthDate": "19600101"}),
+    ):
+        write_dicom(house.drop / "x.dcm", **study(number), **said)
+        house.chain(DAYS[number], until=until)
+    house.chain(DAYS[2])
+    assert sex_and_year(house) == {"P1": (FEMALE, 1960)}
+
+
+def test_a_deleted_file_says_nothing_of_an_unknown_patient(house, write_dicom):
+    for number, sex in ((1, "M"), (2, "F")):
+        uid = f"1.2.1.1.{number}"
+        said = study(1) | {"SOPInstanceUID": uid, "PatientID": None, "PatientSex": sex}
+        write_dicom(house.drop / "x.dcm", **said)
+        house.chain(DAYS[number])
+    assert sex_and_year(house) == {None: (FEMALE, None)}
+    do(house, DAYS[3], "delete", sopInstanceUid="1.2.1.1.2")
+    assert sex_and_year(house) == {None: (MALE, None)}
+
+
+@pytest.fixture
+def unfinished(house, write_dicom):
+    """A man's study that gold does not hold yet, and a woman's under the same Patient ID."""
+    write_dicom(house.drop / "x.dcm", **study(1), PatientSex="M")
+    house.chain(DAYS[0], until="flatten")
+    write_dicom(house.drop / "x.dcm", **study(2), PatientSex="F")
+    house.chain(DAYS[1])
+    return house
+
+
+def test_a_deleted_study_says_nothing_of_a_patient_whose_other_study_came_to_gold_later(
+    unfinished,
+):
+    do(unfinished, DAYS[2], "delete", studyInstanceUid="1.2.2")
+    unfinished.chain(DAYS[0])
+    assert sex_and_year(unfinished) == {"P1": (MALE, None)}
+
+
+def test_a_study_given_to_another_says_nothing_of_whom_it_was_whichever_date_was_stopped(
+    unfinished,
+):
+    what = {"studyInstanceUid": "1.2.2", "patientId": "P1", "newPatientId": "P2"}
+    do(unfinished, DAYS[2], "change_patient", **what)
+    unfinished.chain(DAYS[0])
+    assert sex_and_year(unfinished) == {"P1": (MALE, None), "P2": (FEMALE, None)}
+
+
+def test_a_deleted_study_says_nothing_though_another_of_the_patient_gets_a_file(house, write_dicom):
+    for number, sex in ((1, "M"), (2, "F")):
+        write_dicom(house.drop / "x.dcm", **study(number), PatientSex=sex)
+        house.chain(DAYS[number])
+    said = operation(
+        operation="delete", requestedBy="me", reason="wrong", id="1", studyInstanceUid="1.2.2"
+    )
+    ask.ask(house.run.engine, said, source_system="default")
+    write_dicom(house.drop / "x.dcm", **study(1) | {"SOPInstanceUID": "1.2.1.1.2"})
+    house.chain(DAYS[3])
+    assert sex_and_year(house) == {"P1": (MALE, None)}
+
+
+def study(number: int) -> dict[str, str | None]:
+    """The UIDs of a study of one instance, of patient P1."""
+    uid = f"1.2.{number}"
+    return one(StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", SOPInstanceUID=f"{uid}.1.1")
+
+
+def sex_and_year(house) -> dict[str | None, tuple[int, int | None]]:
+    rows = house.rows(catalog.PERSON)
+    return {
+        row["person_source_value"]: (row["gender_concept_id"], row["year_of_birth"]) for row in rows
+    }

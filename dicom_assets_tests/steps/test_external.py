@@ -22,6 +22,7 @@ from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY, House, interrupting
 from dicom_assets_tests.demo_options import flat
+from dicom_assets_tests.steps.test_policies import ANOTHER
 
 IN_S3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
 """Where one store speaks for all."""
@@ -492,3 +493,42 @@ def test_files_that_lie_elsewhere_are_read_again_there(with_place, place, tmp_pa
     assert sorted(row["filePath"][-5:] for row in rows) == ["a.dcm", "a.dcm", "b.dcm"]
     (failure,) = house.rows(catalog.INGESTION_FAILURES)
     assert (failure["step"], failure["reasonCode"]) == ("reread", "not_fetched")
+
+
+@IN_S3
+@pytest.mark.parametrize("deleted", [False, True])
+def test_verify_finds_nothing_wrong_where_an_object_was_replaced(
+    with_place, place, tmp_path, write_dicom, deleted
+):
+    house = with_place
+    place.put("a.dcm", content(tmp_path, write_dicom, InstanceNumber="1"))
+    house.chain()
+    if deleted:
+        asked = {"operation": "delete", "studyInstanceUid": "1.2.3.4", "requestedBy": "x"}
+        folder = house.drop / "PACS1/Operations"
+        folder.mkdir(parents=True)
+        (folder / "x.json").write_text(json.dumps(asked | {"reason": "wrong"}))
+    else:
+        elsewhere = content(tmp_path, write_dicom, SeriesInstanceUID="1.2.3.4.9")
+        place.put("b.dcm", elsewhere)
+    house.chain(DAY + timedelta(days=1))
+    place.put("a.dcm", content(tmp_path, write_dicom, InstanceNumber="3333"))
+    house.chain(DAY + timedelta(days=2))
+    assert len(house.metastore()) == 3 - deleted
+    first, after = verify_and_repair(house.settings)
+    assert (list(first.of(*Kind)), list(after.of(*Kind))) == ([], [])
+
+
+@IN_S3
+def test_conflicts_of_replaced_objects_are_of_the_same_dates_when_they_are_found_again(
+    with_place, place, tmp_path, write_dicom
+):
+    house = with_place
+    for number, description in enumerate(("a", "of b")):
+        place.put("a.dcm", content(tmp_path, write_dicom, StudyDescription=description))
+        house.chain(DAY + timedelta(days=number))
+    (before,) = house.rows(catalog.CONFLICTS)
+    shutil.rmtree(house.run.engine.layout.table("silver", "conflicts"))
+    place.put("z.dcm", content(tmp_path, write_dicom, **ANOTHER))
+    house.chain(DAY + timedelta(days=4), until="settle")
+    assert house.rows(catalog.CONFLICTS) == [before]
