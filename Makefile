@@ -1,23 +1,29 @@
-# `make demo` does the whole thing; `make test` runs every test. Both make the environment first.
+# `make demo` does the whole thing, `make demo-options` by every way in; `make test` runs every test.
+# Each makes the environment first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-TEST_PACKAGES := chromium dcmtk dicom3tools orthanc orthanc-dicomweb \
-	$(if $(shell command -v npm),,nodejs npm)
+SERVER_PACKAGES := orthanc orthanc-dicomweb $(if $(shell command -v npm),,nodejs npm)
+TEST_PACKAGES := chromium dcmtk dicom3tools $(SERVER_PACKAGES)
 SERVERS := dicom_assets_tests/servers
 SERVERS_READY := $(SERVERS)/node_modules/.ready
 # what is there already, from Debian or not, is taken; what cannot be had is left out, and told so
-BENCH_PACKAGES := chromium dcmtk orthanc orthanc-dicomweb $(if $(shell command -v npm),,nodejs npm) \
-	$(SPARK_PACKAGES)
+BENCH_PACKAGES := chromium dcmtk $(SERVER_PACKAGES) $(SPARK_PACKAGES)
 BENCH_READY := .venv/.bench-ready
 SPARK_PACKAGES := $(if $(shell command -v java),,default-jre-headless) \
 	$(if $(shell command -v mvn),,maven)
 SPARK_READY := .venv/.spark-ready
 
-.PHONY: demo test test-spark torture fuzz bench profile dev screenshots lint fmt clean
+.PHONY: demo demo-options test test-spark torture fuzz bench profile dev screenshots lint fmt clean
 
 demo: $(READY)
 	@$(BIN)/dicom-assets demo
+
+# the same by every other way in: on an Orthanc and an Azurite, which it starts and ends
+demo-options: $(READY)
+	@.ci/install-packages $(SERVER_PACKAGES)
+	@$(MAKE) --no-print-directory $(SERVERS_READY)
+	@$(BIN)/python -m dicom_assets_tests.demo_options
 
 test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
@@ -67,7 +73,7 @@ fmt: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .dagster data/demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .dagster data/demo data/demo-options .pytest_cache .ruff_cache .hypothesis
 	rm -rf spark_jars/*.jar benchmarks/.cache benchmarks/node/node_modules $(SERVERS)/node_modules
 
 $(READY): pyproject.toml constraints.txt

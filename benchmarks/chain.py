@@ -165,10 +165,9 @@ def under_dagster(lakehouse: Path) -> Callable[[], dict[str, float]]:
     """Returns the product's chain as users run it."""
     import dagster as dg
 
-    from dicom_assets.definitions import defs
-    from dicom_assets.runner import dagster_home, run_chain
+    from dicom_assets.runner import dagster_home, job, run_chain
 
-    defs()
+    job()
     dagster_home()
     with dg.DagsterInstance.get():
         pass  # its databases are made, once for many runs

@@ -5,7 +5,9 @@ Dagster's history of the demo lies beside its tables, and stays: the UI may be o
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from dicom_assets.lakehouse import manifest
 from dicom_assets.lakehouse.drop_folder import dropped
@@ -15,6 +17,13 @@ from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.run import Run
 
 DAGSTER_FOLDER = ".dagster"
+PROCESS, ZIPS = "files in Process", "of these, ZIPs"
+OF_REPORTS = (
+    "rows in bronze/DiagnosticReport",
+    "rows in silver/DiagnosticReport",
+    "of these, joined to their study",
+    "rows in gold/note",
+)
 _MARK = ".dicom_assets_demo"
 
 
@@ -40,49 +49,88 @@ def fresh(settings: Settings) -> str:
     from dicom_assets.sample import write_sample
 
     root = settings.lakehouse
-    if root.exists() and any(root.iterdir()) and not (root / _MARK).exists():
-        raise FileExistsError(f"{root} is no demo lakehouse; choose another folder with --to")
-    for path in root.iterdir() if root.exists() else ():
-        if path.name not in (_MARK, DAGSTER_FOLDER):
-            shutil.rmtree(path)
-    drop = Layout(root).drop_folder
+    clear(root)
     sample = root / "sample"
     write_sample(sample)
-    shutil.copytree(sample / "Imaging/DICOM", drop)
-    shutil.copytree(sample / "Clinical/FHIR NDJSON", Layout(root).fhir_drop_folder)
-    shutil.copyfile(sample / manifest.NAME, drop / manifest.NAME)
-    (root / _MARK).touch()
+    drop_images(sample, settings)
+    drop_reports(sample, settings)
     return ingest_date.get_last_partition_key() or ""
 
 
+def clear(root: Path) -> None:
+    """Empties a folder that a demo made, but for Dagster's history; makes it where there is none.
+
+    Raises:
+        FileExistsError: The folder holds something that no demo made.
+    """
+    if root.exists() and any(root.iterdir()) and not (root / _MARK).exists():
+        raise FileExistsError(f"{root} is no demo lakehouse; choose another folder with --to")
+    root.mkdir(parents=True, exist_ok=True)
+    (root / _MARK).touch()
+    for path in root.iterdir():
+        if path.is_dir() and path.name != DAGSTER_FOLDER:
+            shutil.rmtree(path)
+
+
+def drop_images(sample: Path, settings: Settings) -> None:
+    """Drops the sample's images, loose and in ZIPs, with their manifest."""
+    drop = Layout(settings.lakehouse).drop_folder
+    shutil.copytree(sample / "Imaging/DICOM", drop)
+    shutil.copyfile(sample / manifest.NAME, drop / manifest.NAME)
+
+
+def drop_reports(sample: Path, settings: Settings) -> None:
+    """Drops the sample's reports."""
+    shutil.copytree(sample / "Clinical/FHIR NDJSON", Layout(settings.lakehouse).fhir_drop_folder)
+
+
 def counted(settings: Settings, partition_key: str) -> list[Count]:
-    """Counts what the chain made of the sample."""
+    """Counts what the chain made of the dropped sample, beside what it should."""
     day = Day(Run.of(settings, partition_key))
+    ((declared,),) = day.manifests.values()
+    expected = expectation(declared, compress=settings.compress)
+    return [Count(what, expected[what], actual) for what, actual in counts(day).items()]
+
+
+def expectation(declared: Mapping[str, int], *, compress: bool) -> dict[str, int]:
+    """Returns what `counts` should be, once the sample was dropped.
+
+    Args:
+        declared: What the sample's manifest says.
+        compress: Whether each file becomes a ZIP.
+    """
+    files, studies = declared["process_files"], declared["ImagingStudy"]
+    reports = declared["DiagnosticReport"]
+    return {
+        PROCESS: files,
+        ZIPS: files * compress,
+        "rows in bronze/dicomimagingmetastore": declared["dicomimagingmetastore"],
+        "ImagingStudy NDJSON files": 1,
+        "rows in bronze/ImagingStudy": studies,
+        "rows in silver/ImagingStudy": studies,
+        "rows in gold/Image_Occurrence": declared["Image_Occurrence"],
+        **dict.fromkeys(OF_REPORTS, reports),
+        "rows in bronze/ingestion_failures": 0,
+        "files left in Ingest": 0,
+    }
+
+
+def counts(day: Day) -> dict[str, int]:
+    """Returns how many files and rows there are of an ingest date, layer by layer."""
     layout = day.run.engine.layout
-    ((expected,),) = day.manifests.values()
-    instances, studies = expected["dicomimagingmetastore"], expected["ImagingStudy"]
-    ndjson = layout.fhir_files(day.run.ingest_date, "ImagingStudy")
-    left = [*dropped(layout.drop_folder), *dropped(layout.fhir_drop_folder)]
-    return [
-        Count("files in Process", expected["process_files"], day.files["total"]),
-        Count("of these, ZIPs", expected["process_files"] * settings.compress, day.files["zips"]),
-        Count("rows in bronze/dicomimagingmetastore", instances, len(day.instances)),
-        Count("ImagingStudy NDJSON files", 1, len(ndjson)),
-        Count("rows in bronze/ImagingStudy", studies, len(day.bronze)),
-        Count("rows in silver/ImagingStudy", studies, day.silver.num_rows),
-        Count("rows in gold/Image_Occurrence", expected["Image_Occurrence"], len(day.gold)),
-        *_of_reports(day, expected["DiagnosticReport"]),
-        Count("rows in bronze/ingestion_failures", 0, len(day.failures)),
-        Count("files left in Ingest", 0, len(left)),
-    ]
-
-
-def _of_reports(day: Day, expected: int) -> list[Count]:
     reports = day.resources("DiagnosticReport")
     joined = [row for row in reports.silver if any(row["imagingStudyIds"] or ())]
-    return [
-        Count("rows in bronze/DiagnosticReport", expected, len(reports.bronze)),
-        Count("rows in silver/DiagnosticReport", expected, len(reports.silver)),
-        Count("of these, joined to their study", expected, len(joined)),
-        Count("rows in gold/note", expected, len(reports.notes)),
-    ]
+    of_reports = map(len, (reports.bronze, reports.silver, joined, reports.notes))
+    left = [*dropped(layout.drop_folder), *dropped(layout.fhir_drop_folder)]
+    return {
+        PROCESS: day.files["total"],
+        ZIPS: day.files["zips"],
+        "rows in bronze/dicomimagingmetastore": len(day.instances),
+        "ImagingStudy NDJSON files": len(layout.fhir_files(day.run.ingest_date, "ImagingStudy")),
+        "rows in bronze/ImagingStudy": len(day.bronze),
+        "rows in silver/ImagingStudy": day.silver.num_rows,
+        "rows in gold/Image_Occurrence": len(day.gold),
+        **dict(zip(OF_REPORTS, of_reports, strict=True)),
+        "rows in bronze/ingestion_failures": len(day.failures),
+        "files left in Ingest": len(left),
+    }

@@ -7,6 +7,7 @@ decided here: what is printed (`dicom_assets.cli`).
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -17,7 +18,7 @@ from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.defs.running import end_killed_runs, partition_of
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.modes import keep_private
-from dicom_assets.settings import home
+from dicom_assets.settings import dagster_folder, home
 
 _LEFT = ("still_changing", "not_taken")
 
@@ -67,8 +68,7 @@ def dagster_home() -> Path:
 
     Where it has no dagster.yaml, the repository's is linked.
     """
-    chosen = os.environ.get("DAGSTER_HOME")
-    folder = Path(chosen).absolute() if chosen else home() / ".dagster"
+    folder = dagster_folder()
     keep_private()
     folder.mkdir(parents=True, exist_ok=True)
     configuration, link = home() / "dagster.yaml", folder / "dagster.yaml"
@@ -79,6 +79,12 @@ def dagster_home() -> Path:
     return folder
 
 
+@cache
+def job() -> dg.JobDefinition:
+    """Returns the job that runs the chain; loading it takes a moment, once."""
+    return defs().resolve_job_def(JOB_NAME)
+
+
 def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
     """Runs drop folder → gold for one ingest date.
 
@@ -86,14 +92,13 @@ def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
         lakehouse: Root folder.
         partition_key: The ingest date, `yyyy-mm-dd`.
     """
-    job = defs().resolve_job_def(JOB_NAME)
     with _instance() as instance:
         killed = {
             partition_of(each.run)
             for each in end_killed_runs(instance)
             if each.lakehouse == lakehouse.absolute()
         }
-        result = job.execute_in_process(
+        result = job().execute_in_process(
             instance=instance,
             partition_key=partition_key,
             resources={"lakehouse": Lakehouse(root=str(lakehouse))},

@@ -49,6 +49,12 @@ def home() -> Path:
     return repository if (repository / "workspace.yaml").exists() else Path.cwd()
 
 
+def dagster_folder() -> Path:
+    """Returns where Dagster keeps its runs: DAGSTER_HOME, by default `.dagster` beside the data."""
+    chosen = os.environ.get("DAGSTER_HOME")
+    return Path(chosen).absolute() if chosen else home() / ".dagster"
+
+
 class SettingsError(PlainError):
     """A setting is wrong. The message names it, says why and where it was read from."""
 

@@ -1,5 +1,8 @@
 """What tests share: a fresh lakehouse, DICOM files to drop, and the chain without Dagster."""
 
+import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -19,6 +22,19 @@ from dicom_assets_tests.orthanc import IS_INSTALLED, Orthanc, running
 
 SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
 DAY = date(2026, 3, 14)
+MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
+
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+    # lakehouses of tests lie in memory: what syncing is for is tried with power cuts of its own
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def another_file_system(than: Path) -> Path:
+    """Returns a folder on a file system other than that of a path; skips where there is none."""
+    for folder in (MEMORY, Path(tempfile.gettempdir()), Path.cwd()):
+        if folder.is_dir() and folder.stat().st_dev != than.stat().st_dev:
+            return folder
+    pytest.skip("there is no other file system")
 
 
 @pytest.fixture(scope="session")
@@ -139,15 +155,17 @@ def dicom(path: Path, **elements: Any) -> Dataset:
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from dicom_assets_tests import object_stores
 
+    if not object_stores.AZURITE_IS_INSTALLED:
+        pytest.skip("Azurite is not there: `make test` installs it where there is npm")
     with object_stores.azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def moto() -> Iterator[Any]:
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from dicom_assets_tests import object_stores
 
-    with object_stores.moto() as server:
+    with object_stores.moto(tmp_path_factory.mktemp("moto")) as server:
         yield server
 
 

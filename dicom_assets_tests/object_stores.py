@@ -5,10 +5,7 @@ import contextlib
 import hashlib
 import hmac
 import shutil
-import socket
-import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -17,37 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import obstore
-import pytest
 
-NODE = Path(__file__).parent / "servers"
+from dicom_assets_tests.serving import free_port, listens, served
+
+AZURITE = Path(__file__).parent / "servers/node_modules/.bin/azurite-blob"
+AZURITE_IS_INSTALLED = AZURITE.exists() and shutil.which("node") is not None
 ACCOUNT = "devstoreaccount1"
 # the key of every Azurite, as its documentation says
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _VERSION = "2021-12-02"
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-@contextlib.contextmanager
-def served(command: list[str], port: int) -> Iterator[None]:
-    """Runs a server until the block ends; begins once it answers."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            assert process.poll() is None, f"{command[0]} did not start"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert time.monotonic() < end, f"{command[0]} does not answer"
-            time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 class Place:
@@ -156,21 +131,19 @@ class Moto:
 
 @contextlib.contextmanager
 def azurite(folder: Path) -> Iterator[Azurite]:
-    program = NODE / "node_modules/.bin/azurite-blob"
-    if not program.exists() or not shutil.which("node"):
-        pytest.skip("Azurite is not there: `make test` installs it where there is npm")
     port = free_port()
-    command = [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder)]
+    command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder)]
     options = ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
-    with served([*command, *options], port):
+    with served([*command, *options], answers=lambda: listens(port), log=folder / "log"):
         yield Azurite(port)
 
 
 @contextlib.contextmanager
-def moto() -> Iterator[Moto]:
+def moto(folder: Path) -> Iterator[Moto]:
     port = free_port()
-    program = str(Path(sys.executable).with_name("moto_server"))
-    with served([program, "-H", "127.0.0.1", "-p", str(port)], port):
+    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1"]
+    log = folder / "log"
+    with served([*command, "-p", str(port)], answers=lambda: listens(port), log=log):
         yield Moto(port)
 
 

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,18 +10,12 @@ from pathlib import Path
 import httpx
 
 from dicom_assets.dicomweb.service import Service
+from dicom_assets_tests.serving import free_port, served
 
 PROGRAM = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 USER, PASSWORD = "tester", "not-a-secret"
 IS_INSTALLED = PROGRAM is not None and PLUGIN.exists()
-_SECONDS = 20
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @dataclass
@@ -78,21 +69,10 @@ def running(folder: Path) -> Iterator[Orthanc]:
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
     (folder / "orthanc.json").write_text(json.dumps(configuration))
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [PROGRAM, str(folder / "orthanc.json")], stdout=log, stderr=subprocess.STDOUT
-        )
     orthanc = Orthanc(f"http://127.0.0.1:{port}", storage)
-    try:
-        end = time.monotonic() + _SECONDS
-        while not _answers(orthanc):
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < end, "Orthanc does not answer"
-            time.sleep(0.05)
+    command = [PROGRAM, str(folder / "orthanc.json")]
+    with served(command, answers=lambda: _answers(orthanc), log=folder / "log"):
         yield orthanc
-    finally:
-        process.kill()  # told to terminate it takes two seconds, and nothing of it is kept
-        process.wait()
 
 
 def _answers(orthanc: Orthanc) -> bool:

@@ -123,8 +123,8 @@ def status(lakehouse: Path | None, days: int) -> None:
         return
     print_table(["ingest date", *rows[0].counts], [[row.day, *row.counts.values()] for row in rows])
     print_table(["table", "rows"], list(totals(engine, settings).items()))
-    if kinds := contradicting(engine):
-        print_table(["conflicts (dicom-assets conflicts)", "how many"], list(kinds.items()))
+    if kinds := contradicting(engine, settings):
+        print_table(["open conflicts (dicom-assets conflicts)", "how many"], list(kinds.items()))
 
 
 @main.command("fill-promoted")

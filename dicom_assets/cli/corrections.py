@@ -110,14 +110,19 @@ def operations(lakehouse: Path | None, limit: int) -> None:
 @LAKEHOUSE
 @LIMIT
 def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None:
-    """Shows in what files contradict each other; the newest by arrival counts."""
+    """Shows in what files contradict each other; the newest by arrival counts.
+
+    Decided ones are not shown: of which one side was deleted, has come elsewhere, or was given to
+    the same patient. silver/conflicts keeps them.
+    """
     settings = settings_of(lakehouse)
     from dicom_assets.console import print_table
-    from dicom_assets.steps.status import UID_OF_LEVEL, contradictions
+    from dicom_assets.steps.conflicts import UID_OF_LEVEL
+    from dicom_assets.steps.status import contradictions
 
-    rows = contradictions(engine_of(settings), attribute=attribute).to_dict("records")
+    rows = contradictions(engine_of(settings), settings, attribute=attribute)
     if not rows:
-        click.echo("no conflicts")
+        click.echo("no open conflicts")
         return
     print_table(
         [

@@ -210,7 +210,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "silver/current_files",
         "no_conflicts",
-        "In what files contradict each other, and how often",
+        "In what files contradict each other that nobody has decided, and how often",
         _no_conflicts,
         blocking=False,
     ),

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
@@ -40,12 +41,17 @@ class Dropped:
     @property
     def path(self) -> Path:
         """Where it lies."""
-        return Path(self.address)
+        return _path(self.address)
 
     @property
     def folder(self) -> str:
         """The folder it lies in."""
         return os.path.dirname(self.address)
+
+
+@lru_cache(maxsize=2048)  # it is asked for often, of the entries of one commit
+def _path(address: str) -> Path:
+    return Path(address)
 
 
 def dropped(folder: Path) -> Iterator[Dropped]:

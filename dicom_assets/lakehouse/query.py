@@ -9,12 +9,16 @@ from datetime import date
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable, QueryBuilder
 
 from dicom_assets.lakehouse.tables import Table
 
 Where = Mapping[str, Collection[str | int | date]]
 """Column → values, of which a row must have one."""
+
+_MOST_LITERALS = 4096
+"""Values in SQL text: each takes DataFusion some 5 KB of memory to read."""
 
 _SESSION = {
     # wide columns are decoded of the rows only that the condition leaves
@@ -32,15 +36,22 @@ def stream(delta: DeltaTable, schema: pa.Schema, where: Where) -> Iterator[pa.Re
     if not all(where.values()) and where:
         return
     present = {f.name for f in delta.schema().fields}
-    conditions = [f"{quoted(name)} IN ({_in(values)})" for name, values in where.items()]
+    many = {name: pa.array(v) for name, v in where.items() if len(v) > _MOST_LITERALS}
+    conditions = [f"{quoted(n)} IN ({_in(v)})" for n, v in where.items() if n not in many]
+    more = [pa.field(name, v.type) for name, v in many.items() if name not in schema.names]
+    wider = pa.schema([*schema, *more])
+    names = [name for name in wider.names if name in present]
     # delta-rs' pyarrow datasets cannot compare strings with file statistics, DataFusion can
     query = (
-        f"SELECT {', '.join(quoted(n) for n in schema.names if n in present)} FROM source"  # noqa: S608
+        f"SELECT {', '.join(map(quoted, names))} FROM source"  # noqa: S608
         f" WHERE {' AND '.join(conditions) or 'true'}"
     )
     found = QueryBuilder(_SESSION).register("source", delta).execute(query)
     for batch in pa.RecordBatchReader.from_stream(found):
-        yield from conform(pa.Table.from_batches([batch]), schema).to_batches()
+        rows = conform(pa.Table.from_batches([batch]), wider)
+        for name, values in many.items():
+            rows = rows.filter(pc.call_function("is_in", [rows[name]], pc.SetLookupOptions(values)))
+        yield from rows.select(schema.names).to_batches()
 
 
 def quoted(name: str) -> str:

@@ -200,7 +200,7 @@ CONFLICTS = pa.schema(
         field("olderArrivedAt", TIMESTAMP, "When it was taken in"),
     ]
 )
-"""Two files that say different things about one instance, series or study."""
+"""Two files that say different things about one instance, series or study; decided ones, too."""
 
 RAW_FHIR = pa.schema(
     [

@@ -79,6 +79,11 @@ def notes(
     return pa.Table.from_pylist(rows, schema=NOTE)
 
 
+def note_id(report: str, study: str) -> int:
+    """Returns the stable key of a note, from the silver ids of report and study."""
+    return int_key(report, study)
+
+
 def is_told(report: Json) -> bool:
     """Says whether a report still says something: it is neither an error nor cancelled."""
     return report["status"] not in _RETRACTED
@@ -104,7 +109,7 @@ def _row(
     codings = [coding for coding in code.get("coding") or () if isinstance(coding, dict)]
     language = (report["language"] or "").partition("-")[0].lower()
     return {
-        "note_id": int_key(report["id"], study.row["id"]),
+        "note_id": note_id(report["id"], study.row["id"]),
         "person_id": person_id(system, study.patient_id, uid, crosswalks),
         "note_date": day(report["issued"]) or _effective(report) or study.date,
         "note_datetime": report["issued_timestamp"],

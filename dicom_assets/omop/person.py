@@ -8,8 +8,7 @@ decided here: a patient's name, which gold does not hold.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
-from operator import itemgetter
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
@@ -26,6 +25,7 @@ METASTORE_COLUMNS = (
     "studyInstanceUid",
     "sopInstanceUid",
     "ingestedAt",
+    "sourceModifiedAt",
 )
 """Metastore columns that `persons` reads."""
 
@@ -33,6 +33,7 @@ _STATED = ("gender_concept_id", "year_of_birth")
 _AUDIT = ("sourceTable", "sourceRecordId", "sourceModifiedAt")
 GENDER_CONCEPTS: Mapping[str, int] = {"M": 8507, "F": 8532}
 SOURCE_TABLE = "dicomimagingmetastore"
+_NEVER = datetime.fromtimestamp(0, UTC)
 _YEAR = re.compile(r"(1[89]\d\d|20\d\d)(?:[.-]?\d\d){0,2}", re.ASCII)
 
 
@@ -76,7 +77,7 @@ def persons(
             "person_source_value": study.patient_id,
             **study.audit(now),
         }
-    statements: dict[int, list[Json]] = {key: [] for key in found}
+    statements: dict[int, list[tuple[datetime, Json]]] = {key: [] for key in found}
     # a gold row without a gender does not say whether anybody stated one
     for row in known(sorted({*found, *was_unknown})).to_pylist():
         held, patient_id = int(row["person_id"]), row["person_source_value"]
@@ -84,12 +85,13 @@ def persons(
         # a crosswalk may have given the key of one patient to another
         if patient_id and key != person_id(row["sourceSystem"], patient_id, "", crosswalks):
             continue
-        statements[key].append(row | {"gender_concept_id": row["gender_concept_id"] or None})
-    for key, statement in _statements(rows, of_study, crosswalks):
+        statement = row | {"gender_concept_id": row["gender_concept_id"] or None}
+        statements[key].append((_NEVER, statement))
+    for key, modified, statement in _statements(rows, of_study, crosswalks):
         if key in statements:
-            statements[key].append(statement)
+            statements[key].append((modified, statement))
     for key, said in statements.items():
-        for statement in sorted(said, key=itemgetter("sourceModifiedAt", "sourceRecordId")):
+        for _, statement in sorted(said, key=_by_arrival):
             found[key] |= {name: statement[name] for name in _AUDIT}
             found[key] |= {name: statement[name] for name in _STATED if statement[name] is not None}
     return pa.Table.from_pylist(list(found.values()), schema=PERSON)
@@ -104,16 +106,27 @@ def unknown_persons(silver: pa.Table) -> set[int]:
     }
 
 
+def _by_arrival(said: tuple[datetime, Json]) -> tuple[datetime, datetime, str]:
+    """Orders statements as files are: of those that came at once, the last modified is newest."""
+    modified, statement = said
+    return statement["sourceModifiedAt"], modified, statement["sourceRecordId"]
+
+
 def _statements(
     rows: pa.Table, of_study: Mapping[tuple[str, str], int], crosswalks: Crosswalks
-) -> Iterator[tuple[int, Json]]:
-    """Yields whom each distinct statement is about, and what it says, as of its last row.
+) -> Iterator[tuple[int, datetime, Json]]:
+    """Yields whom each distinct statement is about, when its last file was modified, what it says.
 
     Where a file does not say whose it is, another of its study may.
     """
     said = ["sourceSystem", "patientId", "studyInstanceUid", "patientSex", "patientBirthDate"]
-    last = [("ingestedAt", "max"), ("sopInstanceUid", "max")]
-    for row in rows.group_by(said).aggregate(last).to_pylist():
+    order = ("ingestedAt", "sourceModifiedAt", "sopInstanceUid")
+    place = rows.schema.get_field_index(order[1])
+    modified = rows[order[1]].fill_null(pa.scalar(_NEVER, rows.schema.field(place).type))
+    dated = rows.set_column(place, order[1], modified).select([*said, *order])
+    ordered = dated.sort_by([(name, "ascending") for name in order])
+    last = ordered.group_by(said, use_threads=False).aggregate([(name, "last") for name in order])
+    for row in last.to_pylist():
         system, uid = row["sourceSystem"], row["studyInstanceUid"]
         patient_id = stated(row["patientId"])
         key = (
@@ -124,12 +137,13 @@ def _statements(
         if key is not None:
             yield (
                 key,
+                row["sourceModifiedAt_last"],
                 {
                     "gender_concept_id": _gender(row["patientSex"]),
                     "year_of_birth": _year(row["patientBirthDate"]),
                     "sourceTable": SOURCE_TABLE,
-                    "sourceRecordId": row["sopInstanceUid_max"],
-                    "sourceModifiedAt": row["ingestedAt_max"],
+                    "sourceRecordId": row["sopInstanceUid_last"],
+                    "sourceModifiedAt": row["ingestedAt_last"],
                 },
             )
 

@@ -33,6 +33,9 @@ STUDY_COLUMNS = (
 )
 """Silver columns that gold reads."""
 
+PATIENT_COLUMNS = ("idOrig", "sourceSystem", "identifier_string", "subject")
+"""Those of them that say whose a study is."""
+
 _ROW = tuple(name for name in STUDY_COLUMNS if name != "subject")
 SOURCE_TABLE = "ImagingStudy"
 _STUDIES_AT_A_TIME = 512
@@ -98,14 +101,22 @@ def studies(silver: pa.Table) -> Iterator[Study]:
     order = [("modifiedAt", "ascending"), ("id", "ascending")]
     table = silver.select(list(STUDY_COLUMNS)).sort_by(order)
     for batch in table.to_batches(max_chunksize=_STUDIES_AT_A_TIME):
-        patients = zip(
-            _part(batch["subject"], "identifier", "value"),
-            _part(batch["subject"], "idOrig"),
-            strict=True,
-        )
         columns = [_values(batch[name]) for name in _ROW]
-        for values, patient in zip(zip(*columns, strict=True), patients, strict=True):
-            yield _study(dict(zip(_ROW, values, strict=True)), patient[0] or patient[1])
+        for values, patient_id in zip(zip(*columns, strict=True), _patient_ids(batch), strict=True):
+            yield _study(dict(zip(_ROW, values, strict=True)), patient_id)
+
+
+def patients(silver: pa.Table) -> Iterator[tuple[str, str | None, str]]:
+    """Yields source system, Patient ID and Study Instance UID of silver rows (PATIENT_COLUMNS)."""
+    columns = (silver[name].to_pylist() for name in PATIENT_COLUMNS[:-1])
+    for own_id, system, identifiers, patient_id in zip(*columns, _patient_ids(silver), strict=True):
+        yield system, patient_id, _study_uid(loads(identifiers), own_id)
+
+
+def _patient_ids(silver: pa.Table | pa.RecordBatch) -> Iterator[str | None]:
+    subject = silver["subject"]
+    of_patient = zip(_part(subject, "identifier", "value"), _part(subject, "idOrig"), strict=True)
+    return (value or own_id for value, own_id in of_patient)
 
 
 def _part(column: pa.Array, *path: str) -> list[Any]:

@@ -21,7 +21,7 @@ from dicom_assets.lakehouse.operations import WHAT
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.schemas import REQUIRED_TAGS
 from dicom_assets.steps import catalog
-from dicom_assets.steps.current_files import Row, StudyUid, instance_key
+from dicom_assets.steps.current_files import Row, StudyUid, instance_key, is_deleted
 
 _COLUMNS = ("sourceSystem", *WHAT, "takenAt", "operationId")
 _IN_ORDER = itemgetter("takenAt", "operationId")
@@ -49,6 +49,11 @@ class Corrections:
         """Source systems of which a patient was changed."""
         return list(self._changes)
 
+    @property
+    def has_deletes(self) -> bool:
+        """Whether anything was ever deleted."""
+        return bool(self._deletes)
+
     @classmethod
     def read(cls, engine: LocalEngine) -> "Corrections":
         """Reads them; they are few, whatever the lakehouse holds."""
@@ -64,8 +69,7 @@ class Corrections:
 
     def is_deleted(self, instance: Row) -> bool:
         """Says whether an instance, with its arrivedAt, is deleted."""
-        deleted_at = self.deleted_at(instance)
-        return deleted_at is not None and instance["arrivedAt"] < deleted_at
+        return is_deleted(instance | {"deletedAt": self.deleted_at(instance)})
 
     def patient_id(
         self, source_system: str, study_uid: str | None, patient_id: str | None
@@ -97,17 +101,6 @@ class Corrections:
                 is_there = change["sourceSystem"] == study[0]
                 if is_there and change["studyInstanceUid"] in (None, study[1]) and said & patients:
                     found.add(study)
-        return found
-
-    def studies_by_patient(
-        self, studies: Collection[Row]
-    ) -> dict[tuple[str, str | None], set[StudyUid]]:
-        """Returns source system and Patient ID → studies of silver/current_files."""
-        found: defaultdict[tuple[str, str | None], set[StudyUid]] = defaultdict(set)
-        for row in studies:
-            study = row["sourceSystem"], row["studyInstanceUid"]
-            for said in _patients(row):
-                found[study[0], self.patient_id(*study, said)].add(study)
         return found
 
     def said_by(self, source_system: str, patient_id: str) -> set[str]:

@@ -12,6 +12,7 @@ Not decided here: how files and rows are read and written (`settle`).
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from dicom_assets.fhir.imaging_study import resource_id
@@ -59,6 +60,7 @@ def instance_key(source_system: str, sop_uid: str) -> int:
     return int_key("instance", source_system, sop_uid)
 
 
+@lru_cache(maxsize=1024)  # the files of a series come together
 def series_key(source_system: str, series_uid: str) -> int:
     """Returns the key of a series in silver/current_files."""
     return int_key("series", source_system, series_uid)
@@ -69,6 +71,7 @@ def study_key(source_system: str, resource: str) -> int:
     return int_key("study", source_system, resource)
 
 
+@lru_cache(maxsize=1024)
 def study_key_of(source_system: str, study_uid: str) -> int:
     """Returns the same from its Study Instance UID."""
     return study_key(source_system, resource_id(study_uid))
@@ -130,17 +133,26 @@ class Settling:
 
         Of a file that has been read again, arrivedAt says when it was taken in.
         """
+        studies: dict[tuple[Any, ...], tuple[int, Row]] = {}
+        whole: list[tuple[int, datetime]] = []
         for row in sorted(files, key=lambda file: (arrival(file), file["ingestedAt"])):
             file = {"arrivedAt": row["ingestedAt"]} | row
             instance, series, study = keys_of(file)
             held = self._rows.get(instance)
             if held and _is_same_file(file, held):
                 file["arrivedAt"] = min(held["arrivedAt"], file["arrivedAt"])
-            self._take_study(study, file)
+            # of files that say the same of a study, the last one speaks for all
+            told = (study, file["arrivedAt"], file["ingestDate"], *map(file.get, ATTRIBUTES))
+            studies.pop(told, None)
+            studies[told] = study, file
             self._take_series(series, file)
-            self._take_instance(instance, file)
+            whole += self._take_instance(instance, file)
             if file["arrivedAt"] != file["ingestedAt"]:
-                self.whole(study, file["arrivedAt"])
+                whole.append((study, file["arrivedAt"]))
+        for study, file in studies.values():
+            self._take_study(study, file)
+        for study, at in whole:
+            self.whole(study, at)
 
     def whole(self, study: int, at: datetime) -> None:
         """Says that a study is to be written whole.
@@ -156,25 +168,27 @@ class Settling:
         """Yields the instances, to be changed in place."""
         return (row for row in self._rows.values() if row["level"] == "instance")
 
-    def _take_instance(self, key: int, file: Row) -> None:
+    def _take_instance(self, key: int, file: Row) -> list[tuple[int, datetime]]:
+        """Takes one in; returns the studies that are to be written whole because of it."""
         new: Row = _row(key, "instance", file) | {"otherStudies": []}
         held = self._rows.get(key)
         if held is None:
             self._rows[key] = new
-            return
+            return []
         newer, older = _newer_first(new, held)
         if not _is_same_file(new, held):
             for attribute in _IN_INSTANCES:
                 self._compare(attribute, _said(newer, attribute), _said(older, attribute), newer)
         studies = {new["studyInstanceUid"], held["studyInstanceUid"]}
-        if len(studies) > 1 or newer is held:
-            for uid in studies:
-                self.whole(study_key_of(file["sourceSystem"], uid), newer["arrivedAt"])
         others = studies | set(held["otherStudies"] or ())
         self._rows[key] = newer | {
             "otherStudies": sorted(others - {newer["studyInstanceUid"]}),
             "deletedAt": held["deletedAt"],
         }
+        if len(studies) == 1 and newer is new:
+            return []
+        system = file["sourceSystem"]
+        return [(study_key_of(system, uid), newer["arrivedAt"]) for uid in studies]
 
     def _take_series(self, key: int, file: Row) -> None:
         new = _row(key, "series", file) | {"sopInstanceUid": None}

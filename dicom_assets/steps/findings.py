@@ -37,9 +37,14 @@ class Kind(StrEnum):
     SILVER_WITHOUT_BRONZE = "silver_without_bronze"
     INSTANCE_NOT_IN_SILVER = "instance_not_in_silver"
     INSTANCE_UNKNOWN = "silver_instance_unknown"
+    OTHER_PATIENT = "silver_other_patient"
     NOT_IN_GOLD = "not_in_gold"
     GOLD_WITHOUT_SILVER = "gold_without_silver"
     DANGLING = "gold_key_dangles"
+    RESOURCE_NOT_IN_SILVER = "resource_not_in_silver"
+    LINK = "link_differs"
+    NOTE = "note_missing"
+    OTHER_PERSON = "gold_other_person"
 
 
 MEANINGS = {
@@ -62,9 +67,14 @@ MEANINGS = {
     Kind.SILVER_WITHOUT_BRONZE: "a silver row without a bronze row",
     Kind.INSTANCE_NOT_IN_SILVER: "an instance that silver does not hold where it belongs",
     Kind.INSTANCE_UNKNOWN: "an instance that silver holds and the metastore does not, or elsewhere",
+    Kind.OTHER_PATIENT: "a silver study that is another's than its files and corrections say",
     Kind.NOT_IN_GOLD: "a silver study or series without its gold row",
     Kind.GOLD_WITHOUT_SILVER: "a gold row without its silver study or series, or nobody's person",
     Kind.DANGLING: "a gold row that points to a person or procedure that is not there",
+    Kind.RESOURCE_NOT_IN_SILVER: "a bronze FHIR resource without a silver row",
+    Kind.LINK: "a report that does not point to the studies that it speaks of",
+    Kind.NOTE: "a report without its note, or one whose note points nowhere",
+    Kind.OTHER_PERSON: "a gold row that points to another person than its study's patient",
 }
 
 REMEDIES = {
@@ -76,6 +86,7 @@ REMEDIES = {
     Kind.ROW_WITHOUT_LINE: "the row holds all that the line said",
     Kind.SILVER_WITHOUT_BRONZE: "restore the bronze row, or send the study again",
     Kind.INSTANCE_UNKNOWN: "restore the instance's file, or send it again",
+    Kind.OTHER_PATIENT: "have the study read again: dicom-assets reread",
     Kind.DUPLICATE: "in bronze it says the same twice; silver and gold count it once",
 }
 """What a person can do about what could not be mended."""

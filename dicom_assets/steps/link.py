@@ -40,24 +40,31 @@ def linked(run: Run, resource_type: str, rows: pa.Table) -> pa.Table:
         resource_type: A type of `links.LINKED`.
         rows: Silver rows of that type.
     """
-    element = f"{LINKED[resource_type]}_string"
-    references = [names_in_references(text) for text in rows[element].to_pylist()]
     systems, ids = rows["sourceSystem"].to_pylist(), rows["id"].to_pylist()
     said = [
         (name, system, own_id)
-        for named, system, own_id in zip(references, systems, ids, strict=True)
+        for named, system, own_id in zip(_named(resource_type, rows), systems, ids, strict=True)
         for names in named
         for name in names
     ]
     write_down(run, resource_type, said)
-    studies = _studies_named(run.engine, {name for name, _, _ in said})
-    found = [
-        [meant(names, studies, source_system=system) for names in named] or None
-        for named, system in zip(references, systems, strict=True)
-    ]
+    found = studies_meant(run.engine, resource_type, rows)
     place = rows.schema.get_field_index(STUDY_IDS)
     field = rows.schema.field(place)
     return rows.set_column(place, field, pa.array(found, field.type))
+
+
+def studies_meant(
+    engine: LocalEngine, resource_type: str, rows: pa.Table
+) -> list[list[str | None] | None]:
+    """Returns for each silver row the ids of the studies in silver that its references mean."""
+    references, systems = _named(resource_type, rows), rows["sourceSystem"].to_pylist()
+    every = {name for named in references for names in named for name in names}
+    studies = _studies_named(engine, every)
+    return [
+        [meant(names, studies, source_system=system) for names in named] or None
+        for named, system in zip(references, systems, strict=True)
+    ]
 
 
 def speaking_of(engine: LocalEngine, resource_type: str, names: Collection[str]) -> set[str]:
@@ -72,6 +79,12 @@ def names_of(studies: pa.Table) -> list[list[str]]:
     """Returns the names of each of some silver studies."""
     columns = (studies[name].to_pylist() for name in ("idOrig", "identifier_string"))
     return [names_of_study(own_id, text) for own_id, text in zip(*columns, strict=True)]
+
+
+def _named(resource_type: str, rows: pa.Table) -> list:
+    """Returns for each silver row, and each of its references, the names of the study."""
+    element = f"{LINKED[resource_type]}_string"
+    return [names_in_references(text) for text in rows[element].to_pylist()]
 
 
 def _studies_named(engine: LocalEngine, names: Collection[str]) -> dict[str, list[tuple[str, str]]]:

@@ -44,7 +44,8 @@ def link_again(run: Run, resource_type: str) -> Report:
             return report
         write_down(run, STUDIES, _foreign(news.studies))
         rows = _without_partition(silver).empty_table()
-        for changed in _changed(run, resource_type, news.names):
+        speaking = speaking_of(engine, resource_type, news.names)
+        for changed in _changed(run, resource_type, speaking):
             if rows.num_rows:
                 engine.upsert(silver, rows, progress=None, ingest_date=run.ingest_date)
             rows = changed
@@ -52,6 +53,13 @@ def link_again(run: Run, resource_type: str) -> Report:
         done = Progress(app_id, news.until)
         engine.upsert(silver, rows, progress=done, ingest_date=run.ingest_date)
     return report
+
+
+def link_those(run: Run, resource_type: str, ids: Collection[str]) -> None:
+    """Links some resources anew, given by silver id, for `repair`; says no progress."""
+    for rows in _changed(run, resource_type, ids):
+        silver = catalog.silver_fhir(resource_type)
+        run.engine.upsert(silver, rows, progress=None, ingest_date=run.ingest_date)
 
 
 def progress_id(run: Run) -> str:
@@ -111,13 +119,12 @@ def new_studies(run: Run, *, since: int | None) -> News | None:
     return News(until, names, studies)
 
 
-def _changed(run: Run, resource_type: str, names: Collection[str]) -> Iterator[pa.Table]:
-    """Yields the silver rows that speak of studies by some names, where they are now other ones."""
+def _changed(run: Run, resource_type: str, ids: Collection[str]) -> Iterator[pa.Table]:
+    """Yields those of some silver rows that now speak of other studies."""
     engine, silver = run.engine, catalog.silver_fhir(resource_type)
-    columns = _without_partition(silver).names
-    ids = sorted(speaking_of(engine, resource_type, names))
-    for start in range(0, len(ids), _AT_A_TIME):
-        where = {"id": ids[start : start + _AT_A_TIME]}
+    columns, wanted = _without_partition(silver).names, sorted(ids)
+    for start in range(0, len(wanted), _AT_A_TIME):
+        where = {"id": wanted[start : start + _AT_A_TIME]}
         rows = engine.read(silver, columns, where=where)
         after = linked(run, resource_type, rows)
         pairs = zip(after[STUDY_IDS].to_pylist(), rows[STUDY_IDS].to_pylist(), strict=True)

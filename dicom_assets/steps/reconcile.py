@@ -28,6 +28,7 @@ from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
 from dicom_assets.steps import catalog
+from dicom_assets.steps.conflicts import open_conflicts
 from dicom_assets.steps.current_files import instance_key, study_key_of
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
@@ -187,10 +188,11 @@ class Day:
 
     @cached_property
     def current(self) -> pd.DataFrame:
-        """silver/current_files rows of the date's instances: keys, arrivedAt, deletedAt."""
+        """silver/current_files rows of the date's instances: keys, whether they are deleted."""
         columns = [*_KEYS, "arrivedAt", "deletedAt"]
         where = {"id": {instance_key(*each) for each in self.telling}}
-        return self.run.engine.read(catalog.CURRENT_FILES, columns, where=where).to_pandas()
+        rows = self.run.engine.read(catalog.CURRENT_FILES, columns, where=where).to_pandas()
+        return rows[list(_KEYS)].assign(isDeleted=rows["arrivedAt"] < rows["deletedAt"])
 
     @cached_property
     def belonging(self) -> pd.DataFrame:
@@ -202,8 +204,8 @@ class Day:
         rows = self.converted[columns].drop_duplicates()
         current = self.current.rename(columns={"studyInstanceUid": "newest"})
         rows = rows.merge(current, on=["sourceSystem", "sopInstanceUid"], how="left")
-        is_deleted = rows["arrivedAt"] < rows["deletedAt"]
-        rows["belongs"] = (rows["newest"] == rows["studyInstanceUid"]) & ~is_deleted
+        is_there = rows["isDeleted"].eq(False)  # one that is not settled is not there
+        rows["belongs"] = (rows["newest"] == rows["studyInstanceUid"]) & is_there
         return rows
 
     @cached_property
@@ -236,8 +238,10 @@ class Day:
 
     @cached_property
     def conflicts(self) -> pd.DataFrame:
-        """silver/conflicts rows that the date brought: id, level, attribute."""
-        return self._read(catalog.CONFLICTS, ["id", "level", "attribute"])
+        """Open conflicts that the date brought: id, level, attribute."""
+        run, columns = self.run, ["id", "level", "attribute"]
+        rows = open_conflicts(run.engine, run.metastore, ingest_date=run.ingest_date)
+        return pd.DataFrame(rows, columns=pd.Index(columns))
 
     @cached_property
     def lines(self) -> list[str | None]:
@@ -417,7 +421,7 @@ class Day:
     def _belonging_uids(self) -> list[str]:
         """SOP Instance UIDs of the instances that stand where the date's files say."""
         here = ["sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
-        current = self.current.loc[~(self.current["arrivedAt"] < self.current["deletedAt"]), here]
+        current = self.current.loc[~self.current["isDeleted"], here]
         return current.merge(self.instances[here].drop_duplicates())["sopInstanceUid"].tolist()
 
     def resent(self) -> Counter[str]:

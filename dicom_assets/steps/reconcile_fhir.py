@@ -100,18 +100,29 @@ class Resources:
 
     def dangling_notes(self) -> dict[str, int]:
         """Counts keys that notes point to and that the tables written here do not hold."""
-        settings, found = self.run.settings, {}
-        if settings.omop_person:
-            found["people"] = self._missing("person_id", catalog.PERSON, "person_id")
-        if settings.omop_procedure_occurrence:
-            key = "procedure_occurrence_id"
-            found["procedures"] = self._missing("note_event_id", catalog.PROCEDURE_OCCURRENCE, key)
-        return found
+        names = {catalog.PERSON: "people", catalog.PROCEDURE_OCCURRENCE: "procedures"}
+        return {names[table]: len(keys) for table, (_, keys) in self._missing().items()}
 
-    def _missing(self, column: str, table: catalog.Table, key: str) -> int:
-        wanted = {int(each) for each in self.notes[column]}
-        rows = self.run.engine.read(table, [key], where={key: sorted(wanted)})
-        return len(wanted - set(rows[key].to_pylist()))
+    def notes_that_dangle(self) -> list[int]:
+        """Returns the keys of notes that point to a person or procedure that is not there."""
+        found: set[int] = set()
+        for column, keys in self._missing().values():
+            found |= set(self.notes.loc[self.notes[column].isin(list(keys)), "note_id"])
+        return sorted(found)
+
+    def _missing(self) -> dict[catalog.Table, tuple[str, set[int]]]:
+        """Returns table → column of note that points there, and the keys that it does not hold."""
+        settings, pointed_to = self.run.settings, {}
+        if settings.omop_person:
+            pointed_to[catalog.PERSON] = "person_id"
+        if settings.omop_procedure_occurrence:
+            pointed_to[catalog.PROCEDURE_OCCURRENCE] = "note_event_id"
+        found = {}
+        for table, column in pointed_to.items():
+            (key,), wanted = table.key, {int(each) for each in self.notes[column]}
+            rows = self.run.engine.read(table, [key], where={key: sorted(wanted)})
+            found[table] = column, wanted - set(rows[key].to_pylist())
+        return found
 
     def _silver(self, columns: list[str] | tuple[str, ...]) -> pa.Table:
         table = catalog.silver_fhir(self.resource_type)

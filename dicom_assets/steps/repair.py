@@ -18,22 +18,25 @@ from zipfile import BadZipFile
 import pyarrow as pa
 
 from dicom_assets.fhir.flatten import silver_id
+from dicom_assets.fhir.links import LINKED
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM
 from dicom_assets.lakehouse.move import move
+from dicom_assets.omop.note import SOURCE_TABLE as REPORT
 from dicom_assets.settings import Settings
-from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps import catalog, organise, organise_fhir, to_omop
 from dicom_assets.steps.check_files import digest_of, size_of
 from dicom_assets.steps.convert import RESOURCE_TYPE, convert, convert_again
 from dicom_assets.steps.extract import extract, extract_again
 from dicom_assets.steps.findings import Finding, Findings, Kind
 from dicom_assets.steps.flatten import flatten, flatten_again
 from dicom_assets.steps.ingest_fhir import ingest_again, ingest_fhir
-from dicom_assets.steps.organise import journal_of
+from dicom_assets.steps.link_again import link_again, link_those
 from dicom_assets.steps.report import now, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.settle import settle, settle_again
+from dicom_assets.steps.to_note import note, note_again
 from dicom_assets.steps.verify import verify
 from dicom_assets.steps.verify_date import ROW
 
@@ -76,8 +79,14 @@ class _Repair:
         """Mends what can be; says whether there was anything to do."""
         if found.counts[Kind.DATA_FILE]:
             return False
-        # what layers lack may follow from files, what gold lacks from silver
-        mend = (self._mend_files, self._mend_current, self._mend_silver, self._mend_gold)
+        # what layers lack may follow from files, what gold lacks from silver, reports from studies
+        mend = (
+            self._mend_files,
+            self._mend_current,
+            self._mend_silver,
+            self._mend_gold,
+            self._mend_resources,
+        )
         return any(mend_layer(found) for mend_layer in mend)
 
     def _untried(self, found: Findings, act: str, *kinds: Kind) -> list[Finding]:
@@ -127,6 +136,14 @@ class _Repair:
         flatten(run, bronze=catalog.BRONZE_IMAGING_STUDY, silver=catalog.silver_imaging_study())
         for step in self._gold_steps():
             step(run)
+        for each in self._settings.fhir_resource_types:
+            bronze, silver = catalog.bronze_fhir(each), catalog.silver_fhir(each)
+            ingest_fhir(run, bronze)
+            flatten(run, bronze=bronze, silver=silver)
+            if each in LINKED:
+                link_again(run, each)
+        if REPORT in self._settings.fhir_resource_types:
+            note(run)
 
     def _gold_steps(self) -> list[Callable[..., Any]]:
         settings = self._settings
@@ -139,8 +156,9 @@ class _Repair:
     def _clear(self, leftover: Finding) -> None:
         """Ends a killed run's moves, or removes a temporary file."""
         if leftover.key is None:
-            with journal_of(self._engine).open():
-                pass
+            for journal_of in (organise.journal_of, organise_fhir.journal_of):
+                with journal_of(self._engine).open():
+                    pass
         else:
             leftover.key.unlink(missing_ok=True)
 
@@ -167,10 +185,10 @@ class _Repair:
         if missing.key is None or missing.day is None:
             return
         where = {"filePath": [missing.key]}
-        table, columns = catalog.BRONZE_IMAGING_STUDY, ["lineNumber", "resource"]
+        path = self._layout.absolute(missing.key)
+        table, columns = _bronze_of(path), ["lineNumber", "resource"]
         rows = self._engine.read(table, columns, ingest_date=missing.day, where=where)
         texts = dict(zip(rows["lineNumber"].to_pylist(), rows["resource"].to_pylist(), strict=True))
-        path = self._layout.absolute(missing.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         with temporary.open("wb") as sink:
@@ -216,7 +234,7 @@ class _Repair:
 
     def _ingest_again(self, run: Run, lines: list[Finding]) -> None:
         for system, path in {each.key for each in lines}:
-            ingest_again(run, catalog.BRONZE_IMAGING_STUDY, system, path)
+            ingest_again(run, _bronze_of(path), system, path)
 
     def _mend_current(self, found: Findings) -> bool:
         """Settles instances again from the metastore, if it has rows of them."""
@@ -227,11 +245,12 @@ class _Repair:
 
     def _mend_silver(self, found: Findings) -> bool:
         """Makes silver rows, and their gold, again from lines; lines again from the metastore."""
-        twice = [each for each in self._untried(found, "silver", Kind.DUPLICATE) if _is_study(each)]
-        ids = {silver_id(each.key[0], RESOURCE_TYPE, each.key[1]) for each in twice}
+        wrong = self._untried(found, "silver", Kind.DUPLICATE, Kind.OTHER_PATIENT)
+        wrong = [each for each in wrong if _is_study(each)]
+        ids = {silver_id(each.key[0], RESOURCE_TYPE, each.key[1]) for each in wrong}
         self._delete(catalog.silver_imaging_study(), ids)
         lacking = (Kind.STUDY_NOT_IN_SILVER, Kind.INSTANCE_NOT_IN_SILVER)
-        studies = _studies([*self._untried(found, "flatten", *lacking), *twice])
+        studies = _studies([*self._untried(found, "flatten", *lacking), *wrong])
         self._flatten_again(studies)
         too_much = _studies(self._untried(found, "flatten", Kind.INSTANCE_UNKNOWN))
         self._flatten_again(too_much)
@@ -284,11 +303,26 @@ class _Repair:
                 gone[table].add(key)
         for table, keys in gone.items():
             self._delete(table, keys)
-        lacking = self._untried(found, "gold", Kind.NOT_IN_GOLD, Kind.DANGLING)
+        lacking = self._untried(found, "gold", Kind.NOT_IN_GOLD, Kind.DANGLING, Kind.OTHER_PERSON)
         silver, ids = catalog.silver_imaging_study(), {each.key for each in lacking}
         rows = self._engine.read(silver, ["sourceSystem", "idOrig"], where={"id": ids})
         self._map_again({(row["sourceSystem"], row["idOrig"]) for row in rows.to_pylist()})
         return bool(gone or lacking)
+
+    def _mend_resources(self, found: Findings) -> bool:
+        """Makes silver rows of reports and the like again from lines, then links, then notes."""
+        lacking = self._untried(found, "flatten", Kind.RESOURCE_NOT_IN_SILVER)
+        for day, findings in _by_day(lacking).items():
+            for kind, some in _by_type(findings).items():
+                bronze, silver = catalog.bronze_fhir(kind), catalog.silver_fhir(kind)
+                flatten_again(self._on(day), bronze=bronze, silver=silver, studies=some)
+        wrong = self._untried(found, "link", Kind.LINK)
+        for kind, some in _by_type(wrong).items():
+            link_those(self._run, kind, {own_id for (own_id,) in some})
+        without = self._untried(found, "note", Kind.NOTE)
+        for day, findings in _by_day(without).items():
+            note_again(self._on(day), {each.key for each in findings})
+        return bool(lacking or wrong or without)
 
     def _delete(self, table: Table, keys: Collection[Any]) -> None:
         if keys:
@@ -304,6 +338,19 @@ def _by_day(findings: Iterable[Finding]) -> dict[date, list[Finding]]:
         if each.day:
             found[each.day].append(each)
     return dict(found)
+
+
+def _by_type(findings: Iterable[Finding]) -> dict[str, set[Any]]:
+    """Returns resource type → what else the keys of findings say."""
+    found: defaultdict[str, set[Any]] = defaultdict(set)
+    for each in findings:
+        found[each.key[0]].add(each.key[1:])
+    return dict(found)
+
+
+def _bronze_of(file: Path) -> Table:
+    """Returns the bronze table of a FHIR file, which lies in a folder of its type's name."""
+    return catalog.bronze_fhir(file.parent.name)
 
 
 def _studies(findings: Iterable[Finding]) -> set[Study]:

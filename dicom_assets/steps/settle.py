@@ -18,6 +18,7 @@ import pyarrow as pa
 from dicom_assets.fhir.imaging_study import is_told
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.steps import catalog
+from dicom_assets.steps.conflicts import all_conflicts
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
 from dicom_assets.steps.current_files import (
     FILE,
@@ -83,16 +84,12 @@ def _take_files(run: Run, day: date, corrections: Corrections, report: Report) -
 
 
 def _refill_conflicts(run: Run, corrections: Corrections) -> None:
-    """Finds conflicts again where their table was removed: of each file with what counts now."""
+    """Finds conflicts again where their table was removed."""
     if run.engine.version(TABLE) < 0:
         return
-    for day in sorted(run.engine.rows_by_date(run.metastore)):
-        taken = date.fromisoformat(day)
-        files = run.engine.read(run.metastore, FILE, ingest_date=taken).to_pylist()
-        conflicts = _settled(run, files, corrections).conflicts
-        run.engine.upsert(
-            catalog.CONFLICTS, _rows(catalog.CONFLICTS, conflicts), progress=None, ingest_date=taken
-        )
+    table = catalog.CONFLICTS
+    for day, rows in all_conflicts(run, corrections):
+        run.engine.upsert(table, _rows(table, rows), progress=None, ingest_date=day)
 
 
 def settle_again(run: Run, studies: Collection[StudyUid]) -> None:

@@ -7,6 +7,7 @@ statistics, what silver and gold hold of it from the keys of its studies.
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date
+from operator import itemgetter
 
 import pandas as pd
 
@@ -15,6 +16,8 @@ from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.omop.note import SOURCE_TABLE as REPORT
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
+from dicom_assets.steps.conflicts import open_conflicts
+from dicom_assets.steps.current_files import Row
 from dicom_assets.steps.reconcile import process_files
 
 
@@ -96,27 +99,20 @@ def totals(engine: LocalEngine, settings: Settings) -> dict[str, int]:
     return {f"{table.layer}/{table.name}": engine.row_count(table) for table in tables}
 
 
-UID_OF_LEVEL = {
-    "study": "studyInstanceUid",
-    "series": "seriesInstanceUid",
-    "instance": "sopInstanceUid",
-}
-"""Level of a conflict → the column that says whom it is about."""
-
-
-def contradicting(engine: LocalEngine) -> dict[str, int]:
-    """Counts the conflicts by level and attribute, the most frequent first."""
-    rows = engine.read(catalog.CONFLICTS, ["level", "attribute"]).to_pylist()
+def contradicting(engine: LocalEngine, settings: Settings) -> dict[str, int]:
+    """Counts the open conflicts by level and attribute, the most frequent first."""
+    rows = open_conflicts(engine, catalog.metastore(settings.promoted))
     counts = Counter(f"{row['level']} {row['attribute']}" for row in rows)
     return dict(counts.most_common())
 
 
-def contradictions(engine: LocalEngine, *, attribute: str | None = None) -> pd.DataFrame:
-    """Returns the conflicts, the newest first."""
-    table = catalog.CONFLICTS
+def contradictions(
+    engine: LocalEngine, settings: Settings, *, attribute: str | None = None
+) -> list[Row]:
+    """Returns the open conflicts, the newest first."""
     where = {"attribute": [attribute]} if attribute else None
-    rows = engine.read(table, table.schema.names, where=where).to_pandas()
-    return rows.sort_values("newerArrivedAt", ascending=False)
+    rows = open_conflicts(engine, catalog.metastore(settings.promoted), where=where)
+    return sorted(rows, key=itemgetter("newerArrivedAt"), reverse=True)
 
 
 def failed(

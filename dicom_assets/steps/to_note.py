@@ -7,7 +7,7 @@ change, a date's reports count as changed. Not decided here: the mapping (`dicom
 An upsert of the same reports again changes nothing, so only the last of a run carries progress.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
@@ -47,6 +47,14 @@ def note(run: Run) -> Report:
             engine.upsert(gold, rows, progress=progress, ingest_date=run.ingest_date, gone=gone)
             rows, gone = NOTE.empty_table(), set()
     return report
+
+
+def note_again(run: Run, ids: Collection[str]) -> None:
+    """Maps some reports again, given by silver id, for `repair`; says no progress."""
+    wanted = sorted(ids)
+    for start in range(0, len(wanted), _AT_A_TIME):
+        rows, gone = _mapped(run, wanted[start : start + _AT_A_TIME])
+        run.engine.upsert(catalog.NOTE, rows, progress=None, ingest_date=run.ingest_date, gone=gone)
 
 
 _News = tuple[Progress, list[str]] | None

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import New, Progress, Table
 from dicom_assets.lakehouse.query import columns_of, values_of
@@ -21,10 +21,10 @@ from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import METASTORE_COLUMNS, person_id, persons, unknown_persons
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
-from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
+from dicom_assets.omop.studies import PATIENT_COLUMNS, STUDY_COLUMNS, Study, patients, studies
 from dicom_assets.steps import catalog, flatten
-from dicom_assets.steps.corrections import Corrections, stating_patients
-from dicom_assets.steps.current_files import study_key_of
+from dicom_assets.steps.corrections import Corrections
+from dicom_assets.steps.current_files import StudyUid, study_key_of
 from dicom_assets.steps.report import Report, now, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.whole import counting, studies_by_key
@@ -77,29 +77,38 @@ def _image_occurrences(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapp
     return Mapped(rows, keys, people, ids if people else ())
 
 
-def _remove_forsaken(run: Run, people: set[int], changed: Collection[str]) -> None:
+def _remove_forsaken(run: Run, people: Collection[int], changed: Collection[str]) -> None:
     """Removes those people from gold/person to whom only studies pointed that no longer do.
 
     A study of theirs that is in silver, and which another date's run has yet to bring to gold,
     keeps them there: that run may have made their rows already.
     """
-    engine, gold, columns = run.engine, catalog.PERSON, ["person_id", "sourceRecordId"]
+    engine, columns = run.engine, ["person_id", "sourceRecordId"]
     pointing = engine.read(catalog.IMAGE_OCCURRENCE, columns, where={"person_id": people})
     ours = set(changed)
-    told = values_of(pointing, *columns)
-    left = people - {key for key, study in told if study not in ours}
+    left = set(people) - {key for key, study in values_of(pointing, *columns) if study not in ours}
     if not left:
         return
-    rows = engine.read(gold, PERSON.names, where={"person_id": left}).to_pylist()
-    patients = {(row["sourceSystem"], row["person_source_value"]) for row in rows}
-    studies_of = Corrections.read(engine).studies_by_patient(stating_patients(engine))
-    named = {study for patient in patients & studies_of.keys() for study in studies_of[patient]}
-    where = {"id": {silver_study_id(*study) for study in named}}
-    for study in studies(engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)):
-        told = (study.source_system, study.patient_id, study.uid)
-        left.discard(person_id(*told, run.crosswalks))
-    nothing = gold.upserted.empty_table()
-    engine.upsert(gold, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
+    for batch in engine.stream(catalog.silver_imaging_study(), PATIENT_COLUMNS, where={}):
+        for system, patient_id, uid in patients(pa.Table.from_batches([batch])):
+            left.discard(person_id(system, patient_id, uid, run.crosswalks))
+    nothing = catalog.PERSON.upserted.empty_table()
+    engine.upsert(catalog.PERSON, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
+
+
+def _remove_unfinished(run: Run) -> None:
+    """Removes people of a run that was killed before it wrote whose the series are.
+
+    Their studies may be others' by now, and no row of gold says that they were theirs. So all of
+    gold is looked through, which undisturbed runs need not do.
+    """
+    engine, gold = run.engine, (catalog.PERSON, catalog.IMAGE_OCCURRENCE)
+    written, finished = (engine.progress(each, _app_id(run, each)) for each in gold)
+    if written is None or (finished is not None and finished >= written):
+        return
+    held, pointed = (engine.read(each, ["person_id"])["person_id"].to_numpy() for each in gold)
+    if people := np.setdiff1d(held, pointed).tolist():
+        _remove_forsaken(run, people, ())
 
 
 def procedure_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
@@ -118,58 +127,79 @@ def person(run: Run, ids: Collection[str] | None = None) -> Report:
 
     The unknown person of a study whose patient is known by now goes.
     """
+    if ids is None:
+        _remove_unfinished(run)
     return _from_silver(run, catalog.PERSON, _people, ids)
 
 
-def _people(run: Run, silver: pa.Table, _: Collection[str]) -> Mapped:
+def _people(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
     engine, gold = run.engine, catalog.PERSON
-    corrections = Corrections.read(engine)
-    found = list(studies(silver))
-    rows, patients = _statements(run, corrections, found)
+    corrections, found = Corrections.read(engine), list(studies(silver))
+    keys = {study_key_of(each.source_system, each.uid) for each in found}
+    anew = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
+    as_before = {e.row["id"] for e in found if (e.source_system, e.uid) not in anew}
+    if changed := set(ids) - as_before:
+        left = _left(run, silver, changed)
+        silver, others = pa.concat_tables([silver, left]), list(studies(left))
+        anew |= {(each.source_system, each.uid) for each in others}
+        found += others
+    rows, people = _statements(run, corrections, found, anew)
 
     def known(keys: list[int]) -> pa.Table:
         held = engine.read(gold, PERSON.names, where={"person_id": keys})
         said = values_of(held, *_PATIENT)
         # what gold holds of these may have come out of files that count no more
-        kept = pa.array([each not in patients for each in said], pa.bool_())
+        kept = pa.array([each not in people for each in said], pa.bool_())
         return held.filter(kept)
 
-    people = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
-    return Mapped(people, _held(run, gold, "person_id", unknown_persons(silver)))
+    made = persons(rows, silver, known=known, crosswalks=run.crosswalks, now=now())
+    return Mapped(made, _held(run, gold, "person_id", unknown_persons(silver)))
+
+
+def _left(run: Run, silver: pa.Table, ids: Collection[str]) -> pa.Table:
+    """Returns silver rows of the other studies of patients whom studies have left.
+
+    What these studies say counts for those patients no more, so their rows are made again.
+    """
+    engine, gold, columns = run.engine, catalog.IMAGE_OCCURRENCE, ["person_id", "sourceRecordId"]
+    before = set(engine.read(gold, columns, where={"sourceRecordId": ids})["person_id"].to_pylist())
+    for system, patient_id, uid in patients(silver):
+        before.discard(person_id(system, patient_id, uid, run.crosswalks))
+    others = engine.read(gold, columns, where={"person_id": before})["sourceRecordId"].to_pylist()
+    where = {"id": set(others) - set(ids)}
+    return engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)
 
 
 def _statements(
-    run: Run, corrections: Corrections, found: Sequence[Study]
+    run: Run, corrections: Corrections, found: Sequence[Study], anew: Collection[StudyUid]
 ) -> tuple[pa.Table, set[tuple[str, str]]]:
     """Returns the metastore rows that say who patients are.
 
-    Of patients with a study that is written whole these are all rows that count, of whatever date.
+    Of patients with a study that is made anew these are all rows that count, of whatever date.
 
     Returns:
         The rows, and source system and Patient ID of those patients.
     """
     engine, columns = run.engine, (*METASTORE_COLUMNS, "seriesInstanceUid", "filePath", "version")
-    keys = {study_key_of(each.source_system, each.uid) for each in found}
-    whole = {uid for uid, row in studies_by_key(engine, keys).items() if row["wholeAt"]}
     rows = engine.read(
         run.metastore,
         columns,
         ingest_date=run.ingest_date,
         where={"studyInstanceUid": {each.uid for each in found}},
     )
-    patients = {
+    people = {
         (each.source_system, each.patient_id)
         for each in found
-        if each.patient_id and (each.source_system, each.uid) in whole
+        if each.patient_id and (each.source_system, each.uid) in anew
     }
-    if whole:
-        said = {raw for patient in patients for raw in corrections.said_by(*patient)}
+    if anew:
+        said = {raw for patient in people for raw in corrections.said_by(*patient)}
         every = [
             engine.read(run.metastore, columns, where={"patientId": said}),
-            engine.read(run.metastore, columns, where={"studyInstanceUid": {u for _, u in whole}}),
+            engine.read(run.metastore, columns, where={"studyInstanceUid": {u for _, u in anew}}),
         ]
         rows = counting(engine, corrections, pa.concat_tables([rows, *every]))
-    return corrections.with_patients(rows), patients
+    return corrections.with_patients(rows), people
 
 
 def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str] | None) -> Report:
@@ -189,9 +219,7 @@ def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str]
             _upsert(run, gold, found, progress=None)
             report.rows = found[0].rows.num_rows
             return report
-        # silver made anew, or other choices: another reading of the same lines
-        step = f"{STEP}/{gold.name}/{engine.identity(silver)}/{run.choices}"
-        app_id = engine.app_id(step, bronze, run.ingest_date)
+        app_id = _app_id(run, gold)
         until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
         if until is None:
             return report
@@ -233,6 +261,13 @@ def _upsert(run: Run, gold: Table, found: Sequence[Mapped], *, progress: Progres
         ingest_date=run.ingest_date,
         gone={key for each in found for key in each.gone},
     )
+
+
+def _app_id(run: Run, gold: Table) -> str:
+    # silver made anew, or other choices: another reading of the same lines
+    silver = run.engine.identity(catalog.silver_imaging_study())
+    step = f"{STEP}/{gold.name}/{silver}/{run.choices}"
+    return run.engine.app_id(step, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
 
 
 def _held(run: Run, gold: Table, column: str, values: Collection[str | int]) -> set[int]:

@@ -3,7 +3,7 @@
 Decided here: in which order things are compared, and when repairing ends. No run works on the
 lakehouse meanwhile. Ingest dates are walked one by one; what lies between dates is compared without
 holding more than keys (`verify_silver`, `verify_gold`). Not decided here: what a disagreement is
-(`verify_files`, `verify_date` and those two) or how one is mended (`repair`).
+(`verify_files`, `verify_date`, `verify_fhir` and those two) or how one is mended (`repair`).
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.report import Progress, now, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.verify_date import DateCheck
+from dicom_assets.steps.verify_fhir import FhirCheck
 from dicom_assets.steps.verify_files import Trees, check_table_files
 from dicom_assets.steps.verify_gold import GoldCheck
 from dicom_assets.steps.verify_silver import SilverCheck
@@ -57,6 +58,7 @@ def verify(settings: Settings, *, day: date | None = None, hashes: bool = False)
         silver = SilverCheck(run, found, days=days, is_whole=day is None)
         gold = GoldCheck(run, found, silver.studies())
         gold.compare(silver.compare(gold.studies), is_whole=day is None)
+        FhirCheck(run, found, days=days, is_whole=day is None).compare()
     return found
 
 
@@ -68,6 +70,8 @@ def _days(run: Run, trees: Trees) -> set[date]:
         catalog.INGESTION_FAILURES,
         catalog.OPERATIONS,
         catalog.BRONZE_IMAGING_STUDY,
+        catalog.FHIR_FILES,
+        *map(catalog.bronze_fhir, run.settings.fhir_resource_types),
     )
     rows = {each for table in tables for each in run.engine.rows_by_date(table)}
     return trees.days() | {date.fromisoformat(each) for each in rows}

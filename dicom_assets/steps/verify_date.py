@@ -14,7 +14,7 @@ from typing import Any
 from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.steps import catalog, convert, extract
+from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.check_files import Stored
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.run import Run
@@ -74,10 +74,17 @@ class DateCheck:
         return {_name(row): row for row in self._organised_rows}
 
     @cached_property
-    def _lines(self) -> list[tuple[str, int]]:
-        """File and line number of each bronze row."""
-        rows = self._read(catalog.BRONZE_IMAGING_STUDY, ["filePath", "lineNumber"])
-        return [(row["filePath"], row["lineNumber"]) for row in rows]
+    def _lines(self) -> dict[Table, list[tuple[str, int]]]:
+        """File and line number of each bronze row, of each type that has a table."""
+        types = self._run.settings.fhir_resource_types
+        tables = (catalog.BRONZE_IMAGING_STUDY, *map(catalog.bronze_fhir, types))
+        return {
+            table: [
+                (row["filePath"], row["lineNumber"])
+                for row in self._read(table, ["filePath", "lineNumber"])
+            ]
+            for table in tables
+        }
 
     @cached_property
     def _metastore_rows(self) -> list[dict[str, Any]]:
@@ -158,12 +165,16 @@ class DateCheck:
                 self._add(Kind.FAILED_MISSING, address)
 
     def _check_lines(self) -> None:
-        """Compares NDJSON files with the bronze rows of the date."""
-        layout, table = self._layout, catalog.BRONZE_IMAGING_STUDY
+        """Compares FHIR files with the bronze rows of the date."""
+        for table, lines in self._lines.items():
+            self._check_lines_of(table, lines)
+
+    def _check_lines_of(self, table: Table, known_lines: Iterable[tuple[str, int]]) -> None:
+        layout = self._layout
         rows: defaultdict[str, set[int]] = defaultdict(set)
-        for file, line in self._lines:
+        for file, line in known_lines:
             rows[file].add(line)
-        for system, path in layout.fhir_files(self._day, convert.RESOURCE_TYPE):
+        for system, path in layout.fhir_files(self._day, table.name):
             address = layout.relative(path)
             with path.open("rb") as stream:
                 lines = {
@@ -186,7 +197,7 @@ class DateCheck:
             (catalog.PROCESS_FILES, (row["filePath"] for row in self._organised_rows)),
             # reading a file again makes a row of another instant
             (self._run.metastore, ((r["filePath"], r["ingestedAt"]) for r in self._metastore_rows)),
-            (catalog.BRONZE_IMAGING_STUDY, self._lines),
+            *self._lines.items(),
             (catalog.INGESTION_FAILURES, failures),
         ):
             for row in repeated(rows):

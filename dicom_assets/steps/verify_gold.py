@@ -14,6 +14,7 @@ from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.query import Where
+from dicom_assets.omop.person import person_id
 from dicom_assets.omop.studies import Study, procedure_occurrence_id, series_of
 from dicom_assets.steps import catalog
 from dicom_assets.steps.findings import Findings, Kind
@@ -40,17 +41,20 @@ class GoldCheck:
         studies: list[tuple[str, str]] = []
         series: list[np.ndarray] = []
         procedures: list[int] = []
+        people: list[int] = []
         for study in silver:
             system = study.source_system
             studies.append((system, study.row["idOrig"]))
             self._ids.append(study.row["id"])
             procedures.append(procedure_occurrence_id(system, study.uid))
+            people.append(person_id(system, study.patient_id, study.uid, run.crosswalks))
             keys = [int_key(system, study.uid, each.uid or "") for each in series_of(study)]
             series.append(np.array(keys, np.int64))
         self.studies = pd.DataFrame(studies, columns=pd.Index(STUDY), dtype=object)
         self._series = np.concatenate([np.empty(0, np.int64), *series])
         self._study_of_series = np.repeat(np.arange(len(series)), [len(keys) for keys in series])
         self._procedures = np.array(procedures, np.int64)
+        self._people = np.array(people, np.int64)
 
     def compare(self, absent: Iterable[tuple[str, str]], *, is_whole: bool) -> None:
         """Compares series, studies and people.
@@ -100,6 +104,8 @@ class GoldCheck:
             held.append(keys)
             for target, name in names.items():
                 pointers[target].append(np.unique(rows[name].to_numpy()))
+            if catalog.PERSON in pointers:
+                self._compare_people(table, rows, expected, study_of)
             extra = rows.filter(pa.array(~np.isin(keys, expected)))
             for number, source in zip(
                 extra[key].to_pylist(), extra["sourceRecordId"].to_pylist(), strict=True
@@ -112,6 +118,19 @@ class GoldCheck:
             what = f"{table.full_name}: {expected[place]}"
             self._found.add(Kind.NOT_IN_GOLD, what, key=self._ids[study_of[place]])
         self._find_twice(table, known)
+
+    def _compare_people(
+        self, table: Table, rows: pa.Table, expected: np.ndarray, study_of: np.ndarray
+    ) -> None:
+        """Looks for rows that point to another person than their study's patient."""
+        (key,) = table.key
+        known = rows.filter(pa.array(np.isin(rows[key].to_numpy(), expected)))
+        keys, order = known[key].to_numpy(), np.argsort(expected)
+        studies = study_of[order[np.searchsorted(expected, keys, sorter=order)]]
+        wrong = known["person_id"].to_numpy() != self._people[studies]
+        for number, study in zip(keys[wrong].tolist(), studies[wrong].tolist(), strict=True):
+            what = f"{table.full_name}: {number}"
+            self._found.add(Kind.OTHER_PERSON, what, key=self._ids[study])
 
     def _keys(self, table: Table, wanted: np.ndarray, *, is_whole: bool) -> np.ndarray:
         (key,) = table.key

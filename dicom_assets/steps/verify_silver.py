@@ -2,9 +2,9 @@
 
 Decided here: where silver must hold each instance (`belonging`). An instance's files may come on
 any date and in any study, so instances are shared out by source system and UID into buckets on
-disk, of which one is in memory at a time; of studies only the keys are held. Tables are read a
-partition at a time, and no more columns than are compared. Not decided here: how what is found is
-mended (`repair`).
+disk, of which one is in memory at a time; of studies only keys and patients are held. Tables are
+read a partition at a time, and no more columns than are compared. Not decided here: how what is
+found is mended (`repair`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +29,7 @@ from dicom_assets.steps.corrections import Corrections
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.report import Progress
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.verify_patients import Patients
 
 STUDY = ("sourceSystem", "study")
 """What identifies a study: its source system and its resource's own id."""
@@ -51,27 +52,36 @@ _STATED = pa.schema(
         *((name, pa.timestamp("us", tz="UTC")) for name in _NEWEST[:2]),
         *((name, pa.string()) for name in _NEWEST[2:]),
         ("ingestDate", pa.date32()),
+        ("patientId", pa.string()),
     ]
 )
 _UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
 
 
-def belonging(stated: pd.DataFrame, corrections: Corrections) -> pd.DataFrame:
-    """Returns where silver must hold instances: the one rule of what silver should hold.
-
-    The newest file by arrival says in which study and series an instance is, its newest row what
-    stands in it; of one that was deleted, `isDeleted` says so.
+def newest_of_files(stated: pd.DataFrame) -> pd.DataFrame:
+    """Returns the newest row of each file, in order of arrival, and when it arrived: arrivedAt.
 
     Args:
         stated: Metastore rows (_STATED), and of each instance among them all that there are.
+    """
+    file = [*_INSTANCE, "filePath"]
+    stated = stated.assign(arrivedAt=stated.groupby(file)["ingestedAt"].transform("min"))
+    order = ["arrivedAt", *_NEWEST[1:], "ingestedAt"]
+    ordered = stated.sort_values(order, na_position="first")
+    return ordered.drop_duplicates(file, keep="last")
+
+
+def belonging(files: pd.DataFrame, corrections: Corrections) -> pd.DataFrame:
+    """Returns where silver must hold instances: the one rule of what silver should hold.
+
+    The newest file by arrival says in which study and series an instance is; of one that was
+    deleted, `isDeleted` says so.
+
+    Args:
+        files: The newest row of each file (`newest_of_files`).
         corrections: What was deleted.
     """
-    of_file = stated.groupby([*_INSTANCE, "filePath"])["ingestedAt"]
-    stated = stated.assign(arrivedAt=of_file.transform("min"))
-    order = ["arrivedAt", *_NEWEST[1:], "ingestedAt"]
-    newest = stated.sort_values(order, na_position="first").drop_duplicates(
-        list(_INSTANCE), keep="last"
-    )
+    newest = files.drop_duplicates(list(_INSTANCE), keep="last")
     deleted = [corrections.is_deleted(row) for row in newest.to_dict("records")]
     return newest.assign(isDeleted=pd.Series(deleted, index=newest.index, dtype=bool))
 
@@ -99,6 +109,7 @@ class SilverCheck:
         self._held = self._buckets(_HELD)
         self._corrections = Corrections.read(run.engine)
         self._current_studies: set[tuple[str, str]] = set()
+        self._patients: dict[tuple[str, str], str | None] = {}
 
     def _buckets(self, schema: pa.Schema) -> Buckets:
         folder = self._engine.layout.root
@@ -112,6 +123,7 @@ class SilverCheck:
             found: list[tuple[Any, ...]] = []
             for study in studies(rows):
                 system, own_id = study.source_system, study.row["idOrig"]
+                self._patients[system, own_id] = study.patient_id
                 found += [
                     (system, instance.get("uid"), own_id, series.get("uid"))
                     for series in orjson.loads(study.row["series_string"] or "[]")
@@ -187,10 +199,13 @@ class SilverCheck:
             progress.advance()
         exempt = absent | (self._bronze_keys() - self._bronze_keys("valid"))
         theirs = self._bronze_keys("theirs")
+        patients = Patients(self._corrections)
         currents = self._current() if self.is_whole else self._buckets(_CURRENT)
         for said, held, current in zip(stated, self._held, currents, strict=True):
-            every = belonging(said.to_pandas(date_as_object=True), self._corrections)
+            files = newest_of_files(said.to_pandas(date_as_object=True))
+            every = belonging(files, self._corrections)
             if self.is_whole:
+                patients.take(files, every)
                 self._compare_current(every, current.to_pandas())
             should = every.loc[~every["isDeleted"]]
             both = should.merge(held.to_pandas(), on=list(_PLACE), how="outer", indicator=True)
@@ -207,6 +222,9 @@ class SilverCheck:
                 if (key := (row["sourceSystem"], row["study"])) not in theirs:
                     what = f"{' '.join(key)}, instance {row['sopInstanceUid']}"
                     self._found.add(Kind.INSTANCE_UNKNOWN, what, key=key)
+        if self.is_whole:
+            ours = (self._bronze_keys() - exempt - theirs) & self._patients.keys()
+            patients.compare({key: self._patients[key] for key in ours}, self._found)
 
     def _current(self) -> Buckets:
         """Returns what silver/current_files says of instances; keeps which studies it has."""
@@ -242,7 +260,7 @@ class SilverCheck:
 
     def _stated(self, days: Iterable[date], **which: Any) -> pa.Table:
         """Reads what metastore rows say of where instances are, but for those that failed."""
-        columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST]
+        columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST, "patientId"]
         rows = self._engine.read(self._run.metastore, columns, **which)
         uids = (rows[name].to_pylist() for name in _UIDS[1:])
         rows = rows.filter(pa.array(list(map(is_told, *uids)), pa.bool_()))
@@ -260,7 +278,7 @@ class SilverCheck:
             return missing
         where = {"sopInstanceUid": set(missing["sopInstanceUid"])}
         stated = self._stated(self._days, where=where).to_pandas(date_as_object=True)
-        every = belonging(stated, self._corrections)
+        every = belonging(newest_of_files(stated), self._corrections)
         should = every.loc[~every["isDeleted"]]
         return missing.merge(should[["sourceSystem", "filePath"]])
 

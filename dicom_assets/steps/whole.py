@@ -123,7 +123,9 @@ def whole_parts(
         yield Part(corrections.with_patients(instances), as_of)
 
 
-def counting(engine: LocalEngine, corrections: Corrections, rows: pa.Table) -> pa.Table:
+def counting(
+    engine: LocalEngine, corrections: Corrections, rows: pa.Table, *, wherever: bool = False
+) -> pa.Table:
     """Returns those metastore rows that count, the newest of each file.
 
     Their ingestedAt is when the file was taken in, also where it has been read again.
@@ -132,6 +134,7 @@ def counting(engine: LocalEngine, corrections: Corrections, rows: pa.Table) -> p
         engine: The lakehouse.
         corrections: What was deleted.
         rows: With at least UIDs, filePath, version and ingestedAt; all there are of each file.
+        wherever: Whether files count whose instance stands in another study by now.
     """
     told = values_of(rows, "sourceSystem", *REQUIRED_TAGS)
     files = values_of(rows, "filePath", "version")
@@ -153,7 +156,7 @@ def counting(engine: LocalEngine, corrections: Corrections, rows: pa.Table) -> p
         kept.append(
             at == last[file]
             and instance is not None
-            and instance["studyInstanceUid"] == uids[0]
+            and (wherever or instance["studyInstanceUid"] == uids[0])
             and not is_deleted(instance)
             # asked with the file's own UIDs: its instance may have come elsewhere since
             and not corrections.is_deleted(row | {"arrivedAt": arrived[file]})

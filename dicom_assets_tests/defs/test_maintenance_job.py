@@ -12,7 +12,7 @@ def test_the_job_joins_files_and_says_so_without_patient_data(house, write_dicom
         write_dicom(house.drop / "Doe.dcm", StudyInstanceUID=f"1.2.{number}", PatientID="P99")
         house.chain()
     before = house.run.engine.read(catalog.IMAGE_OCCURRENCE, ["image_occurrence_id"]).num_rows
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         done = (
             defs()
             .resolve_job_def("maintenance")
@@ -41,7 +41,7 @@ def test_the_comparison_fails_with_counts_alone_when_something_does_not_agree(ho
     house.chain()
     job = defs().resolve_job_def("verify")
     resources = {"lakehouse": Lakehouse(root=str(house.settings.lakehouse))}
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         assert job.execute_in_process(instance=instance, resources=resources).success
         (stored,) = house.files("bronze/Files/Process/Imaging")
         stored.unlink()

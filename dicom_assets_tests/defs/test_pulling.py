@@ -12,14 +12,15 @@ from dicom_assets.defs.automation import JOB_NAME, PULLED
 from dicom_assets.defs.resources import DicomServices
 from dicom_assets.dicomweb.client import Client
 from dicom_assets_tests.conftest import dicom
-from dicom_assets_tests.orthanc import PASSWORD, USER, Orthanc, free_port
+from dicom_assets_tests.orthanc import PASSWORD, USER, Orthanc
+from dicom_assets_tests.serving import free_port
 
 DAY = "2026-03-14"
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 
 

@@ -101,6 +101,13 @@ def test_a_cursor_of_an_earlier_version_is_understood():
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def instance_on_disk() -> Iterator[dg.DagsterInstance]:
+    """One that another process can open."""
     with dg.instance_for_test() as instance:
         yield instance
 
@@ -133,7 +140,10 @@ def drop(lakehouse: Lakehouse, name: str) -> None:
     path.write_bytes(b"DICM")
 
 
-def test_the_sensor_waits_for_a_file_to_be_complete_and_asks_for_one_run(lakehouse, instance):
+def test_the_sensor_waits_for_a_file_to_be_complete_and_asks_for_one_run(
+    lakehouse, instance, monkeypatch
+):
+    monkeypatch.setattr(sensors, "WATCH_SECONDS", 20.0)
     for number in range(50):
         drop(lakehouse, f"{number}.dcm")
     begin = time.monotonic()
@@ -190,8 +200,9 @@ def test_a_run_that_still_waits_takes_what_arrives_meanwhile(lakehouse, instance
 
 
 @pytest.fixture
-def run_of_another_process(instance, lakehouse) -> Callable[..., str]:
+def run_of_another_process(instance_on_disk, lakehouse) -> Callable[..., str]:
     """Makes a run that a process of its own has begun to work on, and kills that process."""
+    instance = instance_on_disk
 
     def begin(day: str, root: str = lakehouse.root, **tags: str) -> str:
         run = instance.create_run_for_job(
@@ -223,32 +234,34 @@ def run_of_another_process(instance, lakehouse) -> Callable[..., str]:
 
 
 def test_a_run_whose_process_was_killed_is_ended_and_taken_up_once(
-    lakehouse, instance, run_of_another_process
+    lakehouse, instance_on_disk, run_of_another_process
 ):
     killed = run_of_another_process("2026-03-14")
-    (request,) = evaluate(lakehouse, instance).run_requests or []
-    assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
+    (request,) = evaluate(lakehouse, instance_on_disk).run_requests or []
+    assert instance_on_disk.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
     assert (request.partition_key, request.tags[RESUMES]) == ("2026-03-14", killed)
-    assert not evaluate(lakehouse, instance).run_requests
+    assert not evaluate(lakehouse, instance_on_disk).run_requests
     run_of_another_process("2026-03-14", **request.tags)
-    assert not evaluate(lakehouse, instance).run_requests, "what kills every process is not retried"
+    assert not evaluate(lakehouse, instance_on_disk).run_requests, (
+        "what kills every process is not retried"
+    )
 
 
 def test_a_killed_run_that_dagster_noticed_by_itself_is_taken_up_too(
-    lakehouse, instance, run_of_another_process
+    lakehouse, instance_on_disk, run_of_another_process
 ):
-    killed = instance.get_run_by_id(run_of_another_process("2026-03-14"))
-    instance.report_run_failed(killed, "terminated by signal 9")
-    (request,) = evaluate(lakehouse, instance).run_requests or []
+    killed = instance_on_disk.get_run_by_id(run_of_another_process("2026-03-14"))
+    instance_on_disk.report_run_failed(killed, "terminated by signal 9")
+    (request,) = evaluate(lakehouse, instance_on_disk).run_requests or []
     assert request.partition_key == "2026-03-14"
 
 
 def test_a_run_on_another_lakehouse_is_ended_and_left_to_its_own(
-    lakehouse, instance, run_of_another_process
+    lakehouse, instance_on_disk, run_of_another_process
 ):
     killed = run_of_another_process("2026-03-14", "/another/lakehouse")
-    assert not evaluate(lakehouse, instance).run_requests
-    assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
+    assert not evaluate(lakehouse, instance_on_disk).run_requests
+    assert instance_on_disk.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
 
 
 def look(lakehouse: Lakehouse, instance: dg.DagsterInstance, cursor: str | None = None):

@@ -10,7 +10,8 @@ from dicom_assets.dicomweb.client import Client, Instance
 from dicom_assets.dicomweb.connection import ATTEMPTS, Connection, ServiceError
 from dicom_assets.dicomweb.service import Service
 from dicom_assets_tests.dicomweb.front import Front
-from dicom_assets_tests.orthanc import Orthanc, free_port
+from dicom_assets_tests.orthanc import Orthanc
+from dicom_assets_tests.serving import free_port
 
 UIDS = Instance("1.2.3.4", "1.2.3.4.1", "1.2.3.4.1.7")
 

@@ -138,14 +138,19 @@ def _chain(work: Mapping[str, Any]) -> None:
 def _warm_up() -> None:
     """Imports and makes what every child needs."""
     import pandas  # noqa: F401
+    import pyarrow.acero
+    import pyarrow.dataset  # noqa: F401
 
+    from dicom_assets.fhir import model
     from dicom_assets.fhir.imaging_study import convert_studies  # noqa: F401
     from dicom_assets.omop.vocabulary import Vocabulary
-    from dicom_assets.steps import catalog, chain  # noqa: F401
+    from dicom_assets.steps import catalog, chain, maintain  # noqa: F401
     from dicom_assets.steps.reconcile import Day  # noqa: F401
 
     Vocabulary.default()
     catalog.silver_imaging_study()
+    for resource_type in ("Attachment", "DiagnosticReport", "Patient"):
+        model.is_resource_type(resource_type)
 
 
 def _clock(shifts: Sequence[float]) -> None:
@@ -199,10 +204,13 @@ def named(act: Act, root: str) -> str:
 
 def _decide(fault: Fault, root: str, main: int, times: list[float]) -> Any:
     counted = -1
+    struck = False
 
     def decide(_: int, act: Act) -> Decision:
-        nonlocal counted
+        nonlocal counted, struck
         times.append(time.time())
+        if struck and fault.lasts:
+            return fault.do
         if fault.act:
             name, at = fault.act
             is_one = named(act, root) == name
@@ -212,8 +220,9 @@ def _decide(fault: Fault, root: str, main: int, times: list[float]) -> Any:
                 not fault.below or any(part in path for part in fault.below for path in act[1:])
             )
         counted += is_one
-        if not is_one or counted < at or (counted > at and not fault.lasts):
+        if not is_one or counted != at:
             return None
+        struck = True
         if fault.do == "main":
             os.kill(main, signal.SIGKILL)
             return "kill"

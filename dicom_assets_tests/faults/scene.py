@@ -13,17 +13,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dicom_assets_tests.conftest import House
+from dicom_assets_tests.conftest import House, another_file_system
 from dicom_assets_tests.faults.drops import DELIVERIES, drop
 from dicom_assets_tests.faults.likeness import differences, likeness
 from dicom_assets_tests.faults.nursery import Ended, Fault, Nursery, named
 from dicom_assets_tests.faults.power import Volatile
+from dicom_assets_tests.faults.syscalls import Act
 
 DAYS = tuple(DELIVERIES)
-MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
-QUICK = {"mkdir": 20, "open": 12, "write": 4, "syncfs": 6, "chmod": 6, "rename": 2, "unlink": 2}
+QUICK = {"mkdir": 20, "open": 16, "write": 6, "syncfs": 8, "chmod": 6, "rename": 3, "unlink": 3}
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
-KILLS = 4
+KILLS = 8
 """So many runs in a row are killed, each further on, before one gets through."""
 SHARES = 8
 """Tests into which the suite cuts a scene's kill points."""
@@ -72,7 +72,7 @@ class Scene:
         root = self.folder / name
         shutil.copytree(self._before, root, symlinks=True)
         for inside in self.elsewhere:
-            there = Path(tempfile.mkdtemp(dir=MEMORY))
+            there = Path(tempfile.mkdtemp(dir=another_file_system(self.folder)))
             if (root / inside).exists():
                 shutil.copytree(root / inside, there, dirs_exist_ok=True)
                 shutil.rmtree(root / inside)
@@ -113,17 +113,23 @@ class Scene:
         Args:
             every: Kind of act → which of them: every one, every other one, …; 1 for other kinds.
         """
-        ended, _ = self.undisturbed
         kinds: Counter[str] = Counter()
-        names: Counter[str] = Counter()
         points = []
-        for act in ended.acts:
-            name = named(act, str(self.folder / "undisturbed"))
+        for act, nth in self.acts():
             if kinds[act.kind] % every.get(act.kind, 1) == 0:
-                points.append(Fault("half" if act.kind == "write" else "kill", (name, names[name])))
+                points.append(Fault("half" if act.kind == "write" else "kill", nth))
             kinds[act.kind] += 1
-            names[name] += 1
         return points
+
+    def acts(self) -> list[tuple[Act, tuple[str, int]]]:
+        """Returns the undisturbed run's acts, each with its name and how often that came before."""
+        names: Counter[str] = Counter()
+        found = []
+        for act in self.undisturbed[0].acts:
+            name = named(act, str(self.folder / "undisturbed"))
+            found.append((act, (name, names[name])))
+            names[name] += 1
+        return found
 
     def killed_in_rows(self, share: int, *, points: Sequence[Fault]) -> None:
         """Tries one of SHARES of the points, KILLS of them in a row, some with a power cut."""

@@ -1,7 +1,7 @@
 """Faults of every kind, at every act, and at random: for hours if need be. `make torture`.
 
 Decided here: which faults are tried, and the table of results that stands in docs/guarantees.md.
-Not decided here: what is right (`scene`, `likeness`).
+Not decided here: what is right (`scene`, `likeness`, `model`).
 """
 
 import argparse
@@ -9,6 +9,7 @@ import errno
 import logging
 import random
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+from dicom_assets_tests.faults.model import tried
 from dicom_assets_tests.faults.nursery import Fault, Nursery
 from dicom_assets_tests.faults.scene import DAYS, Scene
 from dicom_assets_tests.faults.syscalls import Act
@@ -112,6 +114,21 @@ def workers(scene: Scene) -> Iterator[Trial]:
             )
 
 
+def sequences(folder: Path, seed: int, number: int) -> Iterator[Trial]:
+    """Yields random sequences of events; of three, runs are broken off in two, tables go in one."""
+
+    def trial(at: int) -> tuple[int, int, list[str]]:
+        root = folder / f"sequence {at}"
+        try:
+            struck, different = tried(root, seed + at, kills=at % 3 > 0)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+        return 1, min(struck, 1), [f"sequence {seed + at}: {each}" for each in different]
+
+    for at in range(number):
+        yield lambda at=at: trial(at)
+
+
 def _is_about_the_drop_folder(act: Act) -> bool:
     return "/Ingest/" in act.path
 
@@ -137,6 +154,8 @@ def trials(nursery: Nursery, folder: Path, seed: int, rows: int) -> Iterator[tup
     apart = Scene(nursery, folder / "apart", DAYS[0], elsewhere=[_DROP, _FAILED])
     name = "killed, with drop folder and Failed on another file system (EXDEV)"
     yield from ((name, trial) for trial in kills(apart, None))
+    name = "random sequences of drops, corrections and kills, or removed tables, against a model"
+    yield from ((name, trial) for trial in sequences(folder, seed, rows))
     scene = Scene(nursery, folder / "workers", DAYS[0], workers=2)
     name = "a worker process killed, or the main process while workers work"
     yield from ((name, trial) for trial in workers(scene))
@@ -186,7 +205,9 @@ def main() -> None:
     """Tries everything, prints the table, and writes it into the page of guarantees."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))  # noqa: S311
-    parser.add_argument("--rows", type=int, default=80, help="random rows of kills")
+    parser.add_argument(
+        "--rows", type=int, default=80, help="random rows of kills, and random sequences"
+    )
     parser.add_argument("--shares", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="into docs/guarantees.md")
     chosen = parser.parse_args()

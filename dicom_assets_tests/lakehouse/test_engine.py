@@ -7,6 +7,7 @@ import pytest
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError
 
+from dicom_assets.lakehouse import query
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.schemas import PERSON, field
@@ -206,6 +207,18 @@ def test_values_reach_a_query_escaped(engine, value):
     found = engine.read(TABLE, ["filePath"], where={"filePath": [value]})
     assert found["filePath"].to_pylist() == [value]
     assert engine.read(TABLE, ["filePath"], where={"filePath": []}).num_rows == 0
+
+
+@pytest.mark.parametrize("columns", [["filePath"], ["sourceSystem"], ["filePath", "sourceSystem"]])
+def test_more_values_than_fit_into_a_query_are_looked_for(engine, monkeypatch, columns):
+    monkeypatch.setattr(query, "_MOST_LITERALS", 2)
+    append(engine, FIRST, "it's", "b", "c", "d", version=1)
+    where = {"filePath": {"it's", "d", "e"}, "ingestDate": [FIRST]}
+    found = engine.read(TABLE, columns, where=where)
+    assert found.schema.names == [name for name in TABLE.schema.names if name in columns]
+    assert found.num_rows == 2
+    if "filePath" in columns:
+        assert found["filePath"].to_pylist() == ["it's", "d"]
 
 
 def test_a_column_added_later_is_null_in_old_rows(engine):

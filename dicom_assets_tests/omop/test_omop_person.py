@@ -168,3 +168,16 @@ def test_a_crosswalk_can_make_one_person_of_two_ids(row, gold):
 
 def test_no_rows_are_no_persons(gold):
     assert gold().schema == PERSON
+
+
+@pytest.mark.parametrize("first", ["M", "F"])
+def test_of_files_that_came_at_once_the_last_modified_says_who_somebody_is(row, gold, now, first):
+    uids = {"M": "1.2.1", "F": "1.2.2"}
+    other = "F" if first == "M" else "M"
+    (found,) = gold(
+        *(
+            row(sopInstanceUid=uids[sex], patientSex=sex, ingestedAt=now, sourceModifiedAt=at)
+            for sex, at in ((first, now - timedelta(days=1)), (other, now))
+        )
+    ).to_pylist()
+    assert found["gender_concept_id"] == {"M": 8507, "F": 8532}[other]

@@ -27,6 +27,8 @@ from dicom_bytes import (
     sequence,
 )
 
+from dicom_assets_tests.steps.quine import quine
+
 ROW = "row"
 SOP, STUDY, SERIES = 0x00080018, 0x0020000D, 0x0020000E
 
@@ -339,6 +341,9 @@ ARCHIVES = {
     ),
     "names that differ by case and normalisation": of_members(
         zipped(_CASES), dict.fromkeys(_CASES, ROW)
+    ),
+    "zip that holds itself": of_members(
+        quine("in.zip"), {"in.zip!/in.zip!/in.zip!/in.zip!/in.zip": "nested_too_deep"}
     ),
     "zip in zip in zip": of_members(_NESTED, {"in.zip!/in.zip!/good.dcm": ROW}),
     "six zips in each other": of_members(

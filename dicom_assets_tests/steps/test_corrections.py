@@ -361,3 +361,28 @@ def test_a_study_whose_uid_is_none_can_be_deleted(house, write_dicom):
     do(house, DAYS[1], "delete", studyInstanceUid="my study")
     assert places(house) == set()
     agrees(house, *DAYS[:2])
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [("change_patient", {"patientId": "P1", "newPatientId": "P2"}), ("delete", {})],
+    ids=["given to another patient", "deleted"],
+)
+def test_a_patient_is_only_what_the_studies_say_that_are_theirs_still(
+    house, write_dicom, operation
+):
+    kind, patients_changed = operation
+    write_dicom(house.drop / "x", **one(PatientSex="M", PatientBirthDate="19500101"))
+    write_dicom(house.drop / "y", **FILES["12"] | {"PatientID": "P1"})
+    house.chain(DAYS[0])
+    write_dicom(house.drop / "x", **one(SOPInstanceUID="1.2.10", PatientSex="F"))
+    house.chain(DAYS[1])
+
+    def said() -> dict[str, tuple[int, int | None]]:
+        rows = house.rows(catalog.PERSON)
+        said = ("gender_concept_id", "year_of_birth")
+        return {row["person_source_value"]: tuple(row[name] for name in said) for row in rows}
+
+    assert said() == {"P1": (8532, 1950)}
+    do(house, DAYS[2], kind, studyInstanceUid="1.2.1", **patients_changed)
+    assert said() == {"P1": (0, None)} | ({"P2": (8532, 1950)} if patients_changed else {})

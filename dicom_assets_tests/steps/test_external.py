@@ -1,11 +1,9 @@
 """Bring your own storage: files stay where they are, and are read there. Real servers."""
 
-import io
 import json
 import os
 import shutil
 import subprocess
-import zipfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,27 +21,10 @@ from dicom_assets.steps.findings import Kind
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY, House, interrupting
+from dicom_assets_tests.demo_options import flat
 
 IN_S3 = pytest.mark.parametrize("place", ["s3"], indirect=True)
 """Where one store speaks for all."""
-
-
-def flat(folder: Path) -> dict[str, bytes]:
-    """The sample's 96 files as they lie in a storage: no ZIPs, nested folders."""
-    found: dict[str, bytes] = {}
-
-    def add(name: str, content: bytes) -> None:
-        if zipfile.is_zipfile(io.BytesIO(content)):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for member in archive.namelist():
-                    add(f"{name.removesuffix('.zip')}/{member}", archive.read(member))
-        else:
-            found[name] = content
-
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            add(path.relative_to(folder).as_posix(), path.read_bytes())
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +306,27 @@ def test_a_sas_that_may_only_read_and_list_is_enough(make_house, azurite, sample
     signature = sas.partition(b"sig=")[2]
     for path in house.settings.lakehouse.rglob("*"):
         assert not path.is_file() or signature not in path.read_bytes()
+
+
+def test_a_dicom_service_s_storage_is_read_by_its_abfss_address(
+    make_house, azurite, tmp_path, write_dicom
+):
+    place = azurite.place("of-a-service")
+    data = content(tmp_path, write_dicom)
+    for name in ("partition/0001.dcm", "healthCheck", "index.db"):
+        place.put(f"AHDS/ws/dicom/svc/{name}", data)
+    place.put("AHDS/ws/dicom/another/0001.dcm", data)
+    name = place.address.removeprefix("az://")
+    address = f"abfss://{name}@devstoreaccount1.dfs.core.windows.net"
+    house = make_house(storage={address: azurite.read_only(place)})
+    shortcut = Layout(house.settings.lakehouse).external_root / "ahds/svc.json"
+    shortcut.parent.mkdir(parents=True)
+    shortcut.write_text(json.dumps({"address": address, "prefix": "AHDS/ws/dicom/svc"}))
+    house.chain(until="extract")
+    (row,) = house.metastore()
+    assert row["filePath"] == f"{address}/AHDS/ws/dicom/svc/partition/0001.dcm"
+    assert row["sourceSystem"] == "ahds"
+    assert house.failures() == {}
 
 
 def test_a_read_only_file_system_is_enough(make_house, sample_files, tmp_path):

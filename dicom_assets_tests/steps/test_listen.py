@@ -24,7 +24,7 @@ from dicom_assets.cli import main
 from dicom_assets.dicomweb.part10 import dataset_hash
 from dicom_assets.steps.listen import _FOLDER_NAME
 from dicom_assets_tests.conftest import dicom
-from dicom_assets_tests.orthanc import free_port
+from dicom_assets_tests.serving import free_port
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
 STORESCU = shutil.which("storescu")

@@ -20,6 +20,7 @@ from dicom_assets.steps import catalog
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.reconcile import Day
+from dicom_assets_tests.conftest import another_file_system
 
 PROCESS = "bronze/Files/Process/Imaging/DICOM"
 FAILED = "bronze/Files/Failed/Imaging/DICOM"
@@ -413,8 +414,8 @@ def test_a_file_that_goes_while_listed_stops_no_other(house, write_dicom, monkey
 
 
 @pytest.fixture
-def other_file_system() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+def other_file_system(tmp_path: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(dir=another_file_system(tmp_path)))
     yield folder
     shutil.rmtree(folder)
 

@@ -17,6 +17,9 @@ from dicom_assets_tests.conftest import DAY, House
 NEXT, LATER = DAY + timedelta(days=1), DAY + timedelta(days=3 * 365)
 
 
+ANOTHER = {"StudyInstanceUID": "1.2.2", "SeriesInstanceUID": "1.2.2.1", "SOPInstanceUID": "1.2.12"}
+
+
 @pytest.fixture
 def send(house, write_dicom):
     """Drops instance 1.2.9 in study A, series A.1 of patient P1, or as said; runs the chain."""
@@ -246,3 +249,18 @@ def test_a_lakehouse_without_the_table_takes_every_date_in(house, send):
     send(NEXT, StudyInstanceUID="1.2.2")
     assert places(house) == {("default", "1.2.2", "1.2.1.1", "1.2.9")}
     assert broken(house, DAY, NEXT) == set()
+
+
+@pytest.mark.parametrize("first", [DAY, NEXT])
+def test_a_patient_whom_a_stopped_run_wrote_and_nobody_is_anymore_goes(house, write_dicom, first):
+    write_dicom(house.drop / "x.dcm", **one(PatientID="P1"))
+    house.chain(LATER)
+    write_dicom(house.drop / "x.dcm", **one(SOPInstanceUID="1.2.10", PatientID="P2"))
+    write_dicom(house.drop / "y.dcm", **one(**ANOTHER, PatientID="P4"))
+    house.chain(DAY, until="person")
+    write_dicom(house.drop / "x.dcm", **one(SOPInstanceUID="1.2.11", PatientID="P3"))
+    house.chain(first)
+    assert patients(house) == {"P3", "P4"} | ({"P2"} if first == NEXT else set())
+    house.chain(DAY)
+    assert patients(house) == {"P3", "P4"}
+    assert broken(house, DAY, first, LATER) == set()

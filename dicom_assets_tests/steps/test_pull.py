@@ -23,7 +23,8 @@ from dicom_assets.steps.pull import has_news, pull, retry
 from dicom_assets.steps.store import store
 from dicom_assets_tests.conftest import House, dicom, interrupting
 from dicom_assets_tests.dicomweb.front import Front
-from dicom_assets_tests.orthanc import PASSWORD, USER, Orthanc, free_port
+from dicom_assets_tests.orthanc import PASSWORD, USER, Orthanc
+from dicom_assets_tests.serving import free_port
 
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.1"
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from dicom_assets.defs.checks import RULES
+from dicom_assets.lakehouse.operations import operation
 from dicom_assets.steps import catalog
+from dicom_assets.steps.ask import ask
 from dicom_assets.steps.flatten import flatten as flatten_step
 from dicom_assets.steps.ingest_fhir import ingest_fhir
 from dicom_assets.steps.organise_fhir import organise_fhir
@@ -191,6 +193,27 @@ def test_a_patient_who_becomes_known_later_is_the_one_of_the_note(house, write_d
     (note,), (person,) = house.rows(catalog.NOTE), house.rows(catalog.PERSON)
     assert note["person_id"] == person["person_id"]
     assert broken(house) == broken(house, NEXT) == set()
+
+
+def test_a_deleted_study_is_pointed_to_no_more_and_a_restored_one_again(house, write_dicom):
+    write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID)
+    drop(house, report(study=by_uid(UID)))
+    house.chain()
+    (note,) = house.rows(catalog.NOTE)
+    asked = {"studyInstanceUid": UID, "requestedBy": "Dr. Moll", "reason": "wrong patient"}
+    for number, (kind, ids) in enumerate(
+        [("delete", [None]), ("restore", [studies(house)["default", UID]])], start=1
+    ):
+        day = DAY + timedelta(days=number)
+        said = operation(operation=kind, id=kind, **asked)
+        ask(house.run.engine, said, source_system="default")
+        house.chain(day)
+        assert silver(house)["r"]["imagingStudyIds"] == ids
+        notes = house.rows(catalog.NOTE)
+        assert [each["note_id"] for each in notes] == [note["note_id"]] * (kind == "restore")
+        is_open = {"studies_are_known"} if kind == "delete" else set()
+        assert broken(house, blocking=False) == is_open
+        assert broken(house) == broken(house, day) == set()
 
 
 def test_an_older_report_never_replaces_a_newer_one(house):

@@ -17,6 +17,8 @@ from deltalake import DeltaTable, write_deltalake
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import one_name
 from dicom_assets.lakehouse.operations import operation
+from dicom_assets.omop.crosswalk import Crosswalks
+from dicom_assets.omop.person import person_id
 from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.findings import Kind
 from dicom_assets.steps.repair import verify_and_repair
@@ -107,6 +109,17 @@ def double(table: Table) -> Callable[[House], None]:
     def act(house: House) -> None:
         delta = DeltaTable(str(house.run.engine.layout.table(table.layer, table.name)))
         write_deltalake(delta, delta.to_pyarrow_table().slice(0, 1), mode="append")
+
+    return act
+
+
+def change(table: Table, **to: Callable[[dict[str, Any]], Any]) -> Callable[[House], None]:
+    """Breaks a table: columns say something else."""
+
+    def act(house: House) -> None:
+        rows = [row | {name: of(row) for name, of in to.items()} for row in house.rows(table)]
+        changed = pa.Table.from_pylist(rows, schema=table.upserted)
+        house.run.engine.upsert(table, changed, progress=None, ingest_date=FIRST)
 
     return act
 
@@ -431,3 +444,43 @@ def test_which_file_speaks_is_settled_again_from_the_metastore(broken, deleted, 
     lose(catalog.CURRENT_FILES, is_lost)(broken)
     assert repaired(broken) == ({Kind.NOT_CURRENT: 1}, {})
     assert current() == before
+
+
+def other_subject(row: dict[str, Any]) -> dict[str, Any]:
+    if row["idOrig"] != "1.2.2":
+        return row["subject"]
+    return row["subject"] | {"identifier": row["subject"]["identifier"] | {"value": "P1"}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "kinds"),
+    [
+        (change(SILVER, subject=other_subject), {Kind.OTHER_PATIENT: 1, Kind.OTHER_PERSON: 2}),
+        (
+            change(SERIES, person_id=lambda _: person_id("default", "P1", "", Crosswalks())),
+            {Kind.OTHER_PERSON: 2},
+        ),
+    ],
+    ids=["silver", "gold"],
+)
+def test_a_study_that_is_another_patients_than_its_files_say_is_made_again(broken, damage, kinds):
+    before = layers(broken)
+    damage(broken)
+    assert repaired(broken) == (kinds, {})
+    assert layers(broken) == before
+
+
+def test_patients_that_were_changed_agree_and_one_that_was_not_is_found(broken):
+    said = operation(
+        operation="change_patient",
+        requestedBy="me",
+        reason="wrong",
+        id="1",
+        patientId="P2",
+        newPatientId="P3",
+    )
+    ask.ask(broken.run.engine, said, source_system="default")
+    broken.chain(SECOND)
+    assert found(broken) == {}
+    change(SILVER, subject=other_subject)(broken)
+    assert found(broken)[Kind.OTHER_PATIENT] == 1

@@ -2,7 +2,7 @@
 
 Re-sent instances, moves between series and studies, deletes and restores are settled here; what is
 written as FHIR follows it. What files contradict each other in stands in `silver/conflicts`, both
-sides of each, so that a person can decide (`dicom-assets conflicts`).
+sides of each, so that a person can decide (`dicom-assets conflicts` shows those still open).
 """
 
 import dagster as dg

@@ -1,0 +1,15 @@
+"""Random sequences of drops, corrections, kills and removed tables leave what a model says.
+
+`make torture` tries many more.
+"""
+
+import pytest
+
+from dicom_assets_tests.faults.model import tried
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kills", [True, False], ids=["broken off", "tables removed"])
+def test_silver_gold_and_conflicts_are_what_a_model_says(tmp_path, seed, kills):
+    _, differences = tried(tmp_path / "lakehouse", seed, rounds=3, kills=kills)
+    assert differences == []
