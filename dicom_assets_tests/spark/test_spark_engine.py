@@ -150,16 +150,14 @@ def test_a_worker_lost_in_the_middle_changes_nothing(
     shutil.copytree(here.drop, spark.drop, dirs_exist_ok=True)
     here.chain(until="extract")
     expected = len(here.files("bronze/Files/Process/Imaging"))
+    folder = spark.run.engine.layout.process_folder("default", DAY)
     zips: list[int] = []
 
     def lose() -> None:
-        while len(zipped := spark.files("bronze/Files/Process/Imaging")) == 0 or (
-            sum(path.suffix == ".zip" and path.name[0] != "." for path in zipped) < 20
-        ):
+        while len(list(folder.glob("[0-9]*.zip"))) < 20:
             time.sleep(0.01)
         cluster.lose()
-        after = spark.files("bronze/Files/Process/Imaging")
-        zips.append(sum(path.suffix == ".zip" and path.name[0] != "." for path in after))
+        zips.append(len(list(folder.glob("[0-9]*.zip"))))
 
     watching = threading.Thread(target=lose, daemon=True)
     watching.start()
