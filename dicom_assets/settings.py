@@ -9,10 +9,10 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,6 +24,7 @@ from pydantic_settings import SettingsError as UnreadableSetting
 
 from dicom_assets.dicomweb.service import Service
 from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import (
     DEFAULT_SOURCE_SYSTEM,
     OPERATIONS_FOLDER,
@@ -31,7 +32,7 @@ from dicom_assets.lakehouse.layout import (
 )
 from dicom_assets.lakehouse.promoted import PromotedTag, promoted_tags
 from dicom_assets.lakehouse.spark_session import Spark
-from dicom_assets.lakehouse.storage import Storage, check_address
+from dicom_assets.lakehouse.storage import Storage, check_address, lakehouse_address
 
 GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
 
     lakehouse: Path = Field(
         default_factory=lambda: home() / "data/lakehouse",
-        description="root folder of the lakehouse",
+        description="root of the lakehouse: a folder, or abfss://…, az://…, s3://…, gs://…",
     )
     site_timezone: str | None = Field(
         default=None, description="IANA zone of times without offset, for example Europe/Zurich"
@@ -181,22 +182,19 @@ class Settings(BaseSettings):
         toml = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
         return init_settings, env_settings, toml
 
-    @field_validator("lakehouse")
+    @field_validator("lakehouse", mode="plain")
     @classmethod
-    def _local_root(cls, value: Path) -> Path:
+    def _root(cls, value: Any) -> Path:
+        if not isinstance(value, str | Path):
+            raise ValueError("must be a folder, or an address such as s3://bucket/lake")
+        if not str(value):
+            raise ValueError("must not be empty")
         if ":/" in str(value):
-            raise ValueError("must be a local folder; object stores are not supported yet")
-        root = value.expanduser().absolute()
+            return FarPath(lakehouse_address(str(value)))
+        root = Path(value).expanduser().absolute()
         if root.exists() and not root.is_dir():
             raise ValueError(f"{root} is a file; it must be a folder")
         return root
-
-    @field_validator("lakehouse", mode="before")
-    @classmethod
-    def _not_empty(cls, value: Any) -> Any:
-        if value == "":
-            raise ValueError("must not be empty")
-        return value
 
     @field_validator("patient_id_system", "accession_number_system")
     @classmethod
@@ -286,6 +284,17 @@ class Settings(BaseSettings):
         if value is not None and not value.exists():
             raise ValueError(f"{value} does not exist")
         return value
+
+    @model_validator(mode="after")
+    def _connect(self) -> Self:
+        if isinstance(self.lakehouse, FarPath):
+            if self.engine == "spark":
+                raise ValueError(
+                    "engine: Spark's executors reach a lakehouse in a folder that all machines"
+                    " share, not yet one in an object store; set `engine = local`, or mount it"
+                )
+            self.lakehouse.connect(self.stores.options(str(self.lakehouse)))
+        return self
 
     @cached_property
     def stores(self) -> Storage:

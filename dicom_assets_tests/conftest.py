@@ -71,7 +71,7 @@ def interrupting(done: int) -> Callable[[Callable], Callable]:
 class House:
     """A lakehouse under test."""
 
-    def __init__(self, root: Path, **choices: Any) -> None:
+    def __init__(self, root: Path | str, **choices: Any) -> None:
         self.settings: Settings = load_settings(
             lakehouse=root, **{"settle_seconds": 0, "workers": 2, **choices}
         )

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import os
 import shutil
 import sys
 import urllib.parse
@@ -75,6 +76,11 @@ class Azurite:
             "azure_storage_endpoint": self.endpoint,
         }
         return Place(f"az://{name}", section, self.client(name, section))
+
+    def for_tables(self) -> dict[str, str]:
+        """Returns options with which delta-rs lists as Azurite can; the environment says where."""
+        os.environ["AZURITE_BLOB_STORAGE_URL"] = self.endpoint.removesuffix(f"/{ACCOUNT}")
+        return {"azure_storage_use_emulator": "true"}
 
     def client(self, name: str, section: dict[str, str]) -> Any:
         from obstore.store import AzureStore

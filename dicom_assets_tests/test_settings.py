@@ -41,7 +41,7 @@ def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
         ("SOURCE_SYSTEMS", "a/b", "'a/b' cannot be a namespace"),
         ("SOURCE_SYSTEMS", "..", "cannot be a namespace"),
         ("SOURCE_SYSTEMS", "2026", "cannot be a namespace"),
-        ("LAKEHOUSE", "s3://bucket/x", "object stores are not supported yet"),
+        ("LAKEHOUSE", "ftp://host/x", "an address that begins with az://"),
         ("PROMOTED_TAGS", '{"Nonsense": "x"}', "'Nonsense' is neither a DICOM keyword nor a tag"),
         ("PROMOTED_TAGS", '{"KVP": "modality"}', "the column 'modality' exists already"),
         ("PROMOTED_TAGS", '{"KVP": "filePath"}', "the column 'filePath' exists already"),
@@ -58,6 +58,11 @@ def test_a_wrong_setting_is_named_with_the_reason(monkeypatch, name, value, says
     monkeypatch.setenv(f"DICOM_ASSETS_{name}", value)
     with pytest.raises(SettingsError, match=says.replace("[", r"\[")):
         load_settings()
+
+
+def test_spark_and_a_lakehouse_in_an_object_store_do_not_go_together_yet():
+    with pytest.raises(SettingsError, match="not yet one in an object store"):
+        load_settings(lakehouse="s3://lake/imaging", engine="spark")
 
 
 def test_a_misspelt_key_in_the_file_is_named(tmp_path):

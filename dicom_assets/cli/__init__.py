@@ -18,9 +18,23 @@ from dicom_assets.cli.failures import failures
 from dicom_assets.cli.listen import listen
 from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
 from dicom_assets.cli.pull import pull
+from dicom_assets.lakehouse.errors import PlainError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Plain(click.Group):
+    """What an error says that is in words of ours is all that is shown of it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PlainError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(
+    cls=_Plain,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="dicom-assets")
 def main() -> None:
     """Turns dropped DICOM files into bronze, silver and gold tables.
@@ -56,6 +70,11 @@ def sample(to: Path) -> None:
 )
 def demo(to: Path | None) -> None:
     """Makes a fresh demo lakehouse from the sample and shows what came out."""
+    if ":/" in str(to):
+        raise click.BadParameter(
+            "the demo needs a local folder. To try an object store: docs/object_store.md",
+            param_hint="--to",
+        )
     settings = settings_of((to or _home() / "data/demo").absolute())
     from dicom_assets.console import print_demo, print_outcome, shown_progress
     from dicom_assets.demo import DAGSTER_FOLDER, counted, fresh

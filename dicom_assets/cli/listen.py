@@ -35,13 +35,15 @@ def listen(aet: str, port: int, host: str, namespace: str | None, lakehouse: Pat
     from dicom_assets.steps.listen import listening
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    drop_folder = engine_of(settings).layout.drop_folder
+    layout = engine_of(settings).layout
+    drop_folder = layout.drop_folder
+    beside = layout.scratch if layout.scratch != layout.root else drop_folder.parent
     folder = drop_folder / namespace if namespace else drop_folder
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     try:
-        with listening(folder, beside=drop_folder.parent, aet=aet, host=host, port=port) as (
+        with listening(folder, beside=beside, aet=aet, host=host, port=port) as (
             receiver,
             server,
         ):

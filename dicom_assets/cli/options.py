@@ -5,14 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dicom_assets.lakehouse.paths import path_of
+
 if TYPE_CHECKING:
     from dicom_assets.lakehouse.engine import LocalEngine
     from dicom_assets.settings import Settings
 
 LAKEHOUSE = click.option(
     "--lakehouse",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Root folder of the lakehouse.  [default: the setting, else data/lakehouse]",
+    type=click.Path(file_okay=False),
+    callback=lambda _context, _option, value: path_of(value) if value else None,
+    help="Root of the lakehouse: a folder, or an address such as s3://bucket/lake.  "
+    "[default: the setting, else data/lakehouse]",
 )
 DAY = click.DateTime(["%Y-%m-%d"])
 LIMIT = click.option(

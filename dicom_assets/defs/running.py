@@ -12,6 +12,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from dicom_assets.lakehouse.paths import path_of
+
 RESUMES = "dicom_assets/resumes"
 """Tag of a run that takes up a killed one: it names that run, and is itself not taken up again."""
 
@@ -89,6 +91,6 @@ def _left_by_a_killed_process(mark: Path) -> Path | None:
     try:
         with mark.open("r+") as held:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return Path(held.read())
+            return path_of(held.read())
     except (FileNotFoundError, BlockingIOError):
         return None

@@ -25,6 +25,7 @@ from dicom_assets.defs.resources import DicomServices, Lakehouse
 from dicom_assets.defs.running import RESUMES, end_killed_runs, partition_of
 from dicom_assets.dicomweb.connection import ServiceError
 from dicom_assets.lakehouse.drop_folder import Dropped, dropped, is_settled
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.steps.pull import has_news
 from dicom_assets.steps.run import Run
@@ -102,6 +103,8 @@ def watch(folders: Sequence[Path], *, cursor: str | None, settle_seconds: float)
         )
         # a folder that takes long to list is looked at less often
         pause = max(LOOK_SECONDS, 4 * (time.monotonic() - begin))
+        if any(isinstance(folder, FarPath) for folder in folders):  # each look is paid for
+            return count, cursor
         if count or time.monotonic() + pause > end:
             return count, cursor
         time.sleep(pause)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, cast
 from isal import isal_zlib
 
 from dicom_assets.lakehouse.opening import open_regular
+from dicom_assets.lakehouse.paths import appear, temporary_of
 
 CHUNK = 4 << 20
 """Bytes held at once; a file up to this size is read, packed and written in one go."""
@@ -145,7 +146,7 @@ def write_zip(
     packer = None if stores else _deflater(level)
     sha, crc, size, written = hashlib.sha256(), 0, 0, 0
     method = STORED if stores else DEFLATED
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = temporary_of(target)
     with temporary.open("wb") as sink:
         sink.write(Entry(member, method, 0, 0, 0, large).head)
         while chunk:
@@ -160,7 +161,7 @@ def write_zip(
         sink.write(entry.tail)
         sink.seek(0)
         sink.write(entry.head)
-    temporary.replace(target)
+    appear(temporary, target)
     return Digest(size, sha.hexdigest())
 
 

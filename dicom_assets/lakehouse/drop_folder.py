@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import is_far, path_of
+from dicom_assets.lakehouse.pool import over_threads
+
 _LOG = logging.getLogger(__name__)
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Dropped:
 
 @lru_cache(maxsize=2048)  # it is asked for often, of the entries of one commit
 def _path(address: str) -> Path:
-    return Path(address)
+    return path_of(address)
 
 
 def dropped(folder: Path) -> Iterator[Dropped]:
@@ -59,6 +64,12 @@ def dropped(folder: Path) -> Iterator[Dropped]:
 
     What may not be looked at is left out, with a warning.
     """
+    if isinstance(folder, FarPath):
+        for path, status in folder.below():
+            # some programs make an empty object for a folder, with a slash that is lost here
+            if status.st_size or path.is_file():
+                yield _dropped(str(path), status)
+        return
     waiting = _listed(folder)
     while waiting:
         entry = waiting.pop()
@@ -83,12 +94,16 @@ def _listed(folder: Path | str) -> list[os.DirEntry[str]]:
 def look(address: str) -> Dropped | None:
     """Looks at one entry; None when it is gone, or may not be looked at."""
     try:
-        status = os.lstat(address)
+        status = path_of(address).stat() if is_far(address) else os.lstat(address)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         _LOG.warning("a dropped file cannot be looked at: %s", error.strerror)
         return None
+    return _dropped(address, status)
+
+
+def _dropped(address: str, status: os.stat_result) -> Dropped:
     return Dropped(
         address,
         status.st_size,
@@ -132,8 +147,14 @@ def without_changing(entries: list[Dropped], *, settle_seconds: float) -> tuple[
     if not young:
         return entries, 0
     time.sleep(settle_seconds)
-    changing = {entry.address for entry in young if look(entry.address) != entry}
+    at_home = not isinstance(young[0].path, FarPath)
+    looks = over_threads(_is_as_before, young, workers=_AT_ONCE, count=0 if at_home else len(young))
+    changing = {e.address for e, same in zip(young, looks, strict=True) if not same}
     return [entry for entry in entries if entry.address not in changing], len(changing)
+
+
+def _is_as_before(entry: Dropped) -> bool:
+    return look(entry.address) == entry
 
 
 def remove_empty_folders(
@@ -147,6 +168,8 @@ def remove_empty_folders(
         kept: Folders that stay, even empty.
         settle_seconds: A folder that came empty goes once it has not changed for so long.
     """
+    if isinstance(folder, FarPath):  # there are none
+        return
     done = set(emptied).union(*(each.parents for each in emptied))
     found, waiting = [], [folder]
     while waiting:

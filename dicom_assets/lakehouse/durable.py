@@ -13,6 +13,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import appear
+
 
 def sync(folders: Iterable[Path]) -> None:
     """Makes all durable that has been written to the file systems of some folders.
@@ -22,6 +25,8 @@ def sync(folders: Iterable[Path]) -> None:
     """
     done: set[int] = set()
     for folder in folders:
+        if isinstance(folder, FarPath):  # what a store has acknowledged stays
+            continue
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             device = os.fstat(descriptor).st_dev
@@ -40,7 +45,7 @@ def put(temporary: Path, target: Path) -> None:
     """
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    temporary.replace(target)
+    appear(temporary, target)
     sync([target.parent])  # with the names of folders that are new, too
 
 

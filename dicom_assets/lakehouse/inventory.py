@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute
 
+from dicom_assets.lakehouse.paths import scratch_of
 from dicom_assets.lakehouse.schemas import TIMESTAMP
 from dicom_assets.lakehouse.storage import LISTED, ObjectError, Storage, StoreError
 
@@ -59,7 +60,7 @@ def listed_in(
     """
     folder = prefix.strip("/") and prefix.strip("/") + "/"
     for address, columns in chain.from_iterable(_files(each, storage) for each in inventory):
-        with tempfile.TemporaryFile(dir=storage.root) as file:
+        with tempfile.TemporaryFile(dir=scratch_of(storage.root)) as file:
             _download(storage, address, file)
             file.seek(0)
             try:
@@ -97,7 +98,7 @@ def _files(address: str, storage: Storage) -> Iterator[tuple[str, list[str] | No
 
 
 def _in_manifest(address: str, storage: Storage) -> Iterator[tuple[str, list[str] | None]]:
-    with tempfile.TemporaryFile(dir=storage.root) as file:
+    with tempfile.TemporaryFile(dir=scratch_of(storage.root)) as file:
         _download(storage, address, file)
         file.seek(0)
         try:

@@ -27,10 +27,15 @@ from dicom_assets.lakehouse.drop_folder import Dropped, is_same
 from dicom_assets.lakehouse.durable import put, sync
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import FILE
 from dicom_assets.lakehouse.move import transfer
+from dicom_assets.lakehouse.paths import lies, path_of, scratch_of
+from dicom_assets.lakehouse.pool import over_threads
 
 ROWS_PER_COMMIT = 1000
+_AT_ONCE = 16
+"""Requests to an object store."""
 _LOG = logging.getLogger(__name__)
 _ENTRY = fields(Dropped)
 _NOT_TO_BE_TAKEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
@@ -61,7 +66,7 @@ class Journal:
 
     Attributes:
         staging: A folder for files on their way, emptied at the start; on the file system of the
-            organised files.
+            organised files, or, where those lie in an object store, on this machine.
     """
 
     def __init__(
@@ -91,7 +96,10 @@ class Journal:
         self._operations = operations
         self._folder = folder
         self._note = self._folder / "journal.json"
-        self.staging = self._folder / "staging"
+        self._work = self._folder
+        if isinstance(folder, FarPath):
+            self._work = scratch_of(engine.layout.root) / app_id
+        self.staging = self._work / "staging"
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -100,7 +108,7 @@ class Journal:
         self._recover()
         self.staging.mkdir(parents=True)
         yield
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._work)
 
     def instant(self) -> int:
         """Returns microseconds since 1970: now, but after all that has been organised before.
@@ -129,16 +137,17 @@ class Journal:
         return note.plans
 
     def _recover(self) -> None:
-        if self._note.exists():
+        if self._note.is_file():
             _LOG.warning("an earlier run was interrupted while moving files; finishing its work")
             sync([self._folder])  # before it counts
             self._act(_Note.read(self._note))
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
+        if self._work.exists():
+            shutil.rmtree(self._work)
 
     def _act(self, note: "_Note") -> None:
         if not note.moved:
-            note.plans = _taken(note.plans)
+            is_far = isinstance(self._folder, FarPath)
+            note.plans = _taken_to_store(note.plans) if is_far else _taken(note.plans)
             # from here on the rows are settled: how they fall into commits must not change
             note.moved = True
             sync({target.parent for plan in note.plans for _, target in plan.moves})
@@ -194,9 +203,13 @@ class _Note:
             ],
             "moved": self.moved,
         }
-        temporary = path.with_name(f"{path.name}.tmp")
         # not orjson: a path may hold bytes that are not UTF-8
-        temporary.write_text(json.dumps(plain, default=os.fspath))
+        text = json.dumps(plain, default=str)
+        if isinstance(path, FarPath):
+            path.write_text(text)
+            return
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text(text)
         put(temporary, path)
 
     @classmethod
@@ -220,7 +233,7 @@ class _Note:
         plans = [
             Plan(
                 Dropped(**plan["entry"]),
-                [(Path(source), Path(target)) for source, target in plan["moves"]],
+                [(path_of(source), path_of(target)) for source, target in plan["moves"]],
                 plan["files"],
                 plan["failures"],
                 plan["operations"],
@@ -248,6 +261,45 @@ def _taken(plans: list[Plan]) -> list[Plan]:
             if source != plan.entry.path and os.path.lexists(source):
                 transfer(source, target)
     return taken
+
+
+def _taken_to_store(plans: list[Plan]) -> list[Plan]:
+    """Does the same where all lies in an object store; returns what it could take.
+
+    An entry goes last, once all that comes of it is there: staged files lie on this machine alone,
+    and another one may have to end what this one began. What it then cannot bring is taken back,
+    with all that came of the same entry, which still lies in the drop folder.
+    """
+    moves = [(plan, *move) for plan in plans for move in plan.moves]
+    brought = over_threads(lambda m: _brought(*m), moves, workers=_AT_ONCE, count=len(moves))
+    missing = {id(m[0]) for m, is_there in zip(moves, brought, strict=True) if not is_there}
+    for plan in plans:
+        if id(plan) in missing:
+            for _, target in plan.moves:
+                target.unlink(missing_ok=True)
+    taken = [plan for plan in plans if id(plan) not in missing]
+    for _ in over_threads(_remove_from_store, taken, workers=_AT_ONCE, count=len(taken)):
+        pass
+    return taken
+
+
+def _brought(plan: Plan, source: Path, target: Path) -> bool:
+    """Brings a file to where it goes; says whether it is there, maybe since an earlier try."""
+    is_entry = source == plan.entry.path
+    if is_same(plan.entry) if is_entry else source.exists():
+        try:
+            transfer(source, target)
+        except FileNotFoundError:
+            return False
+        if not is_entry:  # it need not lie twice
+            source.unlink()
+        return True
+    return lies(target)
+
+
+def _remove_from_store(plan: Plan) -> None:
+    if is_same(plan.entry):
+        plan.entry.path.unlink(missing_ok=True)
 
 
 def _make_ours(path: Path) -> None:

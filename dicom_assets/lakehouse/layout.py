@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from dicom_assets.lakehouse.paths import names_in, scratch_of
+
 DEFAULT_SOURCE_SYSTEM = "default"
 OPERATIONS_FOLDER = "Operations"
 """The folder of the drop folder, or of a namespace's, whose `*.json` are operations."""
@@ -37,6 +39,11 @@ class Layout:
     """
 
     root: Path
+
+    @property
+    def scratch(self) -> Path:
+        """Where rows and bytes wait on this machine; the root itself, where that is local."""
+        return scratch_of(self.root)
 
     @property
     def drop_folder(self) -> Path:
@@ -132,7 +139,7 @@ class Layout:
         found = []
         for source_system, folder in self._fhir_folders():
             dated = folder / f"{day:%Y/%m/%d}" / resource_type
-            names = os.listdir(dated) if dated.is_dir() else ()
+            names = names_in(dated)
             found += [(source_system, dated / n) for n in names if _FHIR_FILE.fullmatch(n)]
         return sorted(found)
 
@@ -142,8 +149,7 @@ class Layout:
         for source_system, folder in self._fhir_folders():
             dated = folder / f"{day:%Y/%m/%d}"
             for path in dated.iterdir() if dated.is_dir() else ():
-                names = os.listdir(path) if path.is_dir() else ()
-                count = sum(_FHIR_FILE.fullmatch(name) is not None for name in names)
+                count = sum(_FHIR_FILE.fullmatch(name) is not None for name in names_in(path))
                 found.append((source_system, path.name, count))
         return sorted(found)
 

@@ -3,7 +3,9 @@
 Decided here: that it is the operating system's lock on the root folder, which ends with the
 process, however that ends. A thread that holds it may take it again, so that a step locks for
 itself and a run around all its steps. It holds between the processes of one machine; between
-machines, and for what slips through, the application transactions do (`engine`).
+machines, and for what slips through, the application transactions do (`engine`). Of a root in an
+object store the scratch folder of this machine is locked, and between machines there is a lease
+(`lease`).
 """
 
 import fcntl
@@ -15,7 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import keep_private
+from dicom_assets.lakehouse.paths import scratch_of
 
 _LOG = logging.getLogger(__name__)
 _THREADS: defaultdict[Path, threading.RLock] = defaultdict(threading.RLock)
@@ -32,18 +36,30 @@ def locked(root: Path) -> Iterator[None]:
         if root in _HELD:
             yield
             return
-        descriptor = os.open(root, os.O_RDONLY)
+        descriptor = os.open(scratch_of(root), os.O_RDONLY)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 _LOG.warning("another run is working on this lakehouse; waiting for it")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            _HELD.add(root)
-            yield
+            with _between_machines(root):
+                _HELD.add(root)
+                yield
         finally:
             _HELD.discard(root)
             os.close(descriptor)
+
+
+@contextmanager
+def _between_machines(root: Path) -> Iterator[None]:
+    if not isinstance(root, FarPath):
+        yield
+        return
+    from dicom_assets.lakehouse.lease import leased
+
+    with leased(root):
+        yield
 
 
 def holds(root: Path) -> bool:

@@ -5,17 +5,18 @@ before what it was made of goes.
 """
 
 import errno
-import os
 import shutil
 from pathlib import Path
 
 from dicom_assets.lakehouse.durable import sync
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import lies
 
 
 def move(source: Path, target: Path) -> None:
     """Gives a file another place, and removes it from where it was; makes the folder."""
     transfer(source, target)
-    if os.path.lexists(source):  # it was copied, to another file system
+    if lies(source):  # it was copied, to another file system
         sync([target.parent])
         source.unlink()
 
@@ -24,8 +25,15 @@ def transfer(source: Path, target: Path) -> None:
     """Gives a file another place; makes the folder.
 
     On one file system it is moved. On another it is copied, and the source stays: the caller
-    removes it, once the copy is durable and nothing can go wrong any more.
+    removes it, once the copy is durable and nothing can go wrong any more. So it is to an object
+    store, and within one.
     """
+    if isinstance(source, FarPath):
+        source.copy_to(target)
+        return
+    if isinstance(target, FarPath):
+        target.upload(source)
+        return
     try:
         _rename(source, target)
     except OSError as error:

@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from dicom_assets.lakehouse.far import FarPath
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 # without O_NONBLOCK a pipe that nobody writes to would hold up the run
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -28,6 +30,8 @@ def open_regular(path: Path, *, within: Path | None = None) -> BinaryIO:
         FileNotFoundError: It is gone, or is no regular file, or lies behind a link.
         OSError: It cannot be opened.
     """
+    if isinstance(path, FarPath):  # there are no links
+        return path.open("rb", buffering=0)
     folder = None
     try:
         if within is not None:

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import scratch_of
 from dicom_assets.lakehouse.segments import SUFFIX, UNFINISHED, Segment, sortable
 from dicom_assets.lakehouse.tables import Table
 
@@ -46,6 +48,9 @@ class Places:
         (self._key,) = table.key
         self._is_text = pa.types.is_string(table.schema.field(self._key).type)
         self._folder = folder
+        self._kept_in = folder / _NAME
+        if isinstance(folder, FarPath):  # this machine's own
+            self._kept_in = scratch_of(folder) / _NAME
         self._segments: list[Segment] | None = None
         self._seen: tuple[str, int] | None = None
 
@@ -95,7 +100,9 @@ class Places:
                 keys, count = [], 0
 
     def _keys_of(self, file: str) -> np.ndarray:
-        read = pq.ParquetFile(self._folder / file).read([self._key], use_threads=False)
+        path = self._folder / file
+        source = path.open("rb") if isinstance(path, FarPath) else path
+        read = pq.ParquetFile(source).read([self._key], use_threads=False)
         keys = read[self._key].drop_null()
         if self._is_text:
             return sortable(keys.to_pylist(), is_text=True)
@@ -104,7 +111,7 @@ class Places:
     def _loaded(self) -> list[Segment]:
         """Returns what was kept, the longest first; what is damaged is made again."""
         found = []
-        for path in (self._folder / _NAME).glob(f"*{SUFFIX}"):
+        for path in self._kept_in.glob(f"*{SUFFIX}"):
             try:
                 found.append(Segment.at(path, is_text=self._is_text))
             except (ValueError, KeyError, OSError):
@@ -124,7 +131,7 @@ class Places:
                 joined, rows = [*joined, segment], rows + lives
             else:
                 rest.append(segment)
-        folder = self._folder / _NAME
+        folder = self._kept_in
         folder.mkdir(exist_ok=True)
         for remains in folder.glob(f"*{UNFINISHED}"):
             if time.time() - remains.stat().st_mtime > _FORGOTTEN_SECONDS:

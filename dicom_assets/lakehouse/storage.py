@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import pyarrow as pa
 
 from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import printable
 from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.schemas import TIMESTAMP
@@ -129,6 +130,8 @@ class Storage:
             StoreError: There are no such stores, or its options are wrong.
         """
         if "://" not in address:
+            if isinstance(self.root, FarPath):
+                return Below(self.root.store, self.root.key), address
             return LocalFolder(self.root), address
         match = _ADDRESS.fullmatch(address)
         if not match or match["scheme"] not in _OBJECT_STORES or not match["place"]:
@@ -136,7 +139,7 @@ class Storage:
             raise StoreError(f"no address of a folder, nor one that begins with {kinds}")
         root = f"{match['scheme']}://{match['place']}"
         options = tuple(sorted(self.options(address).items()))
-        return _object_store(root, options), match["key"] or ""
+        return object_store(root, options), match["key"] or ""
 
     def options(self, address: str) -> dict[str, str]:
         """Returns what the site has set for an address: the section that says most of it."""
@@ -166,6 +169,19 @@ def check_address(address: str) -> str:
     return address.rstrip("/")
 
 
+def lakehouse_address(address: str) -> str:
+    """Returns the address of a lakehouse's root in an object store.
+
+    Raises:
+        StoreError: It is none, or holds a credential.
+    """
+    match = _ADDRESS.fullmatch(check_address(address))
+    if not match or match["scheme"] not in _OBJECT_STORES or not match["place"]:
+        kinds = ", ".join(f"{each}://" for each in _OBJECT_STORES)
+        raise StoreError(f"must be a folder, or an address that begins with {kinds}")
+    return check_address(address)
+
+
 class ObjectStore:
     """A container or bucket."""
 
@@ -175,6 +191,11 @@ class ObjectStore:
         """Connects when asked for something."""
         self._root = root
         self._store = _connected(root, dict(options))
+
+    @property
+    def client(self) -> "AnyStore":
+        """What obstore's own functions take."""
+        return self._store
 
     def list(self, prefix: str) -> Iterator[pa.RecordBatch]:
         """Yields what lies below a prefix as LISTED, in the order of keys."""
@@ -228,7 +249,7 @@ class ObjectStore:
         from obstore import exceptions
 
         status = _status(error)
-        if isinstance(error, FileNotFoundError) or status == 404:
+        if self.is_missing(error):
             return ObjectError("it is not there any more")
         if isinstance(error, exceptions.PermissionDeniedError):
             return ObjectError("the credential may not read it")
@@ -238,8 +259,26 @@ class ObjectStore:
             return ObjectError(f"the store refuses it (HTTP {status})")
         return self._store_error(error)
 
+    def is_missing(self, error: Exception) -> bool:
+        """Says whether an error of obstore's says that there is no such object."""
+        return isinstance(error, FileNotFoundError) or _status(error) == 404
+
+    def fault(self, error: Exception) -> StoreError:
+        """Returns what is said when the store could not do what a lakehouse needs."""
+        if _status(error) == 403:
+            return StoreError(
+                f"{self._root}: the credential is wrong, has expired, or may not do that; a"
+                " lakehouse needs read, list, write and delete"
+            )
+        return self._store_error(error)
+
     def _store_error(self, error: Exception) -> StoreError:
         status = _status(error)
+        if "parsing Path" in str(error):
+            return StoreError(
+                f"{self._root}: a key in it can be no path, since it has control characters, or"
+                " slashes with nothing between; give that object another name"
+            )
         why = {
             401: "it knows no such credential; check it, and whether it has expired",
             403: "the credential is wrong, has expired, or may not list; it needs read and list",
@@ -249,6 +288,38 @@ class ObjectStore:
         if why is None:
             why = f"it fails (HTTP {status})" if status else "it does not answer; check the network"
         return StoreError(f"{self._root}: {why}")
+
+
+@dataclass(frozen=True)
+class Below:
+    """What lies below a key, the root of a lakehouse, with keys relative to that.
+
+    Attributes:
+        store: The container or bucket.
+        top: The key.
+    """
+
+    store: ObjectStore
+    top: str
+    is_far = True
+
+    def list(self, prefix: str) -> Iterator[pa.RecordBatch]:
+        """Yields what lies below a prefix as LISTED; hidden objects are left out, as of folders."""
+        for batch in self.store.list(self._key(prefix)):
+            keys = [key[len(self._key("")) :] for key in batch["key"].to_pylist()]
+            shown = pa.array(["/." not in key[len(prefix) :] for key in keys], pa.bool_())
+            yield batch.set_column(0, LISTED.field(0), pa.array(keys, pa.string())).filter(shown)
+
+    def get(self, key: str, start: int, size: int, *, etag: str | None = None) -> Piece:
+        """Reads a range of an object, of the version with the etag if one is given."""
+        return self.store.get(self._key(key), start, size, etag=etag)
+
+    def download(self, key: str, to: BinaryIO) -> None:
+        """Copies an object into a file."""
+        self.store.download(self._key(key), to)
+
+    def _key(self, key: str) -> str:
+        return f"{self.top}/{key}" if self.top else key
 
 
 @dataclass(frozen=True)
@@ -351,7 +422,8 @@ def get_many(store: Store, keys: Sequence[str], size: int) -> list[Piece | Objec
 
 
 @lru_cache(maxsize=64)
-def _object_store(root: str, options: tuple[tuple[str, str], ...]) -> ObjectStore:
+def object_store(root: str, options: tuple[tuple[str, str], ...]) -> ObjectStore:
+    """Returns the store of a container or bucket, connected once."""
     return ObjectStore(root, dict(options))
 
 
@@ -362,10 +434,9 @@ def _connected(root: str, options: dict[str, str]) -> "AnyStore":
 
     scheme, place = root.split("://")
     kind = _OBJECT_STORES[scheme]
-    said = [value for name, value in options.items() if name.endswith("endpoint")]
-    endpoint = next(iter(said), os.environ.get(f"{_IN_ENVIRONMENT[kind]}_ENDPOINT", ""))
     client: Any = {"connect_timeout": "10s", "timeout": "60s"}
-    if options.pop("allow_http", endpoint.startswith("http://")):
+    options = with_plain_http(root, options)
+    if options.pop("allow_http", ""):
         client["allow_http"] = True
     if kind == "az" and (match := _ACCOUNT.fullmatch(place)):
         place = match["container"]
@@ -379,6 +450,14 @@ def _connected(root: str, options: dict[str, str]) -> "AnyStore":
             f"{root}: its options are wrong or not enough. Set: {known}; others may come from the"
             " environment. docs/bring_your_own_storage.md shows what is needed"
         ) from None
+
+
+def with_plain_http(root: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Returns options that allow an endpoint without encryption where one is named."""
+    kind = _OBJECT_STORES[root.partition("://")[0]]
+    said = [value for name, value in options.items() if name.lower().endswith("endpoint")]
+    endpoint = next(iter(said), os.environ.get(f"{_IN_ENVIRONMENT[kind]}_ENDPOINT", ""))
+    return {**options} | ({"allow_http": "true"} if endpoint.startswith("http://") else {})
 
 
 def _status(error: Exception) -> int | None:

@@ -27,15 +27,20 @@ _WHAT_TO_DO = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 _CODE = re.compile(r"os error (\d+)")
+_OF_A_STORE = re.compile(r"Generic (S3|MicrosoftAzure|GCS) error")
+_STORE = "the object store does not answer, or refuses what it is asked"
+_ITS_ACT = "check the network, and that the credential may read, list, write and delete"
 
 
 class StorageError(OSError):
     """The storage failed. The message says what to do, and names no file."""
 
-    def __init__(self, code: int | None) -> None:
+    def __init__(self, code: int | None, *, is_of_a_store: bool = False) -> None:
         """Tells of an errno; None for what is not known."""
         said = os.strerror(code) if code else "it does not say what"
         act = _WHAT_TO_DO.get(code or 0, "look into the system's log for what is wrong")
+        if is_of_a_store:
+            said, act = _STORE, _ITS_ACT
         super().__init__(f"the storage failed: {said}. First {act}, {_GOES_ON}")
         self.errno = code
 
@@ -51,11 +56,11 @@ def told_without_names() -> Iterator[None]:
         yield
     except (StorageError, PlainError):  # in words of our own
         raise
-    except OSError as error:
-        code = error.errno or _code(error)
-        raise StorageError(code).with_traceback(error.__traceback__) from None
-    except DeltaError as error:
-        if code := _code(error):
+    except (OSError, DeltaError) as error:
+        if _OF_A_STORE.search(str(error)):
+            raise StorageError(None, is_of_a_store=True) from None
+        code = (isinstance(error, OSError) and error.errno) or _code(error)
+        if isinstance(error, OSError) or code:
             raise StorageError(code).with_traceback(error.__traceback__) from None
         raise
 

@@ -17,6 +17,7 @@ from deltalake import DeltaTable, Schema
 
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.lock import holds
 from dicom_assets.lakehouse.mend import mend
@@ -101,18 +102,21 @@ class Tables:
         if path not in self._mended and holds(self.layout.root):
             if not self._mended:  # what a killed run has left must be durable before it counts
                 sync([self.layout.root])
-            mend(path)
+            if not isinstance(path, FarPath):
+                mend(path)
             self._mended.add(path)
         made = _made(path)
         known = self._opened.get(path)
-        if known and known[0] == made and (path / "_delta_log").exists():
-            if _commit(path, known[1].version() + 1).exists():
+        is_there = made is not None or (path / "_delta_log").exists()
+        if known and known[0] == made and is_there:
+            if _commit(path, known[1].version() + 1).is_file():
                 known[1].update_incremental()
             return known[1]
         self._opened.pop(path, None)
-        if not DeltaTable.is_deltatable(str(path)):
+        options = storage_options(path)
+        if not DeltaTable.is_deltatable(str(path), options):
             return None
-        delta = DeltaTable(str(path))
+        delta = DeltaTable(str(path), storage_options=options)
         _check_partition(table, delta, path)
         self._opened[path] = made, delta
         return delta
@@ -128,6 +132,7 @@ class Tables:
             str(path),
             schema=Schema.from_arrow(table.schema),
             mode="ignore",
+            storage_options=storage_options(path),
             partition_by=[table.partition],
             name=table.name,
             description=table.description,
@@ -143,6 +148,11 @@ class Tables:
         delta = self.open(table)
         assert delta is not None  # noqa: S101 it has just been made
         return delta
+
+
+def storage_options(path: Path) -> dict[str, str] | None:
+    """Returns what delta-rs needs to reach a table, beside the environment."""
+    return path.options if isinstance(path, FarPath) else None
 
 
 def _commit(path: Path, version: int) -> Path:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.move import transfer
 from dicom_assets.lakehouse.operations import Operation
 from dicom_assets.steps import catalog
@@ -46,6 +47,9 @@ def ask(engine: LocalEngine, operation: Operation, *, source_system: str) -> Pat
     layout = engine.layout
     name = f"{time.time_ns() // 1_000_000}_{operation.operation}_{operation.id}.json"
     target = layout.operations_drop(source_system) / name
+    if isinstance(target, FarPath):
+        target.write_bytes(operation.text)
+        return target
     # beside the drop folder: what lies in it may be taken at any time
     temporary = layout.drop_folder.parent / f".{name}.tmp"
     temporary.parent.mkdir(parents=True, exist_ok=True)

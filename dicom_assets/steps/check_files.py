@@ -11,6 +11,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 from dicom_assets.dicom.own_zip import Digest, digest, open_organised, stated
+from dicom_assets.lakehouse.paths import path_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def size_of(path: Path) -> int:
 
 
 def _problem(file: Stored, *, hashes: bool) -> str | None:
-    path = Path(file.path)
+    path = path_of(file.path)
     try:
         size = size_of(path)
         if file.size is not None and size != file.size:

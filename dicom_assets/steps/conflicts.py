@@ -85,7 +85,7 @@ def all_conflicts(run: Run, corrections: Corrections) -> Iterator[tuple[date, li
     count = Buckets.enough_for(engine.row_count(run.metastore))
     for level, uid in UID_OF_LEVEL.items():
         key = ("sourceSystem", uid)
-        shares = Buckets(schema, key, count=count, folder=engine.layout.root)
+        shares = Buckets(schema, key, count=count, folder=engine.layout.scratch)
         for day in days:
             rows = engine.read(run.metastore, FILE, ingest_date=date.fromisoformat(day))
             shares.add(corrections.with_patients(rows).select(schema.names).cast(schema))

@@ -25,6 +25,7 @@ from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import New, Progress
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.paths import temporary_of
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
@@ -197,11 +198,11 @@ def _write(
                 for remains in folder.glob(f".*_{RESOURCE_TYPE}_*.ndjson.tmp"):
                     remains.unlink()
                 targets[system] = folder / name
-                sinks[system] = stack.enter_context((folder / f".{name}.tmp").open("wb"))
+                sinks[system] = stack.enter_context(temporary_of(targets[system]).open("wb"))
             sinks[system].write(study.line + b"\n")
             report.rows += 1
     for target in targets.values():
-        put(target.with_name(f".{target.name}.tmp"), target)
+        put(temporary_of(target), target)
     report.count({"files": len(targets)})
     return failures
 

@@ -73,7 +73,7 @@ class _ShortcutListing:
 
     def __init__(self, run: Run, shortcut: Shortcut, report: Report) -> None:
         self._run, self._shortcut, self._report = run, shortcut, report
-        self._folder = run.engine.layout.root
+        self._folder = run.engine.layout.scratch
         self._when = now()
         self._problem: str | None = None
 

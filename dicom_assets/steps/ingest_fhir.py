@@ -127,9 +127,9 @@ def _ingest(run: Run, table: Table, files: Sequence[_File]) -> None:
     app_id = f"{STEP}/{table.name}"
     last = engine.progress(table, app_id) or 0
     first = max(time.time_ns() // 1000, last + 1)
-    with tempfile.TemporaryFile(dir=engine.layout.root) as bad_texts:
+    with tempfile.TemporaryFile(dir=engine.layout.scratch) as bad_texts:
         batches = _batches(run, table, files, first, bad_texts)
-        rows = spilled(batches, schema=table.schema, folder=engine.layout.root)
+        rows = spilled(batches, schema=table.schema, folder=engine.layout.scratch)
         _keep_bad_lines(run, table, files, bad_texts)
     if any(file.good for file in files):
         done = Progress(app_id, first + len(files) - 1)

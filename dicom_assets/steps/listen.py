@@ -27,7 +27,10 @@ from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttribute
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import FILE, keep_private
+from dicom_assets.lakehouse.paths import appear
+from dicom_assets.lakehouse.storage import StoreError
 
 _LOG = logging.getLogger(__name__)
 _FOLDER_NAME = ".listen-"
@@ -63,6 +66,9 @@ class Receiver:
                 os.fchmod(file.fileno(), FILE)
                 os.fsync(file.fileno())
             self._put(written, self._folder / f"{name}.dcm")
+        except StoreError as error:
+            _LOG.error("an instance could not be kept: %s; it is refused", error)
+            return _OUT_OF_RESOURCES
         except OSError as error:
             # its words name a file
             _LOG.error("an instance could not be kept: %s; it is refused", error.strerror)
@@ -73,6 +79,9 @@ class Receiver:
         return _SUCCESS
 
     def _put(self, written: Path, target: Path) -> None:
+        if isinstance(target, FarPath):
+            appear(written, target)
+            return
         try:
             written.rename(target)
         except FileNotFoundError:  # a namespace's folder that somebody removed
@@ -101,7 +110,8 @@ def listening(
 
     Args:
         folder: Where instances go: the drop folder, or a namespace's in it.
-        beside: A folder on the same file system, of which nothing is taken: half files go there.
+        beside: A folder on the same file system, or this machine's own where those are objects, of
+            which nothing is taken: half files go there.
         aet: The receiver's AE title.
         host: The address to listen on.
         port: The port; 0 takes any.
@@ -110,14 +120,16 @@ def listening(
         PlainError: It cannot listen there, or the folders lie on different file systems.
     """
     keep_private()
-    make_durable_folder(folder)
+    if not isinstance(folder, FarPath):
+        make_durable_folder(folder)
     _remove_remains(beside)
     temporary = tempfile.tempdir
     scratch = Path(tempfile.mkdtemp(prefix=_FOLDER_NAME, dir=beside))
     held = os.open(scratch, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        if scratch.stat().st_dev != folder.stat().st_dev:
+        is_far = isinstance(folder, FarPath)
+        if not is_far and scratch.stat().st_dev != folder.stat().st_dev:
             raise PlainError(
                 f"{folder} lies on another file system than {beside}, so that no file can appear in"
                 " it whole; mount both as one"

@@ -26,9 +26,11 @@ from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import dicom_name, organised_name, zip_name
 from dicom_assets.lakehouse.opening import open_regular
+from dicom_assets.lakehouse.paths import names_in, path_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.new_operations import NewOperations
@@ -38,6 +40,8 @@ from dicom_assets.steps.sources import Source
 
 STEP = "organise"
 _MAX_MANIFEST_BYTES = 1 << 20
+_OBJECTS_AHEAD = 16
+"""Objects whose beginnings are fetched before their turn."""
 _SMALL_ARCHIVE = 8 << 20
 """Bytes of archives that are unpacked several at once; larger ones have members enough."""
 
@@ -76,7 +80,7 @@ def organise(run: Run) -> Report:
         kept = {layout.drop_folder / name for name in _namespace_folders(run)}
         remove_empty_folders(
             layout.drop_folder,
-            emptied={Path(folder) for folder in {entry.folder for entry in entries}},
+            emptied={path_of(folder) for folder in {entry.folder for entry in entries}},
             kept=kept,
             settle_seconds=settings.settle_seconds,
         )
@@ -104,6 +108,8 @@ def _begun(run: Run) -> Iterator[Report]:
 
 def _namespace_folders(run: Run) -> Iterator[str]:
     """Yields the first-level drop folders that name a source system: senders count on those."""
+    if isinstance(run.engine.layout.drop_folder, FarPath):  # there are no empty folders
+        return
     with os.scandir(run.engine.layout.drop_folder) as entries:
         yield from (entry.name for entry in entries if run.settings.is_namespace(entry.name))
 
@@ -132,6 +138,8 @@ class _Turn:
 
     def __init__(self, run: Run, journal: Journal, threads: ThreadPoolExecutor) -> None:
         self._threads, self._begun = threads, dict[str, _Begun]()
+        self._lookers = ThreadPoolExecutor(_OBJECTS_AHEAD)  # starts none before it is needed
+        self._looks: dict[str, Future[_Found]] = {}
         self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
         self._operations = NewOperations(run.engine)
         self._day, self._run_id = run.ingest_date, run.id
@@ -149,6 +157,7 @@ class _Turn:
         self._prefixes = count(self._organised_at // 1000)
         self._staged = count()
         self._folders: dict[str, tuple[Path, Path]] = {}
+        self._names: dict[Path, set[str]] = {}
         self._plans: list[Plan] = []
         self._planned = 0
         self._archives: set[str] = set()
@@ -164,13 +173,18 @@ class _Turn:
         What becomes of them is decided when it is their turn.
         """
         ahead = 2 * self._settings.workers if self._settings.workers > 1 else 0
+        is_far = isinstance(self._layout.root, FarPath)
         for number, entry in enumerate(entries, start=1):
+            for after in entries[number - 1 : number + _OBJECTS_AHEAD] if is_far else ():
+                if after.address not in self._looks:
+                    self._looks[after.address] = self._lookers.submit(self._look, after)
             for after in entries[number : number + ahead]:
                 is_archive = after.regular and after.address.lower().endswith(".zip")
                 if is_archive and after.size < _SMALL_ARCHIVE and after.address not in self._begun:
                     self._begun[after.address] = self._begin(after)
             yield entry
             self._begun.pop(entry.address, None)
+            self._looks.pop(entry.address, None)
 
     def _begin(self, entry: Dropped) -> _Begun:
         source, budget = self._source_of(entry), Budget(entry.size, self._limits)
@@ -204,7 +218,8 @@ class _Turn:
     def take(self, entry: Dropped) -> None:
         """Decides about one dropped file."""
         source, plan, path = self._source_of(entry), Plan(entry), entry.path
-        found = self._look(entry) if entry.regular else None
+        looked = self._looks.get(entry.address)  # of objects, while others were
+        found = (looked.result() if looked else self._look(entry)) if entry.regular else None
         if found is None:
             self._fail(plan, path, source, self._name(source), Reason.NOT_A_FILE)
         elif found.kind is Kind.ZIP:
@@ -318,15 +333,20 @@ class _Turn:
         """Unpacks an archive into a staging folder of its own."""
         folder = self._journal.staging / f"{next(self._staged)}"
         folder.mkdir()
+        fetched = None
+        if isinstance(archive, FarPath):  # read here and there
+            fetched = archive.download(folder.with_name(f"{folder.name}.zip"))
         yield from members(
-            archive,
+            fetched or archive,
             into=folder,
             budget=budget,
             organised=lambda inner: self._name(source.inside(inner)),
             own_name=dicom_name if self._settings.compress else None,
             workers=workers or self._settings.workers,
-            within=self._within(archive),
+            within=None if fetched else self._within(archive),
         )
+        if fetched:
+            fetched.unlink()
 
     def _unpack_alone(self, archive: Path, source: Source, budget: Budget) -> list[Member]:
         """Unpacks an archive while others are unpacked beside it."""
@@ -450,9 +470,16 @@ class _Turn:
         for prefix in self._prefixes:
             name = organised_name(prefix, original)
             names = {name, dicom_name(name), zip_name(name)}
-            if not any(os.path.lexists(f"{each}/{n}") for each in folders for n in names):
+            if not any(self._is_taken(each, n) for each in folders for n in names):
                 return name
         raise AssertionError("count() does not end")
+
+    def _is_taken(self, folder: Path, name: str) -> bool:
+        if not isinstance(folder, FarPath):
+            return os.path.lexists(f"{folder}/{name}")
+        if folder not in self._names:  # prefixes do not repeat: what this run puts there is new
+            self._names[folder] = set(names_in(folder))
+        return name in self._names[folder]
 
     def _source_of(self, entry: Dropped) -> Source:
         return Source.of(entry, self._layout.drop_folder, self._settings.is_namespace)

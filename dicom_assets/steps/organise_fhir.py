@@ -9,7 +9,6 @@ exactly once by the journal, like those of DICOM files. Not decided here: where 
 stand (`fhir.ndjson`), which types have tables (the setting `fhir_resource_types`).
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -22,6 +21,7 @@ from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import fhir_name, organised_name
 from dicom_assets.lakehouse.opening import open_regular
+from dicom_assets.lakehouse.paths import lies, path_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog
 from dicom_assets.steps.report import Progress, Report, reporting
@@ -65,7 +65,7 @@ def organise_fhir(run: Run) -> Report:
             lying = layout.fhir_drop_folder.iterdir()
             remove_empty_folders(
                 layout.fhir_drop_folder,
-                emptied={Path(folder) for folder in {entry.folder for entry in entries}},
+                emptied={path_of(folder) for folder in {entry.folder for entry in entries}},
                 kept={path for path in lying if _is_namespace(run, path.name)},
                 settle_seconds=settings.settle_seconds,
             )
@@ -228,7 +228,7 @@ class _Turn:
             name = organised_name(prefix, source.path)
             name = name if is_gzip is None else fhir_name(name, is_gzip=is_gzip)
             part = f"{name.partition('.')[0]}.ndjson"
-            if not any(os.path.lexists(folder / n) for folder in folders for n in (name, part)):
+            if not any(lies(folder / n) for folder in folders for n in (name, part)):
                 return name
         raise AssertionError("count() does not end")
 

@@ -29,6 +29,7 @@ from dicom_assets.dicomweb.part10 import MOST_HEAD_BYTES, head_of
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.operations import Operation, operation
@@ -60,6 +61,9 @@ class _Wanted:
     def is_there(self) -> bool:
         """Says whether the file lies there as this change brought it."""
         try:
+            if isinstance(self.target, FarPath):
+                noted = self.target.note()
+                return self.mtime_ns is None or noted == f"{self.mtime_ns}"
             there = self.target.stat().st_mtime_ns
         except FileNotFoundError:
             return False
@@ -180,6 +184,8 @@ class _Work:
         self._folder = self._layout.external_root / name
         # beside the tree, so that whoever lists that never sees a half file
         self._scratch = self._layout.external_root.parent.parent / f".pull-{name}"
+        if isinstance(self._scratch, FarPath):
+            self._scratch = self._layout.scratch / f"pull-{name}"
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         self._threads = ThreadPoolExecutor(AT_ONCE)
@@ -301,6 +307,9 @@ class _Work:
         """Gives files their names, once their bytes are durable; then the names are made so."""
         if not got:
             return
+        if isinstance(self._folder, FarPath):
+            self._upload(got)
+            return
         for each, path in got.items():
             self._said.size += path.stat().st_size
             if each.mtime_ns is not None:
@@ -312,6 +321,18 @@ class _Work:
             path.replace(each.target)
         sync([self._folder])
 
+    def _upload(self, got: dict[_Wanted, Path]) -> None:
+        """Puts files as objects, with their modification time in a note."""
+
+        def upload(each: _Wanted) -> None:
+            assert isinstance(each.target, FarPath)  # noqa: S101 as the folder is
+            note = None if each.mtime_ns is None else f"{each.mtime_ns}"
+            each.target.upload(got[each], note=note)
+
+        self._said.size += sum(path.stat().st_size for path in got.values())
+        for _ in self._threads.map(upload, got):
+            pass
+
     def _ask_to_delete(self, deleted: list[Change]) -> None:
         """Drops a file of operations; the same deletions again are the same operations."""
         if not deleted:
@@ -320,6 +341,9 @@ class _Work:
         target = self._layout.operations_drop(self._name) / f"{deleted[0].sequence:020}_pull.json"
         path = self._scratch / uuid.uuid4().hex
         path.write_bytes(msgspec.json.encode(asked))
+        if isinstance(target, FarPath):
+            target.upload(path)
+            return
         sync([self._scratch])
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)

@@ -22,12 +22,15 @@ from dicom_assets.dicom.part10 import NATIVE
 from dicom_assets.lakehouse import schemas
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout, dicom_name, one_name
 from dicom_assets.lakehouse.move import move
+from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
 STEP = "extract"
+_OBJECTS_AT_ONCE = 8
 _DAMAGED = "the ZIP that the file lies in is damaged"
 _MISSING = "the file lies neither in Process nor in Failed any more"
 _GONE = "the stored file is not there any more"
@@ -102,19 +105,30 @@ def read_files(task: Task) -> Done:
     replaced: list[Path] = []
     failures: list[Failure] = []
     slow = 0
-    layout = Layout(task.root)
-    for row in task.files.to_pylist():
+    layout, rows = Layout(task.root), task.files.to_pylist()
+
+    def read(row: dict) -> tuple[Read | Failure, bool]:
+        """Returns what came of a file, and whether it took the careful reader."""
+        day = task.ingest_date
         try:
             header, content, path = _read(row, layout, task, replaced)
-            good.append(Read(row, header, layout.relative(path), content.size, content.sha256))
-        except HeaderError as error:
-            slow += 1  # the careful reader is who says that a header is bad
-            failures.append(_fail(row, layout, task.ingest_date, error.reason, error.message))
+            address = layout.relative(path)
+            return Read(row, header, address, content.size, content.sha256), header.slow
+        except HeaderError as error:  # the careful reader is who says that a header is bad
+            return _fail(row, layout, day, error.reason, error.message), True
         except BadZipFile:
-            failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _DAMAGED))
+            return _fail(row, layout, day, Reason.UNREADABLE, _DAMAGED), False
         except FileNotFoundError:
-            failures.append(_fail(row, layout, task.ingest_date, Reason.UNREADABLE, _MISSING))
-    slow += sum(each.header.slow for each in good)
+            return _fail(row, layout, day, Reason.UNREADABLE, _MISSING), False
+
+    # of objects several at once: each is mostly waited for
+    workers = _OBJECTS_AT_ONCE if isinstance(task.root, FarPath) else 1
+    for found, was_slow in over_threads(read, rows, workers=workers, count=len(rows)):
+        slow += was_slow
+        if isinstance(found, Read):
+            good.append(found)
+        else:
+            failures.append(found)
     size = sum(each.size for each in good)
     return Done(metastore_rows(good, task.tags), replaced, failures, slow, size)
 

@@ -21,8 +21,10 @@ from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import is_told, silver_study_id
 from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
 from dicom_assets.lakehouse.manifest import about, declared
+from dicom_assets.lakehouse.paths import names_in
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.omop.image_occurrence import unmapped
 from dicom_assets.omop.person import person_id
@@ -477,7 +479,9 @@ def process_files(layout: Layout, day: date) -> Iterator[tuple[str, str]]:
     folders = {DEFAULT_SOURCE_SYSTEM: layout.process_root / tail}
     folders |= {path.parents[2].name: path for path in layout.process_root.glob(f"*/{tail}")}
     for system, folder in sorted(folders.items()):
-        if folder.is_dir():
+        if isinstance(folder, FarPath):
+            yield from ((system, n) for n in names_in(folder) if not n.startswith("."))
+        elif folder.is_dir():
             with os.scandir(folder) as entries:
                 names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
             yield from ((system, name) for name in names)

@@ -7,7 +7,6 @@ is never touched. Layers are mended once files and bronze are. Everything may be
 again. Not decided here: what is made of files and lines (the steps, which are called again).
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime
@@ -23,6 +22,7 @@ from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM
 from dicom_assets.lakehouse.move import move
+from dicom_assets.lakehouse.paths import lies, temporary_of
 from dicom_assets.omop.note import SOURCE_TABLE as REPORT
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, organise, organise_fhir, to_omop
@@ -177,7 +177,7 @@ class _Repair:
         system, path = failed.key
         inside = "" if system == DEFAULT_SOURCE_SYSTEM else system
         target = self._layout.drop_folder / inside / path.name
-        if not os.path.lexists(target):
+        if not lies(target):
             move(path, target)
 
     def _write_lines(self, missing: Finding) -> None:
@@ -190,7 +190,7 @@ class _Repair:
         rows = self._engine.read(table, columns, ingest_date=missing.day, where=where)
         texts = dict(zip(rows["lineNumber"].to_pylist(), rows["resource"].to_pylist(), strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = temporary_of(path)
         with temporary.open("wb") as sink:
             for number in range(1, max(texts) + 1):
                 sink.write(texts.get(number, "").encode() + b"\n")

@@ -7,7 +7,6 @@ counts for more than the record. Failure rows stay, they are history. FHIR lines
 that failed become an NDJSON file of today; what was dropped is dropped again.
 """
 
-import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -21,6 +20,7 @@ from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout, one_name, organised_name
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.move import move
+from dicom_assets.lakehouse.paths import lies
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, organise_fhir
 from dicom_assets.steps.report import now
@@ -55,7 +55,7 @@ def with_state(layout: Layout, failures: pd.DataFrame) -> pd.DataFrame:
 def _state(layout: Layout, failed_path: str | None, *, is_retried: bool) -> str:
     if not failed_path or not failed_path.startswith((_FAILED_FILES, _FAILED_LINES)):
         return OPEN
-    if os.path.lexists(layout.absolute(failed_path)):
+    if lies(layout.absolute(failed_path)):
         return OPEN
     return RETRIED if is_retried else GONE
 
@@ -89,7 +89,7 @@ def retry(
         for row in rows:
             path = row["failedPath"] or ""
             is_failed = path.startswith((_FAILED_FILES, _FAILED_LINES))
-            if is_failed and os.path.lexists(engine.layout.absolute(path)):
+            if is_failed and lies(engine.layout.absolute(path)):
                 lying.setdefault(row["ingestDate"], {})[path] = row
             elif row["retriedAt"] is None:
                 done.without_file += 1
@@ -139,7 +139,7 @@ def _came_as(source_path: str, failed_path: str) -> str:
 def _move(layout: Layout, failed_path: str, target: Path) -> None:
     source, free = layout.absolute(failed_path), target
     number = 0
-    while os.path.lexists(free):
+    while lies(free):
         number += 1
         free = target.with_name(f"{target.stem}~{number}{target.suffix}")
     move(source, free)

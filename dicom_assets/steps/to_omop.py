@@ -242,6 +242,13 @@ def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str]
     return report
 
 
+def _app_id(run: Run, gold: Table) -> str:
+    # silver made anew, or other choices: another reading of the same lines
+    silver = run.engine.identity(catalog.silver_imaging_study())
+    step = f"{STEP}/{gold.name}/{silver}/{run.choices}"
+    return run.engine.app_id(step, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
+
+
 def mapped(run: Run, mapping: Mapping, lines: pa.Table) -> Iterator[Mapped]:
     """Maps the studies that new bronze lines are about, as silver holds them."""
     ids = silver_ids(catalog.BRONZE_IMAGING_STUDY.name, lines)
@@ -261,13 +268,6 @@ def _upsert(run: Run, gold: Table, found: Sequence[Mapped], *, progress: Progres
         ingest_date=run.ingest_date,
         gone={key for each in found for key in each.gone},
     )
-
-
-def _app_id(run: Run, gold: Table) -> str:
-    # silver made anew, or other choices: another reading of the same lines
-    silver = run.engine.identity(catalog.silver_imaging_study())
-    step = f"{STEP}/{gold.name}/{silver}/{run.choices}"
-    return run.engine.app_id(step, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
 
 
 def _held(run: Run, gold: Table, column: str, values: Collection[str | int]) -> set[int]:

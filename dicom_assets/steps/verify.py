@@ -8,8 +8,8 @@ holding more than keys (`verify_silver`, `verify_gold`). Not decided here: what 
 
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
+from dicom_assets.lakehouse.paths import path_of
 from dicom_assets.lakehouse.pool import over_threads, shared_out
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
@@ -94,7 +94,7 @@ def _check_stored(
     workers = run.settings.workers
     for checked in spread(check_files, tasks, workers=workers, count=len(tasks)):
         for file, why in checked.wrong:
-            address = run.engine.layout.relative(Path(file.path))
+            address = run.engine.layout.relative(path_of(file.path))
             found.add(Kind.CONTENT, address, day=day, note=why)
         progress.advance(checked.count)
 

@@ -16,7 +16,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout
+from dicom_assets.lakehouse.paths import entries_of
 from dicom_assets.steps.findings import Findings, Kind
 
 _DATED = re.compile(r"(?:(?P<system>.+)/)?(?P<year>\d{4})/(?P<month>\d\d)/(?P<day>\d\d)")
@@ -55,9 +57,8 @@ def _by_date(layout: Layout, root: Path, found: Findings) -> dict[date, dict[str
         if match and (day := _day(match)):
             dated[day][match["system"] or DEFAULT_SOURCE_SYSTEM] = folder
             continue
-        for entry in os.scandir(folder):
-            path = Path(entry.path)
-            if entry.is_dir():
+        for path, is_folder in entries_of(folder):
+            if is_folder:
                 waiting += [path] if path not in _work_areas(layout) else []
             else:
                 add_stray(layout, path, found)
@@ -89,14 +90,23 @@ def _temporaries(layout: Layout, folder: Path, found: Findings) -> None:
 
 def _leftovers(layout: Layout, found: Findings) -> None:
     """Adds what a killed run has left outside of the date folders."""
-    for folder in filter(Path.exists, _work_areas(layout)):
+    for folder in (each for each in _work_areas(layout) if each.exists()):
         found.add(Kind.LEFTOVER, layout.relative(folder))
+    if isinstance(layout.root, FarPath):  # nothing else lies there half written
+        return
     for path in layout.root.glob("*/Tables/*/_places/*.tmp"):
         found.add(Kind.LEFTOVER, layout.relative(path), key=path)
 
 
 def names_in(layout: Layout, folder: Path, found: Findings) -> Iterator[str]:
     """Yields the names of a date folder's files; adds what else lies there to the findings."""
+    if isinstance(folder, FarPath):
+        for path, _ in folder.below():
+            if path.parent == folder and not path.name.startswith("."):
+                yield path.name
+            else:
+                add_stray(layout, path, found)
+        return
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
             for path in Path(entry.path).rglob("*"):

@@ -112,7 +112,7 @@ class SilverCheck:
         self._patients: dict[tuple[str, str], str | None] = {}
 
     def _buckets(self, schema: pa.Schema) -> Buckets:
-        folder = self._engine.layout.root
+        folder = self._engine.layout.scratch
         return Buckets(schema, _INSTANCE, count=self._bucket_count, folder=folder)
 
     def studies(self) -> Iterator[Study]:

@@ -20,6 +20,7 @@ from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.pull import has_news, pull, retry
+from dicom_assets.steps.run import Run
 from dicom_assets.steps.store import store
 from dicom_assets_tests.conftest import House, dicom, interrupting
 from dicom_assets_tests.dicomweb.front import Front
@@ -91,6 +92,25 @@ def test_the_sample_is_pulled_as_it_is_stored_and_only_once(empty, sample, pacs)
     before = house.everything()
     assert pull(house.run, "pacs").rows == 0
     assert house.everything() == before
+
+
+def test_into_an_object_store_it_is_pulled_once(put, front, moto, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    front.changes = []
+    place = moto.place("pulled-into")
+    services = {"pacs": azure(front)}
+    house = House(f"{place.address}/lake", storage=place.storage, dicom_services=services)
+    for number in (1, 2):
+        front.tell("create", put(number))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "record", interrupting(0)(Run.record))
+        pull(house.run, "pacs")
+    folder = f"lake/bronze/Files/External/Imaging/DICOM/pacs/{STUDY}/{SERIES}"
+    pulled_keys = {f"{folder}/{SERIES}.{number}.dcm" for number in (1, 2)}
+    assert place.keys() == pulled_keys
+    assert pull(house.run, "pacs").rows == 0, "they are there as those changes brought them"
+    house.chain(until="extract")
+    assert {row["sopInstanceUid"] for row in house.metastore()} == {f"{SERIES}.1", f"{SERIES}.2"}
 
 
 @pytest.fixture(params=["changes", "dates", "changefeed"])
