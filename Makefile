@@ -29,7 +29,8 @@ test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory $(SERVERS_READY)
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
-		$(MAKE) --no-print-directory $(SPARK_READY); \
+		$(MAKE) --no-print-directory $(SPARK_READY) || \
+		echo "Delta's jars could not be fetched: the tests of the Spark engine are left out"; \
 		else echo "without Java and Maven the tests of the Spark engine are left out"; fi
 	$(BIN)/pytest -n 2
 

@@ -11,7 +11,6 @@ decided here: how Spark is started (`spark_session`), what an executor does (`sp
 """
 
 import heapq
-import logging
 import pickle
 import shutil
 import uuid
@@ -48,7 +47,6 @@ from dicom_assets.lakehouse.written import Written
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_LOG = logging.getLogger(__name__)
 _STAGING = ".spark"
 _GONE = "_gone"
 _TASKS_PER_CORE = 64
@@ -92,7 +90,8 @@ class SparkEngine(LocalEngine):
     @cached_property
     def spark(self) -> "SparkSession":
         """The session; it is started when something is first asked of it."""
-        shutil.rmtree(self.layout.root / _STAGING, ignore_errors=True)  # of a run that was killed
+        if (self.layout.root / _STAGING).exists():  # of a run that was killed
+            shutil.rmtree(self.layout.root / _STAGING)
         return session(self.choices)
 
     @cached_property
