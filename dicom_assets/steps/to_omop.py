@@ -96,8 +96,11 @@ def _remove_forsaken(run: Run, people: Collection[int], changed: Collection[str]
     if not left:
         return
     left -= {person for person, _ in _studies_of(run, left)}
-    nothing = catalog.PERSON.upserted.empty_table()
-    engine.upsert(catalog.PERSON, nothing, progress=None, ingest_date=run.ingest_date, gone=left)
+    if left:
+        nothing = catalog.PERSON.upserted.empty_table()
+        engine.upsert(
+            catalog.PERSON, nothing, progress=None, ingest_date=run.ingest_date, gone=left
+        )
 
 
 def _studies_of(run: Run, people: Collection[int]) -> Iterator[tuple[int, str]]:
