@@ -182,7 +182,11 @@ def maintain(lakehouse: Path | None) -> None:
 
 @main.command()
 @click.option("--date", "day", type=DAY, help="Only this ingest date.")
-@click.option("--hashes", is_flag=True, help="Read every byte of every stored file.")
+@click.option(
+    "--hashes",
+    is_flag=True,
+    help="Read every byte in Process, and compare FHIR lines with their rows.",
+)
 @click.option("--repair", is_flag=True, help="Mend what can be mended from what is there.")
 @LAKEHOUSE
 def verify(day: Any, hashes: bool, repair: bool, lakehouse: Path | None) -> None:
