@@ -35,6 +35,7 @@ from dicom_assets.steps.current_files import instance_key, study_key_of
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
 from dicom_assets.steps.flatten import gone_studies
+from dicom_assets.steps.reconcile_arrivals import studies_in_parts
 from dicom_assets.steps.reconcile_fhir import Resources
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.whole import studies_by_key
@@ -443,6 +444,10 @@ class Day:
         return Counter(
             resent=int((today["sent"] > 1).sum()), conflicting=int((today["contents"] > 1).sum())
         )
+
+    def in_parts(self) -> dict[str, int]:
+        """Counts the date's studies of which files of other dates were there before."""
+        return studies_in_parts(self.run, self.instances)
 
     def _earlier_rows(self) -> pd.DataFrame:
         """Returns other dates' rows of the date's studies that silver knows."""
