@@ -2,8 +2,8 @@
 
 Decided here: what is late (files of an earlier ingest date had been taken in before) and what is
 out of order (files of a later one had: a past date was run after it). A file that is read again
-does not arrive again. Files of other dates are looked for only where `silver/current_files` knows of some.
-Not decided here: whose file counts then (`current_files`), or whether that is wrong
+does not arrive again. Files of other dates are looked for only where `silver/current_files` knows
+of some. Not decided here: whose file counts then (`current_files`), or whether that is wrong
 (`dicom_assets.defs.checks`).
 """
 
