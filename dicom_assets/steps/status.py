@@ -88,7 +88,7 @@ def unusual(settings: Settings, days: Iterable[DayStatus]) -> list[DayStatus]:
         day = Day(Run.of(settings, each.day))
         resent, in_parts = day.resent(), day.in_parts()
         counts = {
-            "instances sent again": resent["resent"],
+            "instances sent repeatedly": resent["resent"],
             "with other content": resent["conflicting"],
             "studies late": in_parts["late"],
             "studies out of order": in_parts["out_of_order"],
