@@ -127,10 +127,10 @@ def run(day: Any, lakehouse: Path | None) -> None:
     help="How many ingest dates to show.",
 )
 def status(lakehouse: Path | None, days: int) -> None:
-    """Shows files, rows and failures for each layer and date."""
+    """Shows files, rows and failures by layer and date; what came again or late; conflicts."""
     settings = settings_of(lakehouse)
     from dicom_assets.console import print_table
-    from dicom_assets.steps.status import by_date, contradicting, totals
+    from dicom_assets.steps.status import by_date, contradicting, totals, unusual
 
     engine = engine_of(settings)
     rows = by_date(engine, settings, days=days)
@@ -141,6 +141,10 @@ def status(lakehouse: Path | None, days: int) -> None:
         )
         return
     print_table(["ingest date", *rows[0].counts], [[row.day, *row.counts.values()] for row in rows])
+    if again := unusual(settings, rows):
+        print_table(
+            ["ingest date", *again[0].counts], [[each.day, *each.counts.values()] for each in again]
+        )
     print_table(["table", "rows"], list(totals(engine, settings).items()))
     if kinds := contradicting(engine, settings):
         print_table(["open conflicts (dicom-assets conflicts)", "how many"], list(kinds.items()))
@@ -182,7 +186,11 @@ def maintain(lakehouse: Path | None) -> None:
 
 @main.command()
 @click.option("--date", "day", type=DAY, help="Only this ingest date.")
-@click.option("--hashes", is_flag=True, help="Read every byte of every stored file.")
+@click.option(
+    "--hashes",
+    is_flag=True,
+    help="Read every byte in Process, and compare FHIR lines with their rows.",
+)
 @click.option("--repair", is_flag=True, help="Mend what can be mended from what is there.")
 @LAKEHOUSE
 def verify(day: Any, hashes: bool, repair: bool, lakehouse: Path | None) -> None:

@@ -53,6 +53,12 @@ def _sent_once(day: Day) -> tuple[bool, dict[str, int]]:
     return none(**day.resent())
 
 
+def _dates_came_in_order(day: Day) -> tuple[bool, dict[str, int]]:
+    # that a study's parts come late is ordinary, and shown
+    counts = day.in_parts()
+    return not counts["out_of_order"], counts
+
+
 def _every_instance_is_settled(day: Day) -> tuple[bool, dict[str, int]]:
     return equal(instances=len(day.telling), rows=len(day.current))
 
@@ -206,6 +212,13 @@ RULES: tuple[Rule, ...] = (
         "every_instance_is_settled",
         "Each instance of the metastore that FHIR can hold has one row",
         _every_instance_is_settled,
+    ),
+    Rule(
+        "silver/current_files",
+        "dates_in_order",
+        "How many studies had files of an earlier date before (late), or of a later one",
+        _dates_came_in_order,
+        blocking=False,
     ),
     Rule(
         "silver/current_files",

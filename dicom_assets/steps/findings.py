@@ -54,7 +54,7 @@ MEANINGS = {
     Kind.FILE_WITHOUT_ROW: "a file in Process that no row names",
     Kind.FILE_MISSING: "a row whose file is not there",
     Kind.TWIN: "a plain file beside the ZIP that holds it",
-    Kind.CONTENT: "a file whose size, checksum or hash is not the row's",
+    Kind.CONTENT: "a file whose size, checksum or hash, or a line whose text, is not the row's",
     Kind.NOT_READ: "an organised file that has neither been read nor failed",
     Kind.ROW_NOT_ORGANISED: "a metastore row without a process_files row",
     Kind.FAILED_WITHOUT_ROW: "a file in Failed without a failure row",

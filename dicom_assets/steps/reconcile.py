@@ -35,6 +35,7 @@ from dicom_assets.steps.current_files import instance_key, study_key_of
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
 from dicom_assets.steps.flatten import gone_studies
+from dicom_assets.steps.reconcile_arrivals import instances_sent_again, studies_in_parts
 from dicom_assets.steps.reconcile_fhir import Resources
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.whole import studies_by_key
@@ -427,39 +428,12 @@ class Day:
         return current.merge(self.instances[here].drop_duplicates())["sopInstanceUid"].tolist()
 
     def resent(self) -> Counter[str]:
-        """Counts the date's instances that came before: `resent` and, of those, `conflicting`.
+        """Counts the date's instances with several files: `resent`, and `conflicting` ones."""
+        return instances_sent_again(self.run, self.instances)
 
-        Of other dates those are read on which lines about studies came that silver knows.
-        """
-        keys = ["sourceSystem", "sopInstanceUid"]
-        earlier = self._earlier_rows().assign(today=False)
-        rows = pd.concat([earlier, self.instances.assign(today=True)], ignore_index=True)
-        copies = rows.groupby(keys).agg(
-            today=("today", "any"),
-            sent=("filePath", "nunique"),
-            contents=("contentHash", "nunique"),
-        )
-        today = copies[copies["today"].astype(bool)]
-        return Counter(
-            resent=int((today["sent"] > 1).sum()), conflicting=int((today["contents"] > 1).sum())
-        )
-
-    def _earlier_rows(self) -> pd.DataFrame:
-        """Returns other dates' rows of the date's studies that silver knows."""
-        engine = self.run.engine
-        silver = catalog.silver_imaging_study()
-        ids = set(self.instances["study"])
-        known = engine.read(silver, ["id", "idOrig"], where={"id": ids})
-        seen = self.instances["study"].isin(known["id"].to_pylist())
-        uids = set(self.instances.loc[seen, "studyInstanceUid"])
-        lines = {"id": set(known["idOrig"].to_pylist())}
-        dates = engine.read(catalog.BRONZE_IMAGING_STUDY, ["ingestDate"], where=lines)
-        others = set(dates["ingestDate"].to_pylist()) - {self.run.ingest_date}
-        return engine.read(
-            self.run.metastore,
-            ["sourceSystem", "sopInstanceUid", "contentHash", "filePath"],
-            where={"ingestDate": others, "studyInstanceUid": uids},
-        ).to_pandas()
+    def in_parts(self) -> dict[str, int]:
+        """Counts the date's studies of which files of other dates were there before."""
+        return studies_in_parts(self.run, self.instances)
 
 
 def _below(folder: str, rows: pd.DataFrame) -> pd.DataFrame:

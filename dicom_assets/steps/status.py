@@ -5,6 +5,7 @@ statistics, what silver and gold hold of it from the keys of its studies.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from operator import itemgetter
@@ -18,7 +19,8 @@ from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.conflicts import open_conflicts
 from dicom_assets.steps.current_files import Row
-from dicom_assets.steps.reconcile import process_files
+from dicom_assets.steps.reconcile import Day, process_files
+from dicom_assets.steps.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,23 @@ def _studies(engine: LocalEngine, day: date) -> set[str]:
 
 def _count_by(engine: LocalEngine, table: Table, column: str, values: set[str]) -> Counter[str]:
     return Counter(engine.read(table, [column], where={column: values})[column].to_pylist())
+
+
+def unusual(settings: Settings, days: Iterable[DayStatus]) -> list[DayStatus]:
+    """Returns, of these dates, those with what was sent again, or came late or out of order."""
+    found = []
+    for each in days:
+        day = Day(Run.of(settings, each.day))
+        resent, in_parts = day.resent(), day.in_parts()
+        counts = {
+            "instances sent repeatedly": resent["resent"],
+            "with other content": resent["conflicting"],
+            "studies late": in_parts["late"],
+            "studies out of order": in_parts["out_of_order"],
+        }
+        if any(counts.values()):
+            found.append(DayStatus(each.day, counts))
+    return found
 
 
 def totals(engine: LocalEngine, settings: Settings) -> dict[str, int]:

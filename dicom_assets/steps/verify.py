@@ -35,8 +35,9 @@ def verify(settings: Settings, *, day: date | None = None, hashes: bool = False)
         settings: Where it lies, and what the site chose.
         day: The ingest date; None for all. Of one date, the layers are compared for the studies
             that its lines are about; what silver holds too much is looked for with all dates only.
-        hashes: Whether every byte of every file is read, and compared with checksum and hash; else
-            sizes are, and what stands around a ZIP's data.
+        hashes: Whether every byte of every file is read, and compared with checksum and hash, and
+            FHIR lines with what rows hold of them; else sizes are, and what stands around a ZIP's
+            data, and the numbers of lines.
     """
     run = Run.of(settings, f"{day or now().date()}")
     found = Findings()
@@ -51,7 +52,7 @@ def verify(settings: Settings, *, day: date | None = None, hashes: bool = False)
         files = sum(rows.get(f"{each}", 0) for each in days)
         progress = Progress(f"{STEP} files", files, "files")
         for each in days:
-            check = DateCheck(Run.of(settings, f"{each}"), trees, found)
+            check = DateCheck(Run.of(settings, f"{each}"), trees, found, hashes=hashes)
             check.compare()
             _check_stored(run, each, list(check.stored()), found, progress, hashes=hashes)
         _look_elsewhere(run, found)

@@ -13,7 +13,9 @@ from typing import Any
 
 from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
+from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import one_name
+from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.check_files import Stored
 from dicom_assets.steps.findings import Findings, Kind
@@ -30,9 +32,9 @@ METASTORE_ROW = (*ROW, "sourceModifiedAt", "ingestedAt", "version")
 class DateCheck:
     """Compares one ingest date; each part adds what it finds."""
 
-    def __init__(self, run: Run, trees: Trees, found: Findings) -> None:
-        """Reads when asked."""
-        self._run, self._trees, self._found = run, trees, found
+    def __init__(self, run: Run, trees: Trees, found: Findings, *, hashes: bool) -> None:
+        """Reads when asked; with `hashes` the text of lines, too."""
+        self._run, self._trees, self._found, self._hashes = run, trees, found, hashes
         self._layout, self._day = run.engine.layout, run.ingest_date
 
     def compare(self) -> None:
@@ -109,6 +111,16 @@ class DateCheck:
         columns = ["sourceSystem", "step", "sourcePath", "failedPath", "line", "retriedAt"]
         return self._read(catalog.INGESTION_FAILURES, columns)
 
+    def _texts(self, table: Table) -> dict[tuple[str, int], int]:
+        """File and line number of each bronze row → a hash of its text."""
+        columns = ["filePath", "lineNumber", "resource"]
+        where = {INGEST_DATE: [self._day]}
+        return {
+            (row["filePath"], row["lineNumber"]): int_key(row["resource"])
+            for batch in self._run.engine.stream(table, columns, where=where)
+            for row in batch.to_pylist()
+        }
+
     def _lies(self, address: str, path: Path) -> bool:
         return address in self._addresses or path.exists()
 
@@ -172,16 +184,20 @@ class DateCheck:
     def _check_lines_of(self, table: Table, known_lines: Iterable[tuple[str, int]]) -> None:
         layout = self._layout
         rows: defaultdict[str, set[int]] = defaultdict(set)
+        texts = self._texts(table) if self._hashes else {}
         for file, line in known_lines:
             rows[file].add(line)
         for system, path in layout.fhir_files(self._day, table.name):
             address = layout.relative(path)
+            lines: set[int] = set()
             with path.open("rb") as stream:
-                lines = {
-                    line.number
-                    for line in read_lines(unpacked(stream), resource_type=table.name)
-                    if isinstance(line, Line)
-                }
+                for line in read_lines(unpacked(stream), resource_type=table.name):
+                    if not isinstance(line, Line):
+                        continue
+                    lines.add(line.number)
+                    text = texts.get((address, line.number))
+                    if text is not None and text != int_key(line.text):
+                        self._add(Kind.CONTENT, f"{address}, line {line.number}")
             known = rows.pop(address, set())
             for number in sorted(lines - known):
                 self._add(Kind.LINE_WITHOUT_ROW, f"{address}, line {number}", key=(system, path))

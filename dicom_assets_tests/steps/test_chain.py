@@ -114,6 +114,8 @@ def test_everything_published_at_once_is_a_row_or_a_failure_with_a_reason(house,
     rows, failures = house.metastore(), house.rows(catalog.INGESTION_FAILURES)
     loose = {row["sourcePath"].split("!/")[0] for row in [*rows, *failures]}
     assert len(loose) == dropped
+    projects = Counter(path.partition("/")[0] for path in loose)
+    assert (projects["libzip-regress"], projects["pydicom-testfiles"]) == (165, 193), "all of both"
     counted = Counter(row["sourcePath"] for row in [*house.rows(catalog.PROCESS_FILES), *failures])
     for archive, names in readable.items():
         if archive in house.failures():  # as a whole

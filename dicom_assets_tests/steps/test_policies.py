@@ -10,8 +10,10 @@ import orjson
 import pytest
 
 from dicom_assets.defs.checks import RULES
-from dicom_assets.steps import catalog
+from dicom_assets.lakehouse.operations import operation
+from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.status import by_date, unusual
 from dicom_assets_tests.conftest import DAY, House
 
 NEXT, LATER = DAY + timedelta(days=1), DAY + timedelta(days=3 * 365)
@@ -189,6 +191,28 @@ def test_parts_that_come_before_and_years_after_are_one_study(house, send):
     assert {place[3] for place in places(house)} == {"1.2.9", "1.2.11"}
     assert len(house.rows(catalog.silver_imaging_study())) == 1
     assert broken(house, DAY, LATER) == set()
+
+
+def test_status_and_a_check_say_how_many_studies_came_late_and_out_of_order(house, send):
+    (rule,) = (each for each in RULES if each.name == "dates_in_order")
+    send(DAY)
+    send(DAY, **ANOTHER)
+    assert rule.evaluate(Day(house.on(DAY))) == (True, {"late": 0, "out_of_order": 0})
+    send(LATER, SOPInstanceUID="1.2.10")
+    assert rule.evaluate(Day(house.on(LATER))) == (True, {"late": 1, "out_of_order": 0})
+    send(NEXT, SOPInstanceUID="1.2.11", StudyDescription="a past date's run")
+    said = operation(
+        operation="reread", requestedBy="me", reason="wrong", id="r", studyInstanceUid="1.2.2"
+    )
+    ask.ask(house.run.engine, said, source_system="default")
+    house.chain(LATER)
+    assert rule.evaluate(Day(house.on(NEXT))) == (False, {"late": 1, "out_of_order": 1})
+    assert rule.evaluate(Day(house.on(LATER)))[1] == {"late": 1, "out_of_order": 0}, "read again"
+    shown = unusual(house.settings, by_date(house.run.engine, house.settings, days=9))
+    assert [(each.day, [*each.counts.values()]) for each in shown] == [
+        (f"{LATER}", [0, 0, 1, 0]),
+        (f"{NEXT}", [0, 0, 1, 1]),
+    ]
 
 
 def test_the_same_uids_from_two_namespaces_are_never_one(make_house, write_dicom):

@@ -367,6 +367,15 @@ def test_a_line_taken_out_of_its_file_is_named(broken):
     assert repaired(broken) == ({Kind.ROW_WITHOUT_LINE: 1}, {Kind.ROW_WITHOUT_LINE: 1})
 
 
+def test_a_line_that_says_something_else_by_now_is_found_by_hashes_and_never_touched(broken):
+    altered = ndjson(broken).read_bytes().replace(b'"available"', b'"cancelled"', 1)
+    assert altered != ndjson(broken).read_bytes()
+    ndjson(broken).write_bytes(altered)
+    assert found(broken) == {}
+    assert repaired(broken, hashes=True) == ({Kind.CONTENT: 1}, {Kind.CONTENT: 1})
+    assert ndjson(broken).read_bytes() == altered
+
+
 def test_bronze_rows_that_are_there_twice_are_named(broken):
     all_of(*map(double, (METASTORE, BRONZE, catalog.PROCESS_FILES)))(broken)
     assert found(broken) == {Kind.DUPLICATE: 3}
