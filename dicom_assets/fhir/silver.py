@@ -269,7 +269,8 @@ def _is_older(statement: Json, *, than: Json) -> bool:
 
 
 def _last_updated(resource: Json) -> datetime | None:
-    return instant_of((resource.get("meta") or {}).get("lastUpdated"))
+    said = (resource.get("meta") or {}).get("lastUpdated")
+    return instant_of(said) if isinstance(said, str) else None  # silver held numbers once
 
 
 def _failure(row: Json, reason: Reason, message: str) -> Failure:

@@ -199,6 +199,10 @@ class _Reader(HTMLParser):
         self.parts: list[str] = []
         self._unseen = 0
 
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        # as browsers: unseen up to the next ">"; the library raises on most of what may be there
+        return self.rawdata.find(">", i) + 1 or -1
+
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self._unseen += tag in _UNSEEN
         self.parts.append("\n" if tag in _BLOCKS else "")

@@ -35,6 +35,15 @@ def row(*forms: dict, conclusion: str | None = None, div: str | None = None) -> 
         (row(form("+2AA-", "text/plain; charset=utf-7")), "+2AA-"),
         (row(form("\\ud800", "text/plain; charset=unicode_escape")), "\\ud800"),
         (row(form("a", f"text/plain; charset={'x' * 5000}")), "a"),
+        (
+            row(
+                form(
+                    "a<![x[y]]>b<![ ]>c<![if d]>e<![endif]><!--[if f]>g<![endif]-->h<![",
+                    "text/html",
+                )
+            ),
+            "abceh<![",
+        ),
         (row(form("&#xD800;a", "text/html")), "\ufffda"),
         (row(form("<p>a<br/>b</p><script>x</script> &lt;c", "text/html")), "a\nb\n<c"),
         (row(form("a"), form("b"), form("a")), "a\n\nb"),
