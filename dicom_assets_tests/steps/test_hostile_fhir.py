@@ -1,4 +1,4 @@
-"""Resources with values of any wrong kind, anywhere: each is a row or a failure, none stops a day."""
+"""Resources with values of any wrong kind: each is a row or a failure, and none stops a day."""
 
 import base64
 import copy
@@ -33,16 +33,54 @@ STUDY = {
         }
     ],
 }
-OF_STUDY = (
-    "meta subject status identifier series started procedureCode description numberOfSeries"
-    " endpoint contained extension note modality _started"
-).split()
-OF_SERIES = "uid modality bodySite started extension instance number description _uid".split()
-OF_INSTANCE = "uid sopClass number title extension".split()
-OF_REPORT = (
-    "meta subject code status issued conclusion presentedForm text effectiveDateTime"
-    " effectivePeriod imagingStudy identifier language extension contained category _issued"
-).split()
+OF_STUDY = [
+    "meta",
+    "subject",
+    "status",
+    "identifier",
+    "series",
+    "started",
+    "procedureCode",
+    "description",
+    "numberOfSeries",
+    "endpoint",
+    "contained",
+    "extension",
+    "note",
+    "modality",
+    "_started",
+]
+OF_SERIES = [
+    "uid",
+    "modality",
+    "bodySite",
+    "started",
+    "extension",
+    "instance",
+    "number",
+    "description",
+    "_uid",
+]
+OF_INSTANCE = ["uid", "sopClass", "number", "title", "extension"]
+OF_REPORT = [
+    "meta",
+    "subject",
+    "code",
+    "status",
+    "issued",
+    "conclusion",
+    "presentedForm",
+    "text",
+    "effectiveDateTime",
+    "effectivePeriod",
+    "imagingStudy",
+    "identifier",
+    "language",
+    "extension",
+    "contained",
+    "category",
+    "_issued",
+]
 DEEP = f'{{"resourceType":"%s","id":"deep","extension":{"[" * 300}{"]" * 300}}}'
 
 
