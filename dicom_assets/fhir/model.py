@@ -18,6 +18,8 @@ RECURSIVE = frozenset({"extension", "modifierExtension", "contained", "assigner"
 
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)\. (?=[A-Z])")
 _EXTRA = "extra_forbidden"
+_NOT_TEXT = "string_type"
+_DATES = frozenset({"date", "dateTime", "instant", "time"})
 _PROBLEMS_SHOWN = 5
 
 
@@ -84,6 +86,9 @@ def problems(resource: dict[str, Any], *, known_only: bool = False) -> list[str]
         known = known_elements(resource)
         wrong = [each for each in _wrong(model, known) if each[1] != _EXTRA]
         wrong += [] if known_only else unknown
+    told = {place for place, _ in wrong}
+    numbers = _numbers_as_dates(resource, elements(resource_type), ())
+    wrong += [(place, _NOT_TEXT) for place in numbers if place not in told]
     shown = [
         f"{'.'.join(_named(place, kind)) or resource_type}: {kind}"
         for place, kind in wrong[:_PROBLEMS_SHOWN]
@@ -140,6 +145,23 @@ def _wrong(
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return [((), type(error).__name__)]
     return []
+
+
+def _numbers_as_dates(
+    value: dict[str, Any], fields: tuple[Element, ...], place: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    """Yields the places of dates that are numbers: the model takes these for seconds since 1970."""
+    for field in fields:
+        if not (field.fields or field.fhir_type in _DATES):
+            continue
+        part = value.get(field.name)
+        for number, each in enumerate(part if isinstance(part, list) else [part]):
+            at = (*place, field.name, *([str(number)] if isinstance(part, list) else ()))
+            if field.fields:
+                if isinstance(each, dict):
+                    yield from _numbers_as_dates(each, field.fields, at)
+            elif isinstance(each, int | float):
+                yield at
 
 
 def _kind(error: Any) -> str:

@@ -30,6 +30,7 @@ _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _LONG_LINE = 16 << 20
 """A first line longer than this may be a whole document; it is read piece by piece then."""
+TOO_DEEP = "JSON nested deeper than 254 levels"
 _GZIP_ERRORS = (EOFError, gzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
 
 
@@ -60,7 +61,7 @@ class BadLine:
     Attributes:
         number: As of a line.
         text: Its bytes, without its end; none where they are too many, or not to be had.
-        reason: INVALID_JSON, WRONG_RESOURCE_TYPE, TOO_LARGE or GZIP_DAMAGED.
+        reason: INVALID_JSON, NESTED_TOO_DEEP, WRONG_RESOURCE_TYPE, TOO_LARGE or GZIP_DAMAGED.
         message: What is wrong, without patient data.
     """
 
@@ -200,9 +201,11 @@ def _line(number: int, text: bytes, resource_type: str | None) -> Iterator[Line 
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        yield BadLine(number, text, Reason.INVALID_JSON, _not_json(error))
+        yield BadLine(number, text, *_not_json(error))
         return
-    if isinstance(value, dict) and _is_bundle(value, resource_type):
+    if is_too_deep(value):
+        yield BadLine(number, text, Reason.NESTED_TOO_DEEP, TOO_DEEP)
+    elif isinstance(value, dict) and _is_bundle(value, resource_type):
         for place, part in enumerate(_parts(value, resource_type)):
             yield _resource(number + place, part, orjson.dumps(part), resource_type)
     else:
@@ -247,7 +250,18 @@ def _resource(number: int, value: Any, text: bytes, resource_type: str | None) -
     )
 
 
-def _not_json(error: orjson.JSONDecodeError) -> str:
+def is_too_deep(value: Any) -> bool:
+    """Says whether JSON is nested deeper than can be written again: 254 levels."""
+    try:
+        orjson.dumps(value)
+    except TypeError:  # what was read as JSON has no other
+        return True
+    return False
+
+
+def _not_json(error: orjson.JSONDecodeError) -> tuple[Reason, str]:
     if "UTF-8" in str(error):
-        return "the line is not UTF-8"
-    return f"the line is not JSON: it goes wrong at character {error.pos + 1}"
+        return Reason.INVALID_JSON, "the line is not UTF-8"
+    if "depth" in error.msg:
+        return Reason.NESTED_TOO_DEEP, TOO_DEEP
+    return Reason.INVALID_JSON, f"the line is not JSON: it goes wrong at character {error.pos + 1}"

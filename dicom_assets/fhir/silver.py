@@ -33,6 +33,7 @@ from dicom_assets.fhir.flatten import (
 from dicom_assets.fhir.lenient import fitting
 from dicom_assets.fhir.merge import merge_studies
 from dicom_assets.fhir.model import known_elements, problems
+from dicom_assets.fhir.ndjson import TOO_DEEP, is_too_deep
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.lakehouse.uris import WHOLE_TAG, is_written_here
@@ -180,6 +181,8 @@ def _statement(resource_type: str, row: Json, *, lenient: bool) -> _Statement | 
         resource = orjson.loads(row["resource"])
     except orjson.JSONDecodeError:
         return _failure(row, Reason.INVALID_JSON, "the resource is not JSON")
+    if is_too_deep(resource):
+        return _failure(row, Reason.NESTED_TOO_DEEP, TOO_DEEP)
     if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
         message = f"the resourceType is not {resource_type}"
         return _failure(row, Reason.WRONG_RESOURCE_TYPE, message)
@@ -266,7 +269,8 @@ def _is_older(statement: Json, *, than: Json) -> bool:
 
 
 def _last_updated(resource: Json) -> datetime | None:
-    return instant_of((resource.get("meta") or {}).get("lastUpdated"))
+    said = (resource.get("meta") or {}).get("lastUpdated")
+    return instant_of(said) if isinstance(said, str) else None  # silver held numbers once
 
 
 def _failure(row: Json, reason: Reason, message: str) -> Failure:

@@ -46,7 +46,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.NO_SOP_UID: "no SOP Instance UID (0008,0018)",
     Reason.UNREADABLE: "the header cannot be read",
     Reason.NOT_A_FILE: "a link, pipe, socket or device, which is never followed",
-    Reason.NESTED_TOO_DEEP: "archives nested deeper than archive_max_depth, or sequences too deep",
+    Reason.NESTED_TOO_DEEP: (
+        "archives nested deeper than archive_max_depth, or sequences or JSON too deep"
+    ),
     Reason.ARCHIVE_EMPTY: "the archive holds no file",
     Reason.ARCHIVE_DAMAGED: "the archive's directory cannot be read",
     Reason.ARCHIVE_ENCRYPTED: "the member is encrypted",

@@ -9,6 +9,7 @@ is about (`dicom_assets.fhir.links`).
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -52,7 +53,17 @@ LANGUAGES: Mapping[str, int] = {"en": 4180186}
 NO_CONCEPT = 0
 
 _RETRACTED = frozenset({"entered-in-error", "cancelled"})
-_CHARSET = re.compile(r"charset\s*=\s*\"?([\w.:-]+)", re.IGNORECASE)
+_CHARSET = re.compile(r"charset\s*=\s*\"?([\w.:-]+)", re.IGNORECASE | re.ASCII)
+_CHARSETS = frozenset(
+    [
+        *("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "ascii"),
+        *(f"iso8859-{part}" for part in range(1, 17) if part != 12),
+        *(f"cp{page}" for page in (437, 850, 852, 866, 874, 932, 949, 950, *range(1250, 1259))),
+        *("tis-620", "koi8-r", "koi8-u", "mac-roman", "shift_jis", "euc_jp", "iso2022_jp"),
+        *("gb2312", "gbk", "gb18030", "hz", "big5", "big5hkscs", "euc_kr", "iso2022_kr"),
+    ]
+)
+"""Charsets that are decoded, by Python's names; its other codecs may raise or give anything."""
 _BLOCKS = frozenset({"p", "div", "br", "tr", "li", "h1", "h2", "h3", "h4", "h5", "h6", "table"})
 _UNSEEN = frozenset({"script", "style"})
 
@@ -166,8 +177,9 @@ def _text_of_form(form: Json) -> str:
 def _decoded(data: bytes, charset: str) -> str:
     for name in (charset, "utf-8"):
         try:
-            return data.decode(name)
-        except (UnicodeDecodeError, LookupError):
+            if codecs.lookup(name).name in _CHARSETS:
+                return data.decode(name)
+        except (UnicodeError, LookupError):
             continue
     return data.decode("latin-1")
 
@@ -186,6 +198,10 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._unseen = 0
+
+    def parse_marked_section(self, i: int, report: int = 1) -> int:
+        # as browsers: unseen up to the next ">"; the library raises on most of what may be there
+        return self.rawdata.find(">", i) + 1 or -1
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self._unseen += tag in _UNSEEN

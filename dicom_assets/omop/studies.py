@@ -138,13 +138,14 @@ def series_of(study: Study) -> list[Series]:
     return _SERIES.decode(text) if text else []
 
 
-def day(text: str | None) -> date | None:
-    """Returns the date a FHIR dateTime begins with; None for a partial one.
+def day(text: Any) -> date | None:
+    """Returns the date a FHIR dateTime begins with; None for a partial one, or what is no text.
 
     It is the date where the study was made, whatever the offset.
     """
     try:
-        return date.fromisoformat(text[:10]) if text and len(text) >= 10 else None
+        is_whole = isinstance(text, str) and len(text) >= 10
+        return date.fromisoformat(text[:10]) if is_whole else None
     except ValueError:
         return None
 

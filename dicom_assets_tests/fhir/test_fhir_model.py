@@ -80,6 +80,15 @@ def test_what_is_no_resource_type_is_a_problem(kind):
     assert problem({"resourceType": kind})
 
 
+def test_a_date_that_is_a_number_is_a_problem():
+    instant = {"meta": {"lastUpdated": 1577836800.5}}
+    named = {"name": [{"period": {"start": "2020"}}, {"period": {"start": 20260101000000}}]}
+    assert problem(PATIENT | instant) == "meta.lastUpdated: string_type"
+    assert problem(PATIENT | named) == "name.1.period.start: string_type"
+    assert problem(PATIENT | {"birthDate": 0}) == "birthDate: string_type"
+    assert problem(PATIENT | {"birthDate": True}) == "birthDate: date_type"
+
+
 def test_many_problems_are_counted():
     told = problem(PATIENT | {"name": [{"family": 5}] * 9})
     assert told is not None

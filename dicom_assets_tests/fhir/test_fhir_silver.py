@@ -18,6 +18,8 @@ REPORT = {
     "code": {"text": "CT chest"},
 }
 
+_DEEP = orjson.dumps(REPORT).decode()[:-1] + f', "extension": {"[" * 300}{"]" * 300}}}'
+
 
 def _at(second, **elements):
     return REPORT | {"meta": {"lastUpdated": f"2024-01-01T00:00:{second:02}Z"}} | elements
@@ -104,6 +106,7 @@ def test_resources_of_different_systems_are_different_rows(bronze, now):
         (orjson.dumps({k: REPORT[k] for k in REPORT if k != "id"}), Reason.INVALID_RESOURCE),
         ('{"resourceType":"Patient","id":"r"}', Reason.WRONG_RESOURCE_TYPE),
         ('["Jane"]', Reason.WRONG_RESOURCE_TYPE),
+        (_DEEP, Reason.NESTED_TOO_DEEP),
     ],
 )
 def test_an_invalid_resource_is_a_failure_and_the_others_are_kept(bronze, now, line, reason):

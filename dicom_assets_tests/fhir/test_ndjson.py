@@ -85,6 +85,28 @@ def test_a_bad_line_is_told_and_the_others_are_read(bad, reason):
         assert [line.id for line in lines if isinstance(line, Line)] == ["a", "c"]
 
 
+@pytest.mark.parametrize("depth", [255, 1023, 5000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"resourceType":"Patient","id":"d","x":%s}',
+        b'{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient","x":%s}}]}',
+        b'{"entry":[{"resource":{"resourceType":"Patient","x":%s}}],"resourceType":"Bundle"}',
+        b'{"entry":%s,"resourceType":"Bundle"}',
+    ],
+)
+def test_what_is_nested_too_deep_fails_alone(depth, line):
+    first, bad, last = _read(b"\n".join([A, line % (b"[" * depth + b"]" * depth), B]))
+    assert (getattr(first, "id", None), getattr(last, "id", None)) == ("a", "b")
+    assert isinstance(bad, BadLine)
+    assert bad.reason == Reason.NESTED_TOO_DEEP
+
+
+def test_what_is_nested_as_deep_as_may_be_is_a_line():
+    (line,) = _read(b'{"resourceType":"Patient","x":%s}' % (b"[" * 253 + b"]" * 253))
+    assert isinstance(line, Line)
+
+
 def test_a_file_cut_in_its_last_line_keeps_the_others():
     lines = _read(A + b"\n" + B[:10])
     assert [type(line) for line in lines] == [Line, BadLine]

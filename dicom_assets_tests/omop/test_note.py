@@ -28,6 +28,23 @@ def row(*forms: dict, conclusion: str | None = None, div: str | None = None) -> 
         (row(form("größer".encode("latin-1"), "text/plain; charset=ISO-8859-1")), "größer"),
         (row(form("größer".encode("latin-1"))), "größer"),
         (row(form("größer", "text/plain; charset=nonsense")), "größer"),
+        (row(form("größer".encode("cp1252"), "text/plain; charset=Windows-1252")), "größer"),
+        (row(form("größer".encode("utf-16"), 'text/plain; charset="UTF-16"')), "größer"),
+        (row(form("所見".encode("iso2022_jp"), "text/plain; charset=ISO-2022-JP")), "所見"),
+        (row(form("a", "text/plain; charset=undefined")), "a"),
+        (row(form("+2AA-", "text/plain; charset=utf-7")), "+2AA-"),
+        (row(form("\\ud800", "text/plain; charset=unicode_escape")), "\\ud800"),
+        (row(form("a", f"text/plain; charset={'x' * 5000}")), "a"),
+        (
+            row(
+                form(
+                    "a<![x[y]]>b<![ ]>c<![if d]>e<![endif]><!--[if f]>g<![endif]-->h<![",
+                    "text/html",
+                )
+            ),
+            "abceh<![",
+        ),
+        (row(form("&#xD800;a", "text/html")), "\ufffda"),
         (row(form("<p>a<br/>b</p><script>x</script> &lt;c", "text/html")), "a\nb\n<c"),
         (row(form("a"), form("b"), form("a")), "a\n\nb"),
         (row(form("a. The end."), conclusion="The end."), "a. The end."),

@@ -1,0 +1,129 @@
+"""Resources with values of any wrong kind: each is a row or a failure, and none stops a day."""
+
+import base64
+import copy
+import itertools
+
+import pytest
+
+from dicom_assets.steps import catalog
+from dicom_assets_tests.steps.test_reports import UID, by_uid, drop, report
+
+WRONG = [
+    *(None, 1, -(2**62), 1.5, True, "", " ", "x", "\0", "1" * 70_000, "9999-99-99T99:99:99Z"),
+    *("2026-03-14T10:00:00+99:99", 20260101000000, [], {}, [[]], [None], [1], ["x"], [{}]),
+    *([{"x": 1}], {"x": {"y": [1]}}, {"value": 5}, [{"value": {"a": 1}}], [{"coding": "x"}]),
+    *({"coding": [None, 1, {"code": 5}]}, {"reference": 7}, {"lastUpdated": 7}),
+    *(
+        [{"system": ["urn:dicom:uid"], "value": ["1"]}],
+        {"identifier": {"value": [1], "system": {}}},
+    ),
+    *([{"reference": "ImagingStudy/" + "1" * 500}], {"start": 5, "end": "x"}),
+]
+STUDY = {
+    "resourceType": "ImagingStudy",
+    "status": "available",
+    "subject": {"identifier": {"value": "P"}},
+    "identifier": [{"system": "urn:dicom:uid", "value": "urn:oid:1.2.77"}],
+    "series": [
+        {
+            "uid": "1.2.77.1",
+            "modality": {"code": "CT"},
+            "instance": [{"uid": "1.2.77.1.1", "sopClass": {"code": "x"}}],
+        }
+    ],
+}
+OF_STUDY = [
+    "meta",
+    "subject",
+    "status",
+    "identifier",
+    "series",
+    "started",
+    "procedureCode",
+    "description",
+    "numberOfSeries",
+    "endpoint",
+    "contained",
+    "extension",
+    "note",
+    "modality",
+    "_started",
+]
+OF_SERIES = [
+    "uid",
+    "modality",
+    "bodySite",
+    "started",
+    "extension",
+    "instance",
+    "number",
+    "description",
+    "_uid",
+]
+OF_INSTANCE = ["uid", "sopClass", "number", "title", "extension"]
+OF_REPORT = [
+    "meta",
+    "subject",
+    "code",
+    "status",
+    "issued",
+    "conclusion",
+    "presentedForm",
+    "text",
+    "effectiveDateTime",
+    "effectivePeriod",
+    "imagingStudy",
+    "identifier",
+    "language",
+    "extension",
+    "contained",
+    "category",
+    "_issued",
+]
+DEEP = f'{{"resourceType":"%s","id":"deep","extension":{"[" * 300}{"]" * 300}}}'
+
+
+def studies():
+    for key, wrong in itertools.product(OF_STUDY, WRONG):
+        yield STUDY | {key: wrong}
+    for key, wrong in itertools.product(OF_SERIES, WRONG):
+        study = copy.deepcopy(STUDY)
+        study["series"][0][key] = wrong
+        yield study
+    for key, wrong in itertools.product(OF_INSTANCE, WRONG):
+        study = copy.deepcopy(STUDY)
+        study["series"][0]["instance"][0][key] = wrong
+        yield study
+
+
+def reports():
+    for key, wrong in itertools.product(OF_REPORT, WRONG):
+        yield report(study=by_uid(UID)) | {key: wrong}
+    for charset in ("undefined", "utf-7", "unicode_escape", "hex", "idna", "utf-16"):
+        data = base64.b64encode(b"+2AA- \\ud800 \xff").decode()
+        form = {"contentType": f"text/plain; charset={charset}", "data": data}
+        yield report(study=by_uid(UID), presentedForm=[form])
+    html = base64.b64encode(b"<![x[y]]>&#xD800;").decode()
+    yield report(study=by_uid(UID), presentedForm=[{"contentType": "text/html", "data": html}])
+
+
+@pytest.mark.parametrize("validation", ["strict", "lenient"])
+def test_no_wrong_value_in_a_resource_stops_a_date(make_house, write_dicom, validation):
+    house = make_house(fhir_validation=validation)
+    write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID)
+    made = [each | {"id": f"w{n}"} for n, each in enumerate([*studies(), *reports()])]
+    drop(house, *made, report("good", study=by_uid(UID)))
+    folder = house.run.engine.layout.fhir_drop_folder
+    for kind in ("ImagingStudy", "DiagnosticReport"):
+        (folder / f"{kind}.ndjson").write_text(DEEP % kind + "\n")
+    house.chain()
+    rows = house.rows(catalog.silver_imaging_study())
+    rows += house.rows(catalog.silver_fhir("DiagnosticReport"))
+    failures = house.rows(catalog.INGESTION_FAILURES)
+    own = {row["idOrig"] for row in rows} - {UID}
+    assert len(own) + len(failures) == len(made) + 3
+    assert "good" in own and {"nested_too_deep"} <= {row["reasonCode"] for row in failures}
+    good = house.rows(catalog.silver_fhir("DiagnosticReport"))
+    (silver_id,) = (row["id"] for row in good if row["idOrig"] == "good")
+    assert silver_id in {note["sourceRecordId"] for note in house.rows(catalog.NOTE)}
