@@ -260,5 +260,7 @@ def _instants(column: pa.Array) -> pa.Array:
     written = pc.extract_regex(_as(pa.string(), column, name), _ISO)
     if written.null_count > column.null_count:
         raise StoreError("the inventory's Last-Modified must be like 2026-11-28T18:00:00Z")
-    texts = pc.binary_join_element_wise(written.field("day"), written.field("time"), " ")
+    texts = pc.binary_join_element_wise(
+        pc.struct_field(written, "day"), pc.struct_field(written, "time"), " "
+    )
     return _as(pa.timestamp("us"), texts, name).cast(TIMESTAMP)

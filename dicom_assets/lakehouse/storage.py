@@ -165,6 +165,10 @@ def check_address(address: str) -> str:
         )
     if address.startswith("file://"):
         address = address.removeprefix("file://")
+    if re.fullmatch(r"[^/]*:/*|[^/]*:///.*", address, re.S):
+        raise StoreError(
+            "an address must name a container or bucket after ://, such as s3://bucket"
+        )
     if "://" not in address and not address.startswith("/"):
         raise StoreError("a folder's address must begin with /")
     return address.rstrip("/")
