@@ -75,7 +75,7 @@ NONSENSE += [{"Last": 9, "Done": False, "Changes": 5, "sequence": [1]}]
 
 @pytest.mark.parametrize("said", NONSENSE, ids=json.dumps)
 @pytest.mark.parametrize("feed", [AzureFeed, OrthancFeed])
-def test_a_feed_of_nonsense_is_told(answering, said, feed: type[Feed]):
+def test_a_feed_of_nonsense_is_told(answering, said, feed: Callable[[Client], Feed]):
     def answer(request: httpx.Request) -> httpx.Response:
         is_latest = request.url.path.endswith("/latest") and not isinstance(said, dict)
         return httpx.Response(200, json={"sequence": 7} if is_latest else said)

@@ -496,6 +496,22 @@ def test_files_that_lie_elsewhere_are_read_again_there(with_place, place, tmp_pa
     assert (failure["step"], failure["reasonCode"]) == ("reread", "not_fetched")
 
 
+def test_one_key_that_is_no_path_holds_up_none_of_an_inventory(
+    make_house, moto, tmp_path, write_dicom
+):
+    place = moto.place("odd-inventory")
+    house = make_house(storage=place.storage)
+    link(house, place, inventory=f"{tmp_path}/i.csv")
+    place.put("good.dcm", content(tmp_path, write_dicom))
+    rows = "".join(f"{key},2026-11-28T18:00:00Z\n" for key in ("a//b", "good.dcm", "x%0A/b"))
+    (tmp_path / "i.csv").write_text(f"Key,Last-Modified\n{rows}")
+    house.chain(until="extract")
+    assert len(house.metastore()) == 1
+    failed = {f"{place.address}/{key}": "not_fetched" for key in ("a//b", "x\n/b")}
+    assert house.failures() == failed
+    assert Day(house.run).external_counts() == {"objects": 3, "rows_failures_and_skipped": 3}
+
+
 def test_an_inventory_that_says_no_times_changes_nothing_each_run(make_house, moto, tmp_path):
     place = moto.place("no-times")
     house = make_house(storage=place.storage)
