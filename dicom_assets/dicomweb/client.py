@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from dicom_assets.dicomweb.connection import Connection, Passing, ServiceError
+from dicom_assets.dicomweb.connection import BROKEN, Connection, Passing, ServiceError
 from dicom_assets.dicomweb.multipart import Body, MultipartError, boundary_of, parts
 from dicom_assets.dicomweb.service import Service
 
@@ -23,6 +23,7 @@ _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _JSON = "application/dicom+json"
 _REFERENCED, _FAILED = "00081199", "00081198"
 _SOP_INSTANCE, _REASON = "00081155", "00081197"
+_UIDS = ("0020000D", "0020000E", "00080018")
 _STORED_BEFORE = 45070
 """Azure's failure reason of an instance that was stored before; it keeps the first one."""
 _LOG = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class Client:
                     self.connection.check("STOW-RS", response)
                 try:
                     return _stored(response.json())
-                except (ValueError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     self.connection.check("STOW-RS", response)
                     return Stored()
 
@@ -154,7 +155,7 @@ class Client:
             with self._parts(f"/studies/{study}/series/{series}") as found:
                 for content in found:
                     take(content)
-        except (ServiceError, Passing, httpx.TransportError, MultipartError) as error:
+        except (ServiceError, Passing, httpx.RequestError, MultipartError) as error:
             _LOG.info("%s: a series broke off (%s)", self.connection.name, type(error).__name__)
 
     @contextmanager
@@ -173,17 +174,35 @@ class Client:
             query: Attributes to match and to include.
 
         Yields:
-            What is found, in the DICOM JSON Model.
+            What is found, in the DICOM JSON Model, each once.
+
+        Raises:
+            ServiceError: It is refused, or goes on for ever.
         """
         address, headers, offset = self._base + path, {"Accept": _JSON}, 0
+        seen: set[tuple[Any, ...]] = set()
+        before = 0
         # to the first empty page: a service may give less at a time than it is asked for
         while True:
             asked = {**query, "limit": str(_PAGE), "offset": str(offset)}
             found = self.connection.json("QIDO-RS", address, params=asked, headers=headers)
             if not found:
                 return
-            yield from found
-            offset += len(found)
+            with self.connection.understood("QIDO-RS"):
+                uids = [tuple(value_of(item, tag) for tag in _UIDS) for item in found]
+                new = dict(zip(uids, found, strict=True))
+                unseen = [item for each, item in new.items() if each not in seen]
+                seen |= new.keys()
+            # what comes meanwhile moves some to the next page, but never all of a page
+            if not unseen and len(found) >= before:
+                raise ServiceError(
+                    f"the DICOM service {self.connection.name} ignores `offset` of QIDO-RS and"
+                    " gives the same again and again; it cannot be listed whole",
+                    BROKEN,
+                )
+            yield from unseen
+            before = len(found)
+            offset += before
 
 
 def _stored(said: dict[str, Any]) -> Stored:

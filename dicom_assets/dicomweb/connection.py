@@ -65,6 +65,10 @@ class Passing(Exception):
         self.status, self.pause = status, pause
 
 
+class _NoToken(Exception):
+    """The token endpoint is out of reach; it may be in reach soon."""
+
+
 class Connection:
     """Sends requests to one service. May be used by several threads."""
 
@@ -95,7 +99,7 @@ class Connection:
 
         Raises:
             Passing: It may be another one soon; `persist` tries again.
-            httpx.TransportError: There was none, or not all of it.
+            httpx.RequestError: There was none, or not all of it, or it cannot be decoded.
         """
         with self._client.stream(method, address, **request) as response:
             if response.status_code in _PASSING:
@@ -112,22 +116,35 @@ class Connection:
         Raises:
             ServiceError: It did not succeed in time; nor can it, when the status says so.
         """
-        pause, status = self._pause, None
+        pause, status, has_token = self._pause, None, True
         for attempt in range(1, ATTEMPTS + 1):
-            wait = None
+            wait, has_token = None, True
             try:
                 return act()
+            except _NoToken:
+                status, has_token = None, False
             except Passing as error:
                 status, wait = error.status, error.pause
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 status = None
-            except (httpx.TransportError, MultipartError):
+            except httpx.InvalidURL:
+                raise ServiceError(
+                    f"the DICOM service {self.name} cannot be asked for {what}: what is asked for"
+                    " makes no address; check its settings, and the UIDs that it states",
+                    BROKEN,
+                ) from None
+            except (httpx.RequestError, MultipartError):
                 status = BROKEN
             if attempt < ATTEMPTS:
                 _LOG.info("%s: %s is tried again, attempt %s", self.name, what, attempt + 1)
                 spread = pause * (0.5 + random.random())  # noqa: S311 no secret
                 time.sleep(min(_LONGEST_PAUSE, spread if wait is None else wait))
                 pause *= 2
+        if not has_token:
+            raise ServiceError(
+                f"the DICOM service {self.name} cannot be asked for {what}: its token endpoint"
+                " cannot be reached; check token_address, and the network"
+            )
         raise self._error(what, status)
 
     def json(self, what: str, address: str, **request: Any) -> Any:
@@ -146,12 +163,30 @@ class Connection:
                 response.read()
                 try:
                     return response.json()
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise ServiceError(
                         f"{self.name}: {what} is answered with no JSON", 200
                     ) from None
 
         return self.persist(what, act)
+
+    @contextmanager
+    def understood(self, what: str) -> Iterator[None]:
+        """Reads what an answer says.
+
+        Raises:
+            ServiceError: It is not what was asked for.
+        """
+        try:
+            yield
+        except PlainError:  # which is a ValueError
+            raise
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError):
+            raise ServiceError(
+                f"the DICOM service {self.name}, asked for {what}, answers something else; check"
+                " that its address is that of the service itself",
+                BROKEN,
+            ) from None
 
     def check(self, what: str, response: httpx.Response) -> None:
         """Lets an answer pass that is one.
@@ -183,7 +218,7 @@ def _asked_pause(response: httpx.Response) -> float | None:
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -231,7 +266,10 @@ class _ClientCredentials(httpx.Auth):
         }
         if service.scope:
             form["scope"] = service.scope
-        response = httpx.post(service.token_address, data=form, timeout=_TIMEOUT)
+        try:
+            response = httpx.post(service.token_address, data=form, timeout=_TIMEOUT)
+        except (httpx.RequestError, httpx.InvalidURL):
+            raise _NoToken from None
         if response.status_code in _PASSING:
             raise Passing(response.status_code, _asked_pause(response))
         if not response.is_success:
@@ -243,5 +281,5 @@ class _ClientCredentials(httpx.Auth):
         try:
             answer = response.json()
             return str(answer["access_token"]), float(answer.get("expires_in", 300))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ServiceError("the token endpoint answers without a token", 401) from None

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
 from dicom_assets.dicomweb.client import Client, Instance, value_of
+from dicom_assets.dicomweb.connection import BROKEN, ServiceError
 from dicom_assets.lakehouse.errors import PlainError
 
 _PAGE = 1000
@@ -95,6 +96,7 @@ class AzureFeed:
     """The change feed of Azure Health Data Services, by sequence number, which its API v1 has."""
 
     kind = "changefeed"
+    what = "its change feed"
     seconds_between = 0
 
     def __init__(self, client: Client) -> None:
@@ -120,24 +122,29 @@ class AzureFeed:
                 # those with offset < sequence <= offset + limit: there may be none of them
                 asked = {"offset": position, "limit": _AZURE_PAGE, "includeMetadata": "false"}
                 told = self._ask("", **asked) or []
-                entries = [_lower(entry) for entry in told]
-                changes += map(_azure_change, entries)
-                behind = [int(entry["sequence"]) for entry in entries]
-                position = max(behind) if behind else min(position + _AZURE_PAGE, latest)
+                with self._connection.understood(self.what):
+                    new = [_azure_change(_lower(entry)) for entry in told]
+                changes += new
+                end = max((change.sequence for change in new), default=position + _AZURE_PAGE)
+                if end <= position:
+                    raise _goes_round(self._connection.name, "offset", self.what)
+                position = end if new else min(end, latest)
             yield Page(changes, position, more=position < latest)
 
     def _latest(self) -> int | None:
         told = self._ask("/latest", includeMetadata="false")
-        return int(_lower(told)["sequence"]) if isinstance(told, dict) else None
+        with self._connection.understood(self.what):
+            return _number(_lower(told)["sequence"]) if isinstance(told, dict) else None
 
     def _ask(self, path: str, **asked: Any) -> Any:
-        return self._connection.json("its change feed", self._address + path, params=asked)
+        return self._connection.json(self.what, self._address + path, params=asked)
 
 
 class OrthancFeed:
     """The changes of an Orthanc. Deletions are not among them: it forgets what it deleted."""
 
     kind = "changes"
+    what = "its changes"
     seconds_between = 0
 
     def __init__(self, client: Client) -> None:
@@ -155,10 +162,15 @@ class OrthancFeed:
         more = True
         while more:
             told = self._ask("/changes", params={"since": position, "limit": _PAGE})
-            position, more = int(told["Last"]), not told["Done"]
-            new = [each for each in told["Changes"] if each["ChangeType"] == "NewInstance"]
+            with self._connection.understood(self.what):
+                end, more = _number(told["Last"]), not told["Done"]
+                new = [each for each in told["Changes"] if each["ChangeType"] == "NewInstance"]
+                changes = self._changes(new)
+            if more and end <= position:
+                raise _goes_round(self._connection.name, "since", self.what)
+            position = end
             if told["Changes"]:
-                yield Page(self._changes(new), position, more)
+                yield Page(changes, position, more)
 
     def _changes(self, new: list[dict[str, Any]]) -> list[Change]:
         """Looks up which instances those are; some may have gone meanwhile."""
@@ -172,14 +184,14 @@ class OrthancFeed:
             of_study = studies.get(of_series.get("ParentStudy"))
             if of_study:
                 uids = (
-                    of_study["MainDicomTags"]["0020,000d"],
-                    of_series["MainDicomTags"]["0020,000e"],
-                    of_instance["MainDicomTags"]["0008,0018"],
+                    str(of_study["MainDicomTags"]["0020,000d"]),
+                    str(of_series["MainDicomTags"]["0020,000e"]),
+                    str(of_instance["MainDicomTags"]["0008,0018"]),
                 )
                 found.append(
                     Change(
                         Instance(*uids),
-                        sequence=int(change["Seq"]),
+                        sequence=_number(change["Seq"]),
                         at_ns=_ns(datetime.strptime(change["Date"], "%Y%m%dT%H%M%S")),
                         series_size=len(of_series["Instances"]),
                     )
@@ -194,10 +206,12 @@ class OrthancFeed:
         return {each["ID"]: each for each in told}
 
     def _latest(self) -> int:
-        return int(self._ask("/changes", params={"last": ""})["Last"])
+        told = self._ask("/changes", params={"last": ""})
+        with self._connection.understood(self.what):
+            return _number(told["Last"])
 
     def _ask(self, path: str, **request: Any) -> Any:
-        told = self._connection.json("its changes", self._address + path, **request)
+        told = self._connection.json(self.what, self._address + path, **request)
         if told is None:
             raise PlainError(
                 f"the DICOM service {self._connection.name} has no {path} at its orthanc_address;"
@@ -251,7 +265,7 @@ class DateFeed:
     def _uids(self, path: str, tag: str, query: dict[str, str]) -> Iterator[str]:
         for item in self._client.search(path, query):
             if uid := value_of(item, tag):
-                yield uid
+                yield str(uid)
 
     def _instances(self, study: str) -> list[Change]:
         found = [
@@ -278,11 +292,32 @@ def _check_begin(name: str, position: int, latest: int) -> None:
         )
 
 
+def _goes_round(name: str, parameter: str, what: str) -> ServiceError:
+    return ServiceError(
+        f"the DICOM service {name}, asked for {what}, ignores `{parameter}` and gives the same"
+        " again and again; it cannot be read to its end",
+        BROKEN,
+    )
+
+
+def _number(said: Any) -> int:
+    """Returns a change's number.
+
+    Raises:
+        ValueError: It is none that a position can have.
+    """
+    number = int(said)
+    if not 0 <= number < 2**63:
+        raise ValueError
+    return number
+
+
 def _azure_change(entry: dict[str, Any]) -> Change:
+    names = ("studyinstanceuid", "seriesinstanceuid", "sopinstanceuid")
     return Change(
-        Instance(entry["studyinstanceuid"], entry["seriesinstanceuid"], entry["sopinstanceuid"]),
+        Instance(*(str(entry[name]) for name in names)),
         deleted=entry["action"].lower() == "delete",
-        sequence=int(entry["sequence"]),
+        sequence=_number(entry["sequence"]),
         at_ns=_ns(datetime.fromisoformat(entry["timestamp"])),
     )
 

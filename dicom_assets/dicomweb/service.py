@@ -5,10 +5,19 @@ Decided here: which statements belong together. Not decided here: where they are
 """
 
 import re
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-_ADDRESS = re.compile(r"https?://[^/\s@]+(/\S*)?")
+_ADDRESS = re.compile(r"https?://[^/\s@]+(/[^\s?#]*)?")
+
+
+def _has_host(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0 and address.isprintable()
+    except ValueError:  # its port, or its brackets
+        return False
 
 
 class Service(BaseModel):
@@ -34,7 +43,7 @@ class Service(BaseModel):
     def _is_address(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        if not _ADDRESS.fullmatch(value):
+        if not _ADDRESS.fullmatch(value) or not _has_host(value):
             raise ValueError("must be an address without user, such as https://pacs.example/dicom")
         return value.rstrip("/")
 

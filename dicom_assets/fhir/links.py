@@ -87,10 +87,10 @@ def _names(reference: Json) -> Iterator[str]:
     text = reference.get("reference") or ""
     if match := _REFERENCE.fullmatch(text):
         yield f"{_ID}{match[1]}"
-    elif text.startswith(_UUID):
-        yield f"{_ID}{text.removeprefix(_UUID)}"
-    elif text.startswith(_OID):
-        yield f"{_UID}{text.removeprefix(_OID)}"
+    elif of_uuid := _behind(_UUID, text):
+        yield f"{_ID}{of_uuid}"
+    elif of_oid := _behind(_OID, text):
+        yield f"{_UID}{of_oid}"
     identifier = reference.get("identifier")
     if isinstance(identifier, dict) and (uid := _uid(identifier)):
         yield f"{_UID}{uid}"
@@ -99,8 +99,12 @@ def _names(reference: Json) -> Iterator[str]:
 def _uid(identifier: Json) -> str | None:
     """Returns the UID of an identifier that is one, by its system, or as a URN."""
     value = (identifier.get("value") or "").strip()
+    uid = _behind(_OID, value)
     if identifier.get("system") == STUDY_UID_SYSTEM:
-        return value.removeprefix(_OID) or None
-    if identifier.get("system") in (None, _URI_SYSTEM) and value.startswith(_OID):
-        return value.removeprefix(_OID) or None
-    return None
+        return (value if uid is None else uid) or None
+    return uid or None if identifier.get("system") in (None, _URI_SYSTEM) else None
+
+
+def _behind(begin: str, urn: str) -> str | None:
+    """Returns what follows the beginning of a URN, in which capitals do not count (RFC 8141)."""
+    return urn[len(begin) :] if urn[: len(begin)].lower() == begin else None

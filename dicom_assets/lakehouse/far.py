@@ -373,7 +373,9 @@ class FarPath(PosixPath):
 
         try:
             yield
-        except (exceptions.BaseError, FileNotFoundError) as error:
+        except PlainError:
+            raise
+        except (exceptions.BaseError, FileNotFoundError, ValueError) as error:
             if is_of_one and self.store.is_missing(error):
                 raise self._gone() from None
             raise self.store.fault(error) from None

@@ -9,6 +9,7 @@ them (`dicom_assets.steps.external`).
 import gzip
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, BinaryIO, cast
@@ -63,14 +64,30 @@ def listed_in(
         with tempfile.TemporaryFile(dir=scratch_of(storage.root)) as file:
             _download(storage, address, file)
             file.seek(0)
-            try:
-                for batch in _batches(file, address, columns):
-                    found = _objects(batch, container)
-                    yield found.filter(pc.starts_with(found["key"], folder))
-            except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError):
-                raise StoreError(
-                    "a file of the inventory is neither Parquet nor CSV, or damaged"
-                ) from None
+            for batch in _sound(_batches(file, address, columns)):
+                found = _objects(batch, container)
+                yield found.filter(pc.starts_with(found["key"], folder))
+
+
+def _sound(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yields what can be read of a file.
+
+    Raises:
+        StoreError: The rest cannot, or its columns are not clear.
+    """
+    while True:
+        try:
+            batch = next(batches, None)
+        except StoreError:  # which is an OSError
+            raise
+        # OSError: pyarrow says so of damaged compression
+        except (pa.ArrowException, zlib.error, OSError, EOFError, ValueError):
+            raise StoreError(
+                "a file of the inventory is neither Parquet nor CSV, or damaged"
+            ) from None
+        if batch is None:
+            return
+        yield batch
 
 
 def _download(storage: Storage, address: str, to: BinaryIO) -> None:
@@ -106,9 +123,9 @@ def _in_manifest(address: str, storage: Storage) -> Iterator[tuple[str, list[str
             bucket = said["destinationBucket"].rpartition(":")[2]
             schema = said["fileSchema"] if said["fileFormat"] == "CSV" else ""
             keys = [each["key"] for each in said["files"]]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            columns = [name.strip() for name in schema.split(",")] if schema else None
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise StoreError("the inventory's manifest.json is none of S3 Inventory") from None
-    columns = [name.strip() for name in schema.split(",")] if schema else None
     yield from ((f"s3://{bucket}/{key}", columns) for key in keys)
 
 
@@ -119,7 +136,7 @@ def _batches(file: BinaryIO, address: str, columns: list[str] | None) -> Iterato
 
     if address.lower().endswith(".parquet"):
         parquet = pq.ParquetFile(file)
-        wanted = [name for name in parquet.schema_arrow.names if _plain(name) in _WANTED]
+        wanted = _wanted(parquet.schema_arrow.names)
         for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=wanted):
             yield batch.rename_columns([_plain(name) for name in batch.schema.names])
         return
@@ -129,7 +146,7 @@ def _batches(file: BinaryIO, address: str, columns: list[str] | None) -> Iterato
     options = pacsv.ReadOptions(block_size=1 << 22, column_names=columns)
     convert = pacsv.ConvertOptions(
         column_types={name: pa.string() for name in names},
-        include_columns=[name for name in names if _plain(name) in _WANTED],
+        include_columns=_wanted(names),
         strings_can_be_null=True,
     )
     stream = _unzipped(file) if is_zipped else file
@@ -137,6 +154,21 @@ def _batches(file: BinaryIO, address: str, columns: list[str] | None) -> Iterato
         renamed = batch.rename_columns([_plain(name) for name in batch.schema.names])
         # S3 writes keys as in an address
         yield _decoded(renamed) if "key" in renamed.schema.names else renamed
+
+
+def _wanted(names: Sequence[str]) -> list[str]:
+    """Returns the columns that are wanted.
+
+    Raises:
+        StoreError: Two of them mean the same.
+    """
+    wanted = [name for name in names if _plain(name) in _WANTED]
+    if len({_plain(name) for name in wanted}) < len(wanted):
+        raise StoreError(
+            f"the inventory has two columns of the same name among {', '.join(wanted)}; leave one"
+            " out"
+        )
+    return wanted
 
 
 def _unzipped(file: BinaryIO) -> BinaryIO:
@@ -168,11 +200,13 @@ def _objects(batch: pa.RecordBatch, container: str) -> pa.RecordBatch:
     stays = pa.array([True] * len(batch), pa.bool_())
     for name, wanted in _MUST_BE.items():
         if name in batch.schema.names:
-            stays = pc.and_(stays, pc.equal(_truth(batch[name], unknown=wanted), wanted))
+            stays = pc.and_(stays, pc.equal(_truth(batch[name], name, unknown=wanted), wanted))
     if _SNAPSHOT in batch.schema.names:
-        of_snapshot = pc.fill_null(pc.not_equal(batch[_SNAPSHOT].cast(pa.string()), ""), False)
+        of_snapshot = pc.fill_null(
+            pc.not_equal(_as(pa.string(), batch[_SNAPSHOT], "Snapshot"), ""), False
+        )
         stays = pc.and_(stays, pc.invert(of_snapshot))
-    keys = keys.cast(pa.string())
+    keys = _as(pa.string(), keys, "Key" if "key" in found else "Name")
     if "key" not in found:
         keys = pc.replace_substring_regex(keys, f"^{re.escape(container)}/", "")
     nothing = pa.nulls(len(batch), pa.string())
@@ -180,21 +214,35 @@ def _objects(batch: pa.RecordBatch, container: str) -> pa.RecordBatch:
         keys,
         _numbers(found.get("size", nothing)),
         _instants(found["modified"]),
-        _cut(found.get("etag", nothing).cast(pa.string())),
+        _cut(_as(pa.string(), found.get("etag", nothing), "Etag")),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=LISTED).filter(stays)
 
 
-def _truth(column: pa.Array, *, unknown: bool) -> pa.Array:
+def _as(wanted: pa.DataType, column: pa.Array, name: str) -> pa.Array:
+    """Returns a column as another type.
+
+    Raises:
+        StoreError: A value of it cannot be that.
+    """
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException:
+        raise StoreError(
+            f"the inventory's column {name} has values that are no {wanted}; look who writes it"
+        ) from None
+
+
+def _truth(column: pa.Array, name: str, *, unknown: bool) -> pa.Array:
     if not pa.types.is_boolean(column.type):
-        column = pc.equal(pc.utf8_lower(column.cast(pa.string())), "true")
+        column = pc.equal(pc.utf8_lower(_as(pa.string(), column, name)), "true")
     return pc.fill_null(column, unknown)
 
 
 def _numbers(column: pa.Array) -> pa.Array:
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-    return column.cast(pa.int64())
+    return _as(pa.int64(), column, "Size")
 
 
 def _cut(etags: pa.Array) -> pa.Array:
@@ -204,12 +252,15 @@ def _cut(etags: pa.Array) -> pa.Array:
 
 def _instants(column: pa.Array) -> pa.Array:
     """Returns instants of timestamps, of milliseconds since 1970, or of ISO 8601 texts in UTC."""
+    name = "Last-Modified"
     if pa.types.is_timestamp(column.type):
-        return column.cast(pa.timestamp("us")).cast(TIMESTAMP)
+        return _as(TIMESTAMP, _as(pa.timestamp("us"), column, name), name)
     if pa.types.is_integer(column.type):
-        return column.cast(pa.timestamp("ms")).cast(TIMESTAMP)
-    written = pc.extract_regex(column.cast(pa.string()), _ISO)
+        return _as(TIMESTAMP, _as(pa.timestamp("ms"), column, name), name)
+    written = pc.extract_regex(_as(pa.string(), column, name), _ISO)
     if written.null_count > column.null_count:
         raise StoreError("the inventory's Last-Modified must be like 2026-11-28T18:00:00Z")
-    texts = pc.binary_join_element_wise(written.field("day"), written.field("time"), " ")
-    return texts.cast(pa.timestamp("us")).cast(TIMESTAMP)
+    texts = pc.binary_join_element_wise(
+        pc.struct_field(written, "day"), pc.struct_field(written, "time"), " "
+    )
+    return _as(pa.timestamp("us"), texts, name).cast(TIMESTAMP)

@@ -7,6 +7,8 @@ he likes. Which names are never DICOM files is decided here, too; which files ar
 (`dicom_assets.dicom`), nor what is new (`dicom_assets.steps.external`).
 """
 
+import codecs
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +35,7 @@ _NO_FILE = (
     r"|(^|/)index(-wal|-shm|-journal)?$"
     r"|(?i:\.zip)$|/$"
 )
+_HIDDEN = r"(^|/)\."
 # would be taken for a year, or for corrections
 _NO_NAMESPACE = re.compile(rf"\d{{4}}|{OPERATIONS_FOLDER}")
 
@@ -94,8 +97,7 @@ def shortcuts(layout: Layout) -> Shortcuts:
         elif not is_safe_name(folder.name) or _NO_NAMESPACE.fullmatch(folder.name):
             found.bad[folder.name] = "the folder's name cannot be that of a source system"
         elif folder.is_symlink():
-            address = layout.relative(folder)
-            found.good.append(Shortcut(folder.name, folder.name, address))
+            _add(layout, Shortcut(folder.name, folder.name, layout.relative(folder)), found)
         else:
             _in_namespace(layout, folder, found)
     return found
@@ -115,13 +117,28 @@ def _in_namespace(layout: Layout, folder: Path, found: Shortcuts) -> None:
         if entry.suffix == ".json" and entry.is_file():
             own.add(entry.name)
             try:
-                found.good.append(_read(name.removesuffix(".json"), folder.name, entry))
+                _add(layout, _read(name.removesuffix(".json"), folder.name, entry), found)
             except StoreError as error:
                 found.bad[name.removesuffix(".json")] = str(error)
         elif entry.is_symlink():
-            found.good.append(Shortcut(name, folder.name, layout.relative(entry)))
+            _add(layout, Shortcut(name, folder.name, layout.relative(entry)), found)
     address = layout.relative(folder)
     found.good.append(Shortcut(folder.name, folder.name, address, left_out=frozenset(own)))
+
+
+def _add(layout: Layout, shortcut: Shortcut, found: Shortcuts) -> None:
+    """Adds a shortcut that leads elsewhere; one that does not would feed on what comes of it."""
+    address, root = shortcut.address, str(layout.root)
+    if "://" not in address and "://" not in root:
+        address, root = os.path.realpath(layout.absolute(address)), os.path.realpath(root)
+    address, root = f"{address.rstrip('/')}/", f"{root.rstrip('/')}/"
+    if address.startswith(root) or root.startswith(address):
+        found.bad[shortcut.name] = (
+            "it leads into the lakehouse itself, or to what the lakehouse lies in; let it lead"
+            " elsewhere"
+        )
+    else:
+        found.good.append(shortcut)
 
 
 def _read(name: str, source_system: str, path: Path) -> Shortcut:
@@ -129,7 +146,7 @@ def _read(name: str, source_system: str, path: Path) -> Shortcut:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise StoreError("the JSON file is too long to be a shortcut")
-        said: Any = orjson.loads(path.read_bytes())
+        said: Any = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError:
         raise StoreError("the shortcut is no JSON") from None
     if not isinstance(said, dict) or not isinstance(said.get("address"), str):
@@ -180,6 +197,9 @@ def listed(
         batch = every.filter(pc.invert(pc.is_in(every["key"], own)))
         keys = batch["key"]
         is_file = pc.invert(pc.match_substring_regex(keys, _NO_FILE))
+        if store.is_far:  # of folders they are not listed
+            below = pc.utf8_slice_codeunits(keys, len(prefix))
+            is_file = pc.and_(is_file, pc.invert(pc.match_substring_regex(below, _HIDDEN)))
         is_file = pc.and_kleene(is_file, pc.fill_null(pc.not_equal(batch["size"], 0), True))
         skipped.by_name += len(batch) - (pc.sum(is_file).as_py() or 0)
         good = batch.filter(is_file)

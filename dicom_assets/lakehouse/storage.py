@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 
@@ -39,6 +39,7 @@ _OBJECT_STORES = {"az": "az", "abfs": "az", "abfss": "az", "s3": "s3", "s3a": "s
 _IN_ENVIRONMENT = {"az": "AZURE", "s3": "AWS", "gs": "GOOGLE"}
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<place>[^/]*)(?:/(?P<key>.*))?", re.S)
 _ACCOUNT = re.compile(r"(?P<container>[^@]+)@(?P<account>[^.]+)\.(?P<rest>.+)")
+_ENDPOINT = re.compile(r"(?!.*_use_).*endpoint(_url)?(_s3)?", re.I)  # those are true or false
 _STATUS = re.compile(r"status code: (\d{3})")
 _AT_ONCE = 32
 _LISTED_AT_ONCE = 5000
@@ -164,6 +165,10 @@ def check_address(address: str) -> str:
         )
     if address.startswith("file://"):
         address = address.removeprefix("file://")
+    if re.fullmatch(r"[^/]*:/*|[^/]*:///.*", address, re.S):
+        raise StoreError(
+            "an address must name a container or bucket after ://, such as s3://bucket"
+        )
     if "://" not in address and not address.startswith("/"):
         raise StoreError("a folder's address must begin with /")
     return address.rstrip("/")
@@ -216,7 +221,7 @@ class ObjectStore:
                     _unquoted(batch["e_tag"].cast(pa.string())),
                 ]
                 yield pa.RecordBatch.from_arrays(columns, schema=LISTED)
-        except obstore.exceptions.BaseError as error:
+        except (obstore.exceptions.BaseError, ValueError) as error:
             raise self._store_error(error) from None
 
     def get(self, key: str, start: int, size: int, *, etag: str | None = None) -> Piece:
@@ -229,7 +234,7 @@ class ObjectStore:
         try:
             found = obstore.get(self._store, key, options=options)
             data, meta = found.bytes().to_bytes(), found.meta
-        except (obstore.exceptions.BaseError, FileNotFoundError) as error:
+        except (obstore.exceptions.BaseError, FileNotFoundError, ValueError) as error:
             if _status(error) == 416:  # nothing lies there: the object is empty
                 return Piece(b"", 0, None, datetime.fromtimestamp(0, UTC))
             raise self._object_error(error) from None
@@ -242,13 +247,15 @@ class ObjectStore:
         try:
             for some in obstore.get(self._store, key):
                 to.write(some)
-        except (obstore.exceptions.BaseError, FileNotFoundError) as error:
+        except (obstore.exceptions.BaseError, FileNotFoundError, ValueError) as error:
             raise self._object_error(error) from None
 
     def _object_error(self, error: Exception) -> Exception:
         from obstore import exceptions
 
         status = _status(error)
+        if _is_no_path(error):
+            return ObjectError("no path can have its name; give that object another one")
         if self.is_missing(error):
             return ObjectError("it is not there any more")
         if isinstance(error, exceptions.PermissionDeniedError):
@@ -274,10 +281,11 @@ class ObjectStore:
 
     def _store_error(self, error: Exception) -> StoreError:
         status = _status(error)
-        if "parsing Path" in str(error):
+        if _is_no_path(error):
             return StoreError(
-                f"{self._root}: a key in it can be no path, since it has control characters, or"
-                " slashes with nothing between; give that object another name"
+                f"{self._root}: a key in it, or the prefix, can be no path, since it has control"
+                " characters, `.` or `..` for a folder, or slashes with nothing between; give that"
+                " object another name"
             )
         why = {
             401: "it knows no such credential; check it, and whether it has expired",
@@ -434,6 +442,7 @@ def _connected(root: str, options: dict[str, str]) -> "AnyStore":
 
     scheme, place = root.split("://")
     kind = _OBJECT_STORES[scheme]
+    _check_endpoints(root, options)
     client: Any = {"connect_timeout": "10s", "timeout": "60s"}
     options = with_plain_http(root, options)
     if options.pop("allow_http", ""):
@@ -452,12 +461,43 @@ def _connected(root: str, options: dict[str, str]) -> "AnyStore":
         ) from None
 
 
+def _check_endpoints(root: str, options: Mapping[str, str]) -> None:
+    """Checks addresses of servers, set or in the environment: obstore panics at what is none.
+
+    Raises:
+        StoreError: One is no address.
+    """
+    begin = f"{_IN_ENVIRONMENT[_OBJECT_STORES[root.partition('://')[0]]]}_"
+    around = {name: value for name, value in os.environ.items() if name.startswith(begin)}
+    for name, value in (around | dict(options)).items():
+        if _ENDPOINT.fullmatch(name) and not _is_endpoint(value):
+            raise StoreError(
+                f"{root}: {name} must be an address such as https://minio.hospital.example:9000"
+            )
+
+
+def _is_endpoint(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 raises where it is none
+    except ValueError:
+        return False
+    is_plain = re.search(r"[\s\x00-\x1f\x7f]", value) is None
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and is_plain
+
+
 def with_plain_http(root: str, options: Mapping[str, str]) -> dict[str, str]:
     """Returns options that allow an endpoint without encryption where one is named."""
     kind = _OBJECT_STORES[root.partition("://")[0]]
     said = [value for name, value in options.items() if name.lower().endswith("endpoint")]
     endpoint = next(iter(said), os.environ.get(f"{_IN_ENVIRONMENT[kind]}_ENDPOINT", ""))
     return {**options} | ({"allow_http": "true"} if endpoint.startswith("http://") else {})
+
+
+def _is_no_path(error: Exception) -> bool:
+    """Says whether it is about a key that obstore takes for no path; of a listing it is wrapped."""
+    said = str(error)
+    return isinstance(error, ValueError) or "parsing Path" in said or "empty path segment" in said
 
 
 def _status(error: Exception) -> int | None:

@@ -171,9 +171,13 @@ def _study_uid(identifiers: list[Json], otherwise: str) -> str:
     """Returns the UID by its system; else an OID among the identifiers; else the resource's id."""
     values = [(i.get("system"), i.get("value") or "") for i in identifiers]
     named = (value for system, value in values if system == STUDY_UID_SYSTEM and value)
-    oids = (value for _, value in values if value.startswith(_OID))
+    oids = (value for _, value in values if _is_oid(value))
     uid = next(named, None) or next(oids, None) or otherwise
-    return uid.removeprefix(_OID)
+    return uid[len(_OID) :] if _is_oid(uid) else uid
+
+
+def _is_oid(value: str) -> bool:
+    return value[: len(_OID)].lower() == _OID  # in URNs capitals do not count
 
 
 def _type_codes(identifier: Json) -> list[str | None]:

@@ -36,6 +36,12 @@ NEW, CHANGED, AGAIN, BACK, GONE, SKIPPED = "new", "changed", "again", "back", "g
 TO_READ = (NEW, CHANGED, AGAIN)
 _STATES = np.array(["", NEW, CHANGED, AGAIN, BACK])
 _TABLE = catalog.EXTERNAL_FILES
+# whatever answers in a store's place, a portal's page of HTML too, lists as empty
+_EMPTIED = (
+    "nothing at all is listed where objects were before: they are `gone` now. Look whether the"
+    " address still is that of the store, and its file system mounted; once they are listed again"
+    " they are `back`, and are not read again"
+)
 _ROWS_PER_COMMIT = 10_000
 _MOST_SHARES = 200  # each of them two open files
 _KNOWN = ["filePath", "state", "fileSize", "etag", "sourceModifiedAt", "foundAt"]
@@ -76,14 +82,19 @@ class _ShortcutListing:
         self._folder = run.engine.layout.scratch
         self._when = now()
         self._problem: str | None = None
+        self._left_out = 0
 
     def take_in(self) -> str | None:
-        """Commits what is new; returns why not all could be listed, if so."""
+        """Commits what is new; returns what is wrong with the listing, if anything."""
         spill = Spill(self._entries(), schema=_ENTRY, folder=self._folder)
         states, gone = self._compared(spill)
         is_cut = self._commit_new(spill, states)
         self._report.count({"listed": spill.rows, "more_to_come": int(is_cut)})
         if not is_cut and self._problem is None:  # else nobody knows what is not there any more
+            if gone.rows and not spill.rows and not self._left_out:
+                # before they are gone: a run that is killed between says it nevertheless
+                _record(self._run, {self._shortcut.name: _EMPTIED})
+                self._problem = _EMPTIED
             self._commit_gone(gone)
         return self._problem
 
@@ -101,6 +112,7 @@ class _ShortcutListing:
                 yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=_ENTRY)
         except StoreError as error:
             self._problem = str(error)
+        self._left_out = skipped.by_name + skipped.being_written
         self._report.count(
             {"not_taken_by_name": skipped.by_name, "being_written": skipped.being_written}
         )
@@ -247,7 +259,7 @@ def _compare(
     )
     is_new, is_lost = both["_merge"] == "left_only", both["_merge"] == "right_only"
     is_same = (
-        (both["time"] == both["time_known"])
+        _agree(both["time"], both["time_known"])
         & _agree(both["size"], both["fileSize"])
         & _agree(both["etag"], both["etag_known"])
     )

@@ -41,6 +41,7 @@ from dicom_assets.steps.run import Run
 STEP = "pull"
 _UID = re.compile(r"\d+(\.\d+)*")
 _NO_DICOM = "what the service hands out is no DICOM file"
+_ANOTHER = "what the service hands out is another instance"
 _SERIES_SHARE = 0.5
 """A series is retrieved as a whole when so much of it is new; else one instance after another."""
 
@@ -293,8 +294,13 @@ class _Work:
                 raise
             return error
         with paths[-1].open("rb") as file:
-            is_dicom = head_of(file.read(MOST_HEAD_BYTES)) is not None
-        return paths[-1] if is_dicom else ServiceError(_NO_DICOM, 200)
+            head = head_of(file.read(MOST_HEAD_BYTES))
+        if head is None:
+            return ServiceError(_NO_DICOM, 200)
+        # a head need not say it
+        if head.sop_instance_uid not in ("", each.change.instance.sop):
+            return ServiceError(_ANOTHER, 200)
+        return paths[-1]
 
     def _written(self, pieces: Iterator[bytes]) -> Path:
         path = self._scratch / uuid.uuid4().hex

@@ -96,16 +96,52 @@ def test_s3s_parquet_is_read_as_it_is(tmp_path):
     [
         ("i.csv", "Name,Size\nimages/a,1\n", "Last-Modified"),
         ("i.csv", "Name,Last-Modified\nimages/a,yesterday\n", "must be like"),
-        ("i.csv", "Name,Last-Modified,Size\na,2026-11-28T18:00:00Z,many\n", "damaged"),
+        ("i.csv", "Name,Last-Modified,Size\na,2026-11-28T18:00:00Z,many\n", "column Size"),
+        ("i.csv", "Name,Last-Modified\na,2026-19-28T18:00:00Z\n", "column Last-Modified"),
+        ("i.csv", "Key,Last-Modified,key\na,2026-11-28T18:00:00Z,b\n", "two columns"),
+        ("i.csv", "Key,Last-Modified,Key\na,2026-11-28T18:00:00Z,b\n", "two columns"),
         ("i.csv.gz", "no gzip", "damaged"),
         ("i.parquet", "no Parquet", "neither Parquet nor CSV"),
         ("manifest.json", "{}", "manifest"),
+        ("manifest.json", '{"destinationBucket": 5, "files": []}', "manifest"),
     ],
 )
 def test_what_is_no_inventory_is_told(tmp_path, name, content, why):
     (tmp_path / name).write_text(content)
     with pytest.raises(StoreError, match=why):
         entries(tmp_path, f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("size", "why"), [(pa.array([{"a": 1}]), "column Size"), (pa.array([[1]]), "column Size")]
+)
+def test_a_column_of_another_kind_is_told_by_its_name(tmp_path, size, why):
+    table = pa.table({"Key": ["a"], "Last-Modified": [NOW], "Size": size})
+    pq.write_table(table, tmp_path / "i.parquet")
+    with pytest.raises(StoreError, match=why):
+        entries(tmp_path, f"{tmp_path}/i.parquet")
+
+
+@pytest.mark.parametrize("name", ["i.csv.gz", "i.parquet"])
+def test_a_file_that_is_damaged_anywhere_is_told(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("gz"):
+        rows = "".join(f"images/{n * 7919},2026-11-28T18:00:00Z\n" for n in range(2000))
+        path.write_bytes(gzip.compress(f"Name,Last-Modified\n{rows}".encode()))
+    else:
+        keys = [f"{n * 7919}" for n in range(2000)]
+        pq.write_table(pa.table({"Key": keys, "Last-Modified": [NOW] * 2000}), path)
+    whole = path.read_bytes()
+    told = set()
+    for at in range(0, len(whole), len(whole) // 50):
+        damaged = [whole[:at], whole[:at] + b"\xff" * 9 + whole[at + 9 :]]
+        for content in damaged:
+            path.write_bytes(content)
+            try:
+                entries(tmp_path, f"{path}")
+            except StoreError as error:
+                told.add(str(error).partition(";")[0])
+    assert "a file of the inventory is neither Parquet nor CSV, or damaged" in told
 
 
 def test_an_inventory_that_is_not_there_is_told(tmp_path):

@@ -1,9 +1,11 @@
 """Folders and object stores, listed and read alike; real servers."""
 
 import contextlib
+import io
 import os
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
@@ -206,3 +208,33 @@ def test_a_wrong_storage_setting_is_told_without_what_it_holds(monkeypatch, tmp_
         with pytest.raises(SettingsError, match="storage") as error:
             load_settings(lakehouse=tmp_path)
         assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["a//b", "a/../b", "a\nb", "\x7f"])
+def test_a_key_that_no_path_can_have_is_told_of_that_object_alone(tmp_path, key):
+    section = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    section |= {"aws_endpoint": "http://127.0.0.1:9", "aws_region": "us-east-1"}
+    store, _ = Storage(tmp_path, {"s3://odd": section}).find("s3://odd")
+    for act in (lambda: store.get(key, 0, 1), lambda: store.download(key, io.BytesIO())):
+        with pytest.raises(ObjectError, match="no path can have its name"):
+            act()
+    with pytest.raises(StoreError, match="can be no path"):
+        list(store.list(key))
+
+
+def test_a_bucket_with_a_key_that_is_no_path_is_told_as_that(moto, tmp_path):
+    place = moto.place("with-an-odd-key")
+    address = f"{place.section['aws_endpoint']}/with-an-odd-key/a//b"
+    httpx.put(address, content=b"1").raise_for_status()
+    store, _ = Storage(tmp_path, place.storage).find(place.address)
+    with pytest.raises(StoreError, match="can be no path"):
+        list(store.list(""))
+
+
+@pytest.mark.parametrize("endpoint", ["minio:9000", "http://", "ftp://x", "http://h:99999", ""])
+def test_an_endpoint_that_is_no_address_is_told_by_its_name(tmp_path, monkeypatch, endpoint):
+    with pytest.raises(StoreError, match="s3://b1: aws_endpoint must be an address"):
+        Storage(tmp_path, {"s3://b1": {"aws_endpoint": endpoint}}).find("s3://b1/x")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", endpoint)
+    with pytest.raises(StoreError, match="AZURE_STORAGE_ENDPOINT"):
+        Storage(tmp_path, {"az://c1": {"azure_use_fabric_endpoint": "true"}}).find("az://c1/x")

@@ -404,6 +404,8 @@ def test_a_file_that_is_still_being_written_is_left_for_the_next_run(make_house,
         ('{"address": "/not/there"}', "not there"),
         ('{"address": "https://x.example/c?sig=abc"}', "must not hold"),
         ('{"address": "ftp://x"}', "begins with"),
+        ('{"address": "s3://"}', "must name a container or bucket"),
+        ('{"address": "s3:///x"}', "must name a container or bucket"),
     ],
 )
 def test_a_bad_shortcut_is_a_failure_and_the_others_go_on(house, write_dicom, said, why):
@@ -532,3 +534,80 @@ def test_conflicts_of_replaced_objects_are_of_the_same_dates_when_they_are_found
     place.put("z.dcm", content(tmp_path, write_dicom, **ANOTHER))
     house.chain(DAY + timedelta(days=4), until="settle")
     assert house.rows(catalog.CONFLICTS) == [before]
+
+
+def test_one_key_that_is_no_path_holds_up_none_of_an_inventory(
+    make_house, moto, tmp_path, write_dicom
+):
+    place = moto.place("odd-inventory")
+    house = make_house(storage=place.storage)
+    link(house, place, inventory=f"{tmp_path}/i.csv")
+    place.put("good.dcm", content(tmp_path, write_dicom))
+    rows = "".join(f"{key},2026-11-28T18:00:00Z\n" for key in ("a//b", "good.dcm", "x%0A/b"))
+    (tmp_path / "i.csv").write_text(f"Key,Last-Modified\n{rows}")
+    house.chain(until="extract")
+    assert len(house.metastore()) == 1
+    failed = {f"{place.address}/{key}": "not_fetched" for key in ("a//b", "x\n/b")}
+    assert house.failures() == failed
+    assert Day(house.run).external_counts() == {"objects": 3, "rows_failures_and_skipped": 3}
+
+
+def test_an_inventory_that_says_no_times_changes_nothing_each_run(make_house, moto, tmp_path):
+    place = moto.place("no-times")
+    house = make_house(storage=place.storage)
+    link(house, place, inventory=f"{tmp_path}/i.csv")
+    (tmp_path / "i.csv").write_text("Key,Last-Modified,ETag\na,,e1\nb,2026-11-28T18:00:00Z,e2\n")
+    for _ in range(2):
+        external_files(house.run)
+        assert states(house) == {"a": ["new"], "b": ["new"]}
+    (tmp_path / "i.csv").write_text("Key,Last-Modified,ETag\na,,e3\nb,2026-11-28T18:00:00Z,e2\n")
+    external_files(house.run)
+    assert states(house) == {"a": ["new", "changed"], "b": ["new"]}
+
+
+@pytest.mark.parametrize("target", [".", "bronze", "..", "bronze/Files/External/Imaging/DICOM"])
+def test_a_shortcut_into_the_lakehouse_itself_is_bad(house, write_dicom, target):
+    root = house.settings.lakehouse
+    namespace = Layout(root).external_root / "PACS1"
+    write_dicom(namespace / "a.dcm")
+    (root.parent / "way").symlink_to(root / target)
+    (namespace / "link").symlink_to(root.parent / "way")
+    (namespace / "said.json").write_text(json.dumps({"address": f"{root / target}"}))
+    (namespace.parent / "PACS2").symlink_to(root / target)
+    report = external_files(house.run)
+    assert (report.rows, report.counts["unusable"]) == (1, 3)
+    rows = house.rows(catalog.INGESTION_FAILURES)
+    assert all("leads into the lakehouse itself" in row["message"] for row in rows)
+
+
+def test_a_shortcut_that_is_empty_of_a_sudden_is_told_once(make_house, tmp_path, write_dicom):
+    house, archive = make_house(), tmp_path / "archive"
+    write_dicom(archive / "a.dcm")
+    namespace = Layout(house.settings.lakehouse).external_root / "PACS1"
+    namespace.mkdir(parents=True)
+    (namespace / "archive").symlink_to(archive)
+    external_files(house.run)
+    (archive / "a.dcm").rename(tmp_path / "a.dcm")
+    assert external_files(house.run).counts["unusable"] == 1
+    assert external_files(house.run).counts["unusable"] == 0
+    (row,) = house.rows(catalog.INGESTION_FAILURES)
+    assert row["reasonCode"] == "shortcut_unusable"
+    assert "nothing at all is listed" in row["message"]
+    (tmp_path / "a.dcm").rename(archive / "a.dcm")
+    external_files(house.run)
+    assert states(house) == {"a.dcm": ["new", "gone", "back"]}
+
+
+def test_names_that_begin_with_a_dot_are_left_out_wherever_they_lie(with_place, place):
+    for name in (".hidden", "x/.hidden/a", "x/a", "x/.b", "a.b"):
+        place.put(name, b"1")
+    external_files(with_place.run)
+    assert states(with_place).keys() == {"a", "a.b"}
+
+
+def test_a_shortcut_may_begin_with_a_byte_order_mark(house, tmp_path, write_dicom):
+    write_dicom(tmp_path / "archive/a.dcm")
+    path = Layout(house.settings.lakehouse).external_root / "PACS1/x.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"address": f"{tmp_path}/archive"}), encoding="utf-8-sig")
+    assert external_files(house.run).rows == 1

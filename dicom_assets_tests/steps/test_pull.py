@@ -272,6 +272,29 @@ def test_what_is_not_handed_out_is_a_failure_and_can_be_tried_again(put, front, 
     assert (house.settings.lakehouse / row["sourcePath"]).exists()
 
 
+def test_another_instance_than_was_asked_for_is_a_failure(pacs, tmp_path, monkeypatch):
+    dicom(tmp_path / "other.dcm", SOPInstanceUID=f"{SERIES}.9")
+    change = feeds.Change(feeds.Instance(STUDY, SERIES, f"{SERIES}.1"))
+
+    class OneChange:
+        kind, seconds_between = "one", 0
+
+        def pages(self, position: int) -> Iterator[feeds.Page]:
+            yield feeds.Page([change], 1, more=False)
+
+    def retrieve(self: Client, instance: Any, take: Callable[[Iterator[bytes]], None]) -> None:
+        take(iter([(tmp_path / "other.dcm").read_bytes()]))
+
+    monkeypatch.setattr("dicom_assets.steps.pull.feed_of", lambda _: OneChange())
+    monkeypatch.setattr(Client, "retrieve", retrieve)
+    house = pacs(Service(address="http://pacs.example"))
+    report = pull(house.run, "pacs")
+    assert (report.rows, report.counts["failures"], pulled(house)) == (0, 1, {})
+    (row,) = house.rows(catalog.INGESTION_FAILURES)
+    assert (row["reasonCode"], SERIES in row["message"]) == ("not_retrieved", False)
+    assert "another instance" in row["message"]
+
+
 def test_a_name_that_is_no_uid_leads_nowhere(front, pacs, empty):
     front.changes = []
     for _ in range(2):
