@@ -28,13 +28,9 @@ demo-options: $(READY)
 test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory $(SERVERS_READY)
-	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
-		$(MAKE) --no-print-directory $(SPARK_READY) || \
-		echo "Delta's jars could not be fetched: the tests of the Spark engine are left out"; \
-		else echo "without Java and Maven the tests of the Spark engine are left out"; fi
 	$(BIN)/pytest -n 2
 
-# the Spark engine alone, on a cluster of one master and two workers on this machine
+# the Spark engine, which `make test` leaves out, on a cluster of one master and two workers
 test-spark: $(READY)
 	@.ci/install-packages $(SPARK_PACKAGES)
 	@$(MAKE) --no-print-directory $(SPARK_READY)
