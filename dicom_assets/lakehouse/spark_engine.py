@@ -10,6 +10,9 @@ local engine does it: both write the same tables, and one goes on where the othe
 decided here: how Spark is started (`spark_session`), what an executor does (`spark_worker`).
 """
 
+# pyright: reportMissingImports=false
+# PySpark is an extra: `pip install 'dicom-assets[spark]'`
+
 import heapq
 import pickle
 import shutil

@@ -6,6 +6,9 @@ already, as on Databricks, in Fabric or under spark-submit, is taken as it is. N
 what Spark is asked to do (`spark_engine`).
 """
 
+# pyright: reportMissingImports=false
+# PySpark is an extra: `pip install 'dicom-assets[spark]'`
+
 import os
 import sys
 from dataclasses import dataclass

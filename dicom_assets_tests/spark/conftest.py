@@ -1,5 +1,8 @@
 """A standalone Spark cluster of one master and two workers, from PySpark's own classes."""
 
+# pyright: reportMissingImports=false
+# PySpark is an extra: `pip install 'dicom-assets[spark]'`
+
 import importlib.util
 import os
 import shutil
@@ -75,7 +78,7 @@ def free_port() -> int:
 def start(cluster: Cluster, name: str, *arguments: str) -> subprocess.Popen:
     import pyspark
 
-    home = Path(pyspark.__file__).parent
+    home = Path(str(pyspark.__file__)).parent
     log = (cluster.folder / f"{name}-{len(cluster.workers)}.log").open("wb")
     return subprocess.Popen(
         [
