@@ -253,7 +253,7 @@ def test_killed_anywhere_and_run_again_is_the_same(house, write_dicom, monkeypat
     (folder / "x.txt").write_bytes(b"text")
     write_dicom(folder / "bad.dcm", StudyInstanceUID=None)
     monkeypatch.setattr("dicom_assets.steps.external._ROWS_PER_COMMIT", 2)
-    monkeypatch.setattr("dicom_assets.steps.commits._ROWS_PER_COMMIT", 1)
+    monkeypatch.setattr("dicom_assets.lakehouse.engine.LocalEngine.rows_per_commit", 1)
     monkeypatch.setattr("dicom_assets.steps.read_external._OBJECTS_PER_TASK", 1)
     from dicom_assets.lakehouse.engine import LocalEngine
 
