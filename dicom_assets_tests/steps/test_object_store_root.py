@@ -305,7 +305,7 @@ def test_an_object_too_large_for_the_store_to_copy_is_copied_through_this_machin
     [
         ("s3://user:key@bucket/lake", "must not hold a key"),
         ("https://store.example/lake", "begins with abfss://|begins with az://"),
-        ("s3://", "must be a folder"),
+        ("s3://", "must name a container or bucket"),
     ],
 )
 def test_an_address_that_is_none_is_told(address, said):
