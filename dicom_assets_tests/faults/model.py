@@ -103,8 +103,8 @@ class Model:
         }
         found = [f"{k}: {held[k]} is not {must[k]}" for k in must if held[k] != must[k]]
         for day in sorted(self.days):
-            rules = (rule for rule in RULES if rule.blocking)
-            found += [r.name for r in rules if not r.evaluate(Day(self.house.on(day)))[0]]
+            counted = Day(self.house.on(day))
+            found += [r.name for r in RULES if r.blocking and not r.evaluate(counted)[0]]
         return found + [f"verify: {kind}" for kind in verify(self.house.settings).counts]
 
     def _key(self, name: str) -> tuple[str, str]:

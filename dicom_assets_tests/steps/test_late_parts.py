@@ -48,7 +48,8 @@ def studies(house) -> dict[str, tuple[int, int, date]]:
 
 
 def broken(house, *days: date) -> set[str]:
-    return {rule.name for day in days for rule in RULES if not rule.evaluate(Day(house.on(day)))[0]}
+    found = [Day(house.on(day)) for day in days]
+    return {rule.name for day in found for rule in RULES if not rule.evaluate(day)[0]}
 
 
 def files(house) -> dict[str, set[str]]:

@@ -73,9 +73,9 @@ def conflicts(house) -> set[tuple[str, str, str, str]]:
 def broken(house, *days: date) -> set[str]:
     return {
         rule.name
-        for day in days or (DAY,)
+        for found in [Day(house.on(day)) for day in days or (DAY,)]
         for rule in RULES
-        if rule.blocking and not rule.evaluate(Day(house.on(day)))[0]
+        if rule.blocking and not rule.evaluate(found)[0]
     }
 
 
