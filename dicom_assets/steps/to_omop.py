@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from dicom_assets.fhir.silver import silver_ids
 from dicom_assets.lakehouse.engine import New, Progress, Table
+from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.query import columns_of, values_of
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
@@ -150,9 +151,10 @@ def person(run: Run, ids: Collection[str] | None = None) -> Report:
 
     The unknown person of a study whose patient is known by now goes.
     """
-    if ids is None:
-        _remove_unfinished(run)
-    return _from_silver(run, catalog.PERSON, _people, ids)
+    with locked(run.engine.layout.root):  # who holds the lock mends what a power cut tore
+        if ids is None:
+            _remove_unfinished(run)
+        return _from_silver(run, catalog.PERSON, _people, ids)
 
 
 def _people(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
