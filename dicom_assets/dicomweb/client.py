@@ -6,6 +6,7 @@ and what becomes of it (`dicom_assets.steps`).
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _JSON = "application/dicom+json"
 _REFERENCED, _FAILED = "00081199", "00081198"
 _SOP_INSTANCE, _REASON = "00081155", "00081197"
+_UID = re.compile(r"\d+(\.\d+)*")
 _UIDS = ("0020000D", "0020000E", "00080018")
 _STORED_BEFORE = 45070
 """Azure's failure reason of an instance that was stored before; it keeps the first one."""
@@ -40,6 +42,11 @@ _REASONS = {
     49152: "the service cannot understand it",
     49442: "the service does not take its transfer syntax",
 }
+
+
+def is_uid(text: str) -> bool:
+    """Says whether a text is a UID (PS3.5 section 9.1), and so may be part of an address."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
-from dicom_assets.dicomweb.client import Client, Instance, value_of
+from dicom_assets.dicomweb.client import Client, Instance, is_uid, value_of
 from dicom_assets.dicomweb.connection import BROKEN, ServiceError
 from dicom_assets.lakehouse.errors import PlainError
 
@@ -265,9 +265,11 @@ class DateFeed:
     def _uids(self, path: str, tag: str, query: dict[str, str]) -> Iterator[str]:
         for item in self._client.search(path, query):
             if uid := value_of(item, tag):
-                yield str(uid)
+                yield str(uid).rstrip(" \0")  # padding
 
     def _instances(self, study: str) -> list[Change]:
+        if not is_uid(study):  # must not be part of an address; it fails alone
+            return [Change(Instance(study, "", ""))]
         found = [
             Instance(study, str(value_of(item, _SERIES)), str(value_of(item, _SOP)))
             for item in self._client.search(f"/studies/{study}/instances", {})

@@ -33,7 +33,7 @@ _NO_FILE = (
     r"(^|/)healthCheck$"
     r"|(^|/)AHDS/[^/]+/dicom/(.*/)?index[^/]*$"
     r"|(^|/)index(-wal|-shm|-journal)?$"
-    r"|(?i:\.zip)$|/$"
+    r"|(?i:\.zip)$|/$|^$"
 )
 _HIDDEN = r"(^|/)\."
 # would be taken for a year, or for corrections

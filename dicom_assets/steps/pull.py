@@ -10,7 +10,6 @@ what a feed tells (`dicom_assets.dicomweb.feeds`), and what is made of the files
 """
 
 import os
-import re
 import shutil
 import time
 import uuid
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from dicom_assets.dicomweb.client import Client, Instance
+from dicom_assets.dicomweb.client import Client, Instance, is_uid
 from dicom_assets.dicomweb.connection import AT_ONCE, ServiceError
 from dicom_assets.dicomweb.feeds import Change, Feed, feed_of
 from dicom_assets.dicomweb.part10 import MOST_HEAD_BYTES, head_of
@@ -39,7 +38,6 @@ from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "pull"
-_UID = re.compile(r"\d+(\.\d+)*")
 _NO_DICOM = "what the service hands out is no DICOM file"
 _ANOTHER = "what the service hands out is another instance"
 _SERIES_SHARE = 0.5
@@ -208,7 +206,7 @@ class _Work:
         wanted, deleted = [], []
         for change in last.values():
             instance = change.instance
-            if not all(map(_is_uid, (instance.study, instance.series, instance.sop))):
+            if not all(map(is_uid, (instance.study, instance.series, instance.sop))):
                 unnamed = self._folder / f"change {change.sequence}"
                 stretch.failures.append(self._failure("one of its UIDs is none", unnamed))
                 continue
@@ -381,7 +379,3 @@ class _Work:
 def _is_most_of_its_series(group: list[_Wanted]) -> bool:
     size = group[0].change.series_size
     return size is not None and len(group) > 1 and len(group) >= _SERIES_SHARE * size
-
-
-def _is_uid(text: str) -> bool:
-    return len(text) <= 64 and _UID.fullmatch(text) is not None

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from dicom_assets.dicomweb import connection
 from dicom_assets.dicomweb.client import Client
 from dicom_assets.dicomweb.connection import Connection, ServiceError
-from dicom_assets.dicomweb.feeds import AzureFeed, Feed, OrthancFeed
+from dicom_assets.dicomweb.feeds import AzureFeed, DateFeed, Feed, OrthancFeed
 from dicom_assets.dicomweb.service import Service
 
 ADDRESS = "http://pacs.example/v1"
@@ -138,3 +138,28 @@ def test_a_token_endpoint_out_of_reach_is_told_by_its_setting(monkeypatch):
     one.close()
     assert told.value.is_of_the_service
     assert len(asked) == connection.ATTEMPTS
+
+
+def test_a_study_whose_uid_is_none_is_never_asked_for_and_holds_up_no_other(answering):
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode())
+        is_first_page = request.url.params.get("offset", "0") == "0"
+        if request.url.path.endswith("/instances"):
+            uids = {"00080018": "1.2.7.1", "0020000E": "1.2.7"}
+            found = {tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}
+            return httpx.Response(200, json=[found] if is_first_page else [])
+        listed = [
+            {"0020000D": {"vr": "UI", "Value": [uid]}} for uid in ("../../x", "1.2.5\0", "no uid")
+        ]
+        is_first = request.url.params["StudyDate"].startswith("-")
+        return httpx.Response(200, json=listed if is_first and is_first_page else [])
+
+    first = next(DateFeed(answering(answer)).pages(0))
+    assert [(each.instance.study, each.instance.sop) for each in first.changes] == [
+        ("../../x", ""),
+        ("1.2.5", "1.2.7.1"),
+        ("no uid", ""),
+    ]
+    assert all("/studies/1.2.5/" in path for path in asked if "instances" in path)

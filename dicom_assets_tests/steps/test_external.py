@@ -543,7 +543,7 @@ def test_one_key_that_is_no_path_holds_up_none_of_an_inventory(
     house = make_house(storage=place.storage)
     link(house, place, inventory=f"{tmp_path}/i.csv")
     place.put("good.dcm", content(tmp_path, write_dicom))
-    rows = "".join(f"{key},2026-11-28T18:00:00Z\n" for key in ("a//b", "good.dcm", "x%0A/b"))
+    rows = "".join(f"{key},2026-11-28T18:00:00Z\n" for key in ("a//b", '""', "good.dcm", "x%0A/b"))
     (tmp_path / "i.csv").write_text(f"Key,Last-Modified\n{rows}")
     house.chain(until="extract")
     assert len(house.metastore()) == 1
