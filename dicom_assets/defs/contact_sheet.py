@@ -12,6 +12,7 @@ import pandas as pd
 
 from dicom_assets.dicom.own_zip import open_organised
 from dicom_assets.dicom.thumbnails import Tile, contact_sheet, thumbnail
+from dicom_assets.lakehouse.paths import is_far
 from dicom_assets.steps.run import Run
 
 MAX_TILES = 200  # some milliseconds and kilobytes each, and Dagster keeps them in its database
@@ -55,7 +56,7 @@ def contact_sheet_markdown(run: Run, *, since: int) -> dg.MarkdownMetadataValue:
 def _tile(run: Run, group: pd.DataFrame) -> Tile:
     """Draws the middle instance of a series."""
     address = group["filePath"].iloc[len(group) // 2]
-    if "://" in address:
+    if is_far(address):
         return Tile("other", None, "its pixels are not fetched", len(group))
     middle = run.engine.layout.absolute(address)
     try:

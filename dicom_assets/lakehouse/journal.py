@@ -30,7 +30,7 @@ from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import FILE
 from dicom_assets.lakehouse.move import transfer
-from dicom_assets.lakehouse.paths import lies, path_of, scratch_of
+from dicom_assets.lakehouse.paths import lies, path_of, scratch_of, temporary_of
 from dicom_assets.lakehouse.pool import over_threads
 
 ROWS_PER_COMMIT = 1000
@@ -205,10 +205,7 @@ class _Note:
         }
         # not orjson: a path may hold bytes that are not UTF-8
         text = json.dumps(plain, default=str)
-        if isinstance(path, FarPath):
-            path.write_text(text)
-            return
-        temporary = path.with_name(f"{path.name}.tmp")
+        temporary = temporary_of(path)
         temporary.write_text(text)
         put(temporary, path)
 

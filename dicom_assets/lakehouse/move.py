@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.far import FarPath
-from dicom_assets.lakehouse.paths import lies
+from dicom_assets.lakehouse.paths import lies, temporary_of
 
 
 def move(source: Path, target: Path) -> None:
@@ -39,7 +39,7 @@ def transfer(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        copy = target.with_name(f".{target.name}.tmp")
+        copy = temporary_of(target)
         shutil.copy2(source, copy, follow_symlinks=False)
         copy.replace(target)
 

@@ -22,6 +22,7 @@ import pyarrow.compute
 
 from dicom_assets.lakehouse.inventory import listed_in
 from dicom_assets.lakehouse.layout import OPERATIONS_FOLDER, Layout, is_safe_name
+from dicom_assets.lakehouse.paths import is_far
 from dicom_assets.lakehouse.storage import LISTED, Storage, StoreError, check_address
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
@@ -129,7 +130,7 @@ def _in_namespace(layout: Layout, folder: Path, found: Shortcuts) -> None:
 def _add(layout: Layout, shortcut: Shortcut, found: Shortcuts) -> None:
     """Adds a shortcut that leads elsewhere; one that does not would feed on what comes of it."""
     address, root = shortcut.address, str(layout.root)
-    if "://" not in address and "://" not in root:
+    if not is_far(address) and not is_far(root):
         address, root = os.path.realpath(layout.absolute(address)), os.path.realpath(root)
     address, root = f"{address.rstrip('/')}/", f"{root.rstrip('/')}/"
     if address.startswith(root) or root.startswith(address):

@@ -24,6 +24,7 @@ import pyarrow as pa
 from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import printable
+from dicom_assets.lakehouse.paths import is_far
 from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.schemas import TIMESTAMP
 
@@ -130,7 +131,7 @@ class Storage:
         Raises:
             StoreError: There are no such stores, or its options are wrong.
         """
-        if "://" not in address:
+        if not is_far(address):
             if isinstance(self.root, FarPath):
                 return Below(self.root.store, self.root.key), address
             return LocalFolder(self.root), address
@@ -169,7 +170,7 @@ def check_address(address: str) -> str:
         raise StoreError(
             "an address must name a container or bucket after ://, such as s3://bucket"
         )
-    if "://" not in address and not address.startswith("/"):
+    if not is_far(address) and not address.startswith("/"):
         raise StoreError("a folder's address must begin with /")
     return address.rstrip("/")
 

@@ -20,6 +20,7 @@ import pyarrow.compute
 
 from dicom_assets.lakehouse.buckets import Buckets
 from dicom_assets.lakehouse.failures import Failure, failure_rows
+from dicom_assets.lakehouse.paths import is_far
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.shortcuts import Shortcut, Skipped, listed, shortcuts
@@ -131,11 +132,11 @@ class _ShortcutListing:
             known.add(pa.Table.from_batches([batch], schema=_KNOWN_SCHEMA))
         states = np.zeros(spill.rows, np.uint8)
         retried = self._not_fetched()
-        is_far = "://" in self._shortcut.address
+        is_by_second = is_far(self._shortcut.address)
 
         def gone() -> Iterator[pa.RecordBatch]:
             for share, before in zip(found, known, strict=True):
-                lost = _compare(share, before, states, retried, by_second=is_far)
+                lost = _compare(share, before, states, retried, by_second=is_by_second)
                 yield from before.take(pa.array(lost, pa.int64())).to_batches()
 
         return states, Spill(gone(), schema=_KNOWN_SCHEMA, folder=self._folder)

@@ -177,15 +177,8 @@ def _read_all(
         for chunk in _chunks(files)
     ]
     progress = report.Progress(STEP, len(files), "files")
-    results = run.engine.share_out(
-        read_and_replace if run.engine.works_elsewhere else read_files,
-        tasks,
-        workers=settings.workers,
-        count=len(tasks),
-        into=run.metastore,
-        ingest_date=run.ingest_date,
-    )
-    for done in results:
+    work = read_and_replace if run.engine.works_elsewhere else read_files
+    for done in run.share_out(work, tasks):
         failures += done.failures
         replaced.add(done)
         tally.rows += done.rows.num_rows

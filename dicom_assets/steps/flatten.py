@@ -9,7 +9,7 @@ points (`link`).
 An upsert of the same lines again changes nothing, so only the last one of a run carries progress.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import partial
 
 import pyarrow as pa
@@ -67,7 +67,7 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         spread = bronze.name not in LINKED
         for lines in engine.parts(new, most=_LINES_PER_UPSERT, spread=spread):
             if waiting:
-                _upsert(run, silver, waiting, progress=None)
+                run.upsert(silver, waiting, progress=None)
             waiting = list(engine.do(work, lines, into=silver, ingest_date=run.ingest_date))
             for each in waiting:
                 failures += each.failures
@@ -77,7 +77,7 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         done.count({"failures": len(failures)})
         if waiting:
             run.record(failures, Progress(app_id, until))
-            _upsert(run, silver, waiting, progress=Progress(app_id, until))
+            run.upsert(silver, waiting, progress=Progress(app_id, until))
     return done
 
 
@@ -100,7 +100,7 @@ def flatten_again(
         existing = run.engine.read(silver, resource_columns(bronze.name), where={"id": ids})
         # bad lines have their failure rows already
         found = _upserts(run, bronze, lines, existing, anew=ids)
-        _upsert(run, silver, [found], progress=None)
+        run.upsert(silver, [found], progress=None)
 
 
 def gone_studies(engine: LocalEngine, studies: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -153,15 +153,3 @@ def _all_lines(engine: LocalEngine, bronze: Table, resources: set[tuple[str, str
     lines = engine.read(bronze, bronze.schema.names, where=where)
     wanted = [each in resources for each in values_of(lines, "sourceSystem", "id")]
     return lines.filter(pa.array(wanted, pa.bool_()))
-
-
-def _upsert(
-    run: Run, silver: Table, found: Sequence[Upserts], *, progress: Progress | None
-) -> None:
-    run.engine.upsert(
-        silver,
-        [each.rows for each in found],
-        progress=progress,
-        ingest_date=run.ingest_date,
-        gone={key for each in found for key in each.gone},
-    )

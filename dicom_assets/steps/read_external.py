@@ -135,15 +135,7 @@ def _read_all(
         for objects in _chunks(table)
     ]
     progress = report.Progress(STEP, len(table), "objects")
-    results = run.engine.share_out(
-        read_objects,
-        tasks,
-        workers=settings.workers,
-        count=len(tasks),
-        into=run.metastore,
-        ingest_date=run.ingest_date,
-    )
-    for done in results:
+    for done in run.share_out(read_objects, tasks):
         failures += done.failures
         skipped |= set(done.skipped)
         rows = done.rows.num_rows

@@ -4,17 +4,20 @@ Decided here: how a step records failures: once, under the progress of the commi
 is done, and before that commit. Not decided here: what failed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
 
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.spark_session import Spark
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.vocabulary import Vocabulary
@@ -22,6 +25,23 @@ from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.promote import check_columns
 from dicom_assets.steps.report import now
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Made(Protocol):
+    """What a worker makes for a table that is upserted."""
+
+    @property
+    def rows(self) -> pa.Table:
+        """The rows to upsert."""
+        ...
+
+    @property
+    def gone(self) -> Collection[Key]:
+        """Keys of the rows to delete."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +109,27 @@ class Run:
         """
         _ = self.crosswalks, self.vocabulary
         check_columns(self.engine, self.metastore)
+
+    def share_out(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+        """Applies `work` to tasks, whose rows go to the metastore (`LocalEngine.share_out`)."""
+        return self.engine.share_out(
+            work,
+            tasks,
+            workers=self.settings.workers,
+            count=len(tasks),
+            into=self.metastore,
+            ingest_date=self.ingest_date,
+        )
+
+    def upsert(self, table: Table, found: Sequence[Made], *, progress: Progress | None) -> None:
+        """Upserts the rows that workers made, and deletes what they say is gone."""
+        self.engine.upsert(
+            table,
+            [each.rows for each in found],
+            progress=progress,
+            ingest_date=self.ingest_date,
+            gone={key for each in found for key in each.gone},
+        )
 
     def record(
         self, failures: Sequence[Failure], progress: Progress, *, even_none: bool = False

@@ -312,13 +312,7 @@ def _upsert(run: Run, gold: Table, found: Sequence[Mapped], *, progress: Progres
     # before what pointed to them goes: a run that is killed in between comes here again
     if people and run.settings.omop_person:
         _remove_forsaken(run, people, {each for some in found for each in some.studies})
-    run.engine.upsert(
-        gold,
-        [each.rows for each in found],
-        progress=progress,
-        ingest_date=run.ingest_date,
-        gone={key for each in found for key in each.gone},
-    )
+    run.upsert(gold, found, progress=progress)
 
 
 def _held(run: Run, gold: Table, column: str, values: Collection[str | int]) -> set[int]:
