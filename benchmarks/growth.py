@@ -35,7 +35,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from benchmarks.results import Results, Row
 from dicom_assets.defs.checks import RULES
 from dicom_assets.fhir.imaging_study import silver_study_id
-from dicom_assets.lakehouse.engine import Table
+from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.places import Places
 from dicom_assets.lakehouse.tables import Tables
@@ -291,8 +291,8 @@ class Filling:
 
     def _commit(self, version: int, day: date, files: list[dict[str, Any]]) -> None:
         told = {f"{self.table.name}/{self._id}/{day}": version}
-        if self.table == catalog.CURRENT_FILES:  # every date has been taken in
-            told[f"{settle.STEP}/{self.run.engine.identity(self.run.metastore)}"] = 0
+        if self.table == catalog.CURRENT_FILES:
+            told[_every_date_is_settled(self.run).app_id] = 0
         if self.table.partition == "ingestDate":
             told |= {f"before/{day}": version - 1, f"last/{day}": version}
         at = time.time_ns() // 1_000_000
@@ -318,6 +318,17 @@ def fill(root: Path, studies: int) -> None:
             f"  {table.full_name}: {run.engine.row_count(table):,} rows in {took:.0f} s",
             file=sys.stderr,
         )
+    conflicts = catalog.CONFLICTS
+    run.engine.upsert(
+        conflicts,
+        conflicts.upserted.empty_table(),
+        progress=_every_date_is_settled(run),
+        ingest_date=FIRST_DAY,
+    )
+
+
+def _every_date_is_settled(run: Run) -> Progress:
+    return Progress(f"{settle.STEP}/{run.engine.identity(run.metastore)}", 0)
 
 
 def run_day(root: Path, number: int) -> dict[str, float]:

@@ -1,8 +1,12 @@
 """Resources: what assets are given to work with. Choices are made in `dicom_assets.settings`."""
 
+# pyright: reportMissingImports=false
+# dagster-pyspark comes with the extra: `pip install 'dicom-assets[spark]'`
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import dagster as dg
 
@@ -38,7 +42,9 @@ class Lakehouse(dg.ConfigurableResource):
 
     def run(self, context: dg.AssetExecutionContext) -> Run:
         """Returns what a step is given, for the ingest date of an asset's run."""
-        return Run.of(self.settings, context.partition_key, context.run.run_id)
+        return Run.of(
+            self.settings, context.partition_key, context.run.run_id, start_spark=_pyspark
+        )
 
 
 class DicomServices(Lakehouse):
@@ -52,6 +58,13 @@ class DicomServices(Lakehouse):
             return
         with marked(context.instance, context.run.run_id, lakehouse=self.settings.lakehouse):
             yield self
+
+
+def _pyspark(conf: dict[str, str]) -> Any:
+    """Starts Spark as Dagster does; only where the engine is Spark, which is installed apart."""
+    from dagster_pyspark import LazyPySparkResource
+
+    return LazyPySparkResource(spark_config=conf).spark_session
 
 
 @dg.definitions

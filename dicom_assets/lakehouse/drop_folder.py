@@ -9,9 +9,10 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, filterfalse, islice
 from pathlib import Path
 
 from dicom_assets.lakehouse.far import FarPath
@@ -20,6 +21,8 @@ from dicom_assets.lakehouse.pool import over_threads
 
 _LOG = logging.getLogger(__name__)
 _AT_ONCE = 16
+_ENTRIES_AT_ONCE = 50_000
+"""Each takes some 350 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,30 @@ def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
         The stable entries, and how many were still changing and are left alone.
     """
     return without_changing(list(dropped(folder)), settle_seconds=settle_seconds)
+
+
+def stable_parts(
+    folder: Path, *, settle_seconds: float, is_first: Callable[[Dropped], bool]
+) -> Iterator[tuple[list[Dropped], int]]:
+    """Yields what `stable` returns in parts, of a folder that may hold any number of entries.
+
+    Args:
+        folder: The folder.
+        settle_seconds: How long an entry must not have changed.
+        is_first: Says which entries come before all others, wherever they lie.
+    """
+    entries = dropped(folder)
+    part = list(islice(entries, _ENTRIES_AT_ONCE))
+    if len(part) < _ENTRIES_AT_ONCE:
+        part.sort(key=lambda entry: not is_first(entry))
+    else:
+        first = [entry for entry in dropped(folder) if is_first(entry)]
+        yield without_changing(first, settle_seconds=settle_seconds)
+        entries = filterfalse(is_first, chain(part, entries))
+        part = list(islice(entries, _ENTRIES_AT_ONCE))
+    while part:
+        yield without_changing(part, settle_seconds=settle_seconds)
+        part = list(islice(entries, _ENTRIES_AT_ONCE))
 
 
 def without_changing(entries: list[Dropped], *, settle_seconds: float) -> tuple[list[Dropped], int]:

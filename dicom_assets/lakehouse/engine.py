@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
@@ -18,10 +19,11 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
+from dicom_assets.lakehouse.buckets import Buckets
 from dicom_assets.lakehouse.compaction import compact_small, writer_properties
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.layout import Layout
-from dicom_assets.lakehouse.log import appends, partition_transactions, span
+from dicom_assets.lakehouse.log import appends, count_added, partition_transactions, span
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
 from dicom_assets.lakehouse.places import Key, Places
@@ -378,19 +380,14 @@ class LocalEngine:
         Yields:
             Batches of the columns, in no particular order.
         """
-        delta = self.open(table)
-        versions_held = span(delta, ingest_date) if delta else None
-        if delta is None or versions_held is None:
-            return
-        first, last = versions_held
-        if since is not None:
-            first = since + 1
         wanted = columns_of(table, columns)
-        folder = self.layout.table(table.layer, table.name)
-        versions = appends(folder, ingest_date, first, min(last, until))
+        versions = self._versions(table, since, until, ingest_date)
         if versions is None:
             yield from self.read(table, columns, ingest_date=ingest_date).to_batches()
             return
+        if not versions:
+            return
+        delta = self._tables.create(table)
         present = {f.name for f in delta.schema().fields}
         names = [quoted(name) for name in wanted.names if name in present]
         # one commit at a time: all files of a range are held at once, however many there are
@@ -409,13 +406,43 @@ class LocalEngine:
                 # cast first: the reader's string views cannot be filtered
                 yield from conform(rows, wanted).filter(inserted).to_batches()
 
-    def new_versions(
-        self, table: Table, *, since: int | None, until: int, ingest_date: date
-    ) -> list[int]:
-        """Returns the versions after one that appended to a partition, for work in small parts.
+    def new_parts(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        since: int | None,
+        until: int,
+        ingest_date: date,
+        most: int,
+    ) -> Iterator[tuple[pa.Table, int]]:
+        """Reads what `read_new` reads in parts, each of which is said to be done on its own.
 
-        Where that can no longer be told (`read_new`), `until` stands for all of them.
+        Args:
+            table: The source; partitioned.
+            columns: The columns to read.
+            since: Version already read; None for the beginning.
+            until: Last version to read.
+            ingest_date: The partition.
+            most: So many rows at a time, but never less than those of one commit, or, where commits
+                can no longer be told apart, than all.
+
+        Yields:
+            Rows, and the version up to which they have been read then.
         """
+        for version in self._ends_of_parts(table, since, until, ingest_date, most):
+            yield (
+                self.table_of_new(
+                    table, columns, since=since, until=version, ingest_date=ingest_date
+                ),
+                version,
+            )
+            since = version
+
+    def _versions(
+        self, table: Table, since: int | None, until: int, ingest_date: date
+    ) -> list[int] | None:
+        """Returns the versions with new rows of a partition; None where none can tell them."""
         delta = self.open(table)
         versions_held = span(delta, ingest_date) if delta else None
         if versions_held is None:
@@ -423,8 +450,30 @@ class LocalEngine:
         first, last = versions_held
         first = first if since is None else since + 1
         folder = self.layout.table(table.layer, table.name)
-        versions = appends(folder, ingest_date, first, min(last, until))
-        return [until] if versions is None else versions
+        return appends(folder, ingest_date, first, min(last, until))
+
+    def _count(self, new: New) -> int:
+        """Returns how many new rows there are."""
+        versions = self._versions(new.table, new.since, new.until, new.ingest_date)
+        if versions is None:
+            return self.rows_by_date(new.table)[f"{new.ingest_date}"]
+        folder = self.layout.table(new.table.layer, new.table.name)
+        return count_added(folder, new.ingest_date, versions)
+
+    def _ends_of_parts(
+        self, table: Table, since: int | None, until: int, ingest_date: date, most: int
+    ) -> list[int]:
+        versions = self._versions(table, since, until, ingest_date)
+        if versions is None:
+            return [until]
+        folder = self.layout.table(table.layer, table.name)
+        ends, rows = [], 0
+        for before, version in pairwise(versions):
+            rows += count_added(folder, ingest_date, [before])
+            if rows + count_added(folder, ingest_date, [version]) > most:
+                ends.append(before)
+                rows = 0
+        return [*ends, until] if versions else []
 
     def table_of_new(
         self,
@@ -463,12 +512,15 @@ class LocalEngine:
         del into, ingest_date  # the caller appends
         yield from shared_out(work, tasks, workers=workers, count=count)
 
-    def parts(self, new: New, *, most: int | None = None, spread: bool = True) -> Iterator[Any]:
+    def parts(
+        self, new: New, *, most: int | None = None, together: bool = False, spread: bool = True
+    ) -> Iterator[Any]:
         """Yields a table's new rows in parts, to be worked on one after another (`do`).
 
         Args:
             new: Which rows.
-            most: So many rows at a time are worked on; None for all.
+            most: About so many rows at a time are worked on; None for all.
+            together: Whether rows of the same key must come in the same part.
             spread: Whether that may be done on several machines at once.
 
         Yields:
@@ -478,8 +530,17 @@ class LocalEngine:
         batches = self.read_new(
             new.table, new.columns, since=new.since, until=new.until, ingest_date=new.ingest_date
         )
+        batches = map(new.prepare, batches) if new.prepare else batches
+        if most and together and (count := self._count(new)) > most:
+            folder = self.layout.scratch
+            shares = Buckets(new.schema, new.by, count=count // most + 1, folder=folder)
+            for batch in batches:
+                shares.add(pa.Table.from_batches([batch], new.schema))
+            yield from (share for share in shares if share.num_rows)
+            return
         waiting: list[pa.RecordBatch] = []
-        for batch in map(new.prepare, batches) if new.prepare else batches:
+        most = None if together else most
+        for batch in batches:
             for start in range(0, batch.num_rows, most or max(batch.num_rows, 1)):
                 waiting.append(batch.slice(start, most))
                 if most and sum(part.num_rows for part in waiting) >= most:

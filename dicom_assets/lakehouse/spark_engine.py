@@ -31,11 +31,10 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.engine import LocalEngine, New, Progress, R, Rows, T, in_memory
-from dicom_assets.lakehouse.log import appends, count_added, span
 from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.query import columns_of, literal
 from dicom_assets.lakehouse.schemas import INGEST_DATE
-from dicom_assets.lakehouse.spark_session import Spark, session
+from dicom_assets.lakehouse.spark_session import Spark, Start, session, start
 from dicom_assets.lakehouse.spark_worker import (
     Target,
     over_rows,
@@ -83,23 +82,28 @@ class SparkEngine(LocalEngine):
     Attributes:
         layout: Where the tables lie.
         choices: Where Spark is.
+        start: What starts a session there.
     """
 
     choices: Spark = field(default_factory=Spark)
+    start: Start = start
 
     works_elsewhere: ClassVar[bool] = True
-    rows_per_commit: ClassVar[int] = 1_000_000
+    rows_per_commit: ClassVar[int] = 20_000
 
     @cached_property
     def spark(self) -> "SparkSession":
         """The session; it is started when something is first asked of it."""
         if (self.layout.root / _STAGING).exists():  # of a run that was killed
             shutil.rmtree(self.layout.root / _STAGING)
-        return session(self.choices)
+        return session(self.choices, self.start)
 
     @cached_property
     def _cores(self) -> int:
-        return max(1, int(self.spark.sparkContext.defaultParallelism))
+        # a Spark Connect session has no context that could be asked
+        from pyspark.sql import functions as f
+
+        return self.spark.range(1 << 20).select(f.spark_partition_id()).distinct().count()
 
     def share_out(
         self,
@@ -128,10 +132,12 @@ class SparkEngine(LocalEngine):
                 for name in names:
                     yield from results_of(target.staging / name["name"])
 
-    def parts(self, new: New, *, most: int | None = None, spread: bool = True) -> Iterator[Any]:
+    def parts(
+        self, new: New, *, most: int | None = None, together: bool = False, spread: bool = True
+    ) -> Iterator[Any]:
         """Yields new rows as one part, which lies where Spark has it."""
         if not spread:
-            yield from super().parts(new, most=most)
+            yield from super().parts(new, most=most, together=together)
             return
         frame, count = self._new(new)
         if frame is not None and count:
@@ -310,16 +316,10 @@ class SparkEngine(LocalEngine):
 
     def _new(self, new: New) -> tuple["DataFrame | None", int]:
         """Returns the rows that `read_new` yields, by Delta's change feed, and how many."""
-        delta = self.open(new.table)
-        versions_held = span(delta, new.ingest_date) if delta else None
-        if versions_held is None:
-            return None, 0
-        first, last = versions_held
-        first = first if new.since is None else new.since + 1
-        folder = self.layout.table(new.table.layer, new.table.name)
-        versions = appends(folder, new.ingest_date, first, min(last, new.until))
+        versions = self._versions(new.table, new.since, new.until, new.ingest_date)
         if versions is not None and not versions:
             return None, 0
+        folder = self.layout.table(new.table.layer, new.table.name)
         from pyspark.sql import functions as f
 
         reader = self.spark.read.format("delta")
@@ -334,11 +334,6 @@ class SparkEngine(LocalEngine):
         from pyspark.sql.pandas.types import from_arrow_type
 
         present = set(frame.columns)
-        count = (
-            self.rows_by_date(new.table)[f"{new.ingest_date}"]
-            if versions is None
-            else count_added(folder, new.ingest_date, versions)
-        )
         return frame.select(
             *(
                 f.col(_ticked(each.name))
@@ -346,7 +341,7 @@ class SparkEngine(LocalEngine):
                 else f.lit(None).cast(from_arrow_type(each.type)).alias(each.name)
                 for each in wanted
             )
-        ), count
+        ), self._count(new)
 
     def _prepare(self, table: Table) -> None:
         """Makes a table, and its columns, before executors write to it."""

@@ -10,7 +10,10 @@ what Spark is asked to do (`spark_engine`).
 # PySpark is an extra: `pip install 'dicom-assets[spark]'`
 
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +53,8 @@ class Spark:
     """What a site has chosen.
 
     Attributes:
-        master: Spark's master URL; None where the surroundings say it.
+        master: Spark's master URL, or that of a Spark Connect server (`sc://…`); None where the
+            surroundings say it.
         jars: Folder of Delta's jars; None where Spark has them, or Maven is asked.
         conf: Further settings of Spark, which win.
     """
@@ -59,8 +63,27 @@ class Spark:
     jars: Path | None = None
     conf: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether Spark is asked over Spark Connect."""
+        return (self.master or "").startswith("sc://")
 
-def session(spark: Spark) -> "SparkSession":
+
+Start = Callable[[dict[str, str]], "SparkSession"]
+"""Starts a session that is set so, or goes on with one that is there."""
+
+
+def start(conf: dict[str, str]) -> "SparkSession":
+    """Starts a session by PySpark itself."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder
+    for name, value in conf.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+def session(spark: Spark, start: Start = start) -> "SparkSession":
     """Returns the session that is there, or starts one.
 
     Raises:
@@ -75,16 +98,25 @@ def session(spark: Spark) -> "SparkSession":
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     found = SparkSession.getActiveSession()
     if found is None:
-        builder = SparkSession.builder
-        if spark.master:
-            builder = builder.master(spark.master)
-        for name, value in (_DEFAULTS | jars_of(spark) | _package() | dict(spark.conf)).items():
-            builder = builder.config(name, value)
-        found = builder.getOrCreate()
+        found = start(configuration(spark))
+        if spark.is_remote:
+            _send_package(found)
     for name, value in _ALWAYS.items():
         if name not in dict(spark.conf):
             found.conf.set(name, value)
     return found
+
+
+def configuration(spark: Spark) -> dict[str, str]:
+    """Returns how a session is set that is started here.
+
+    Raises:
+        SparkError: The folder of jars holds none of Delta's.
+    """
+    if spark.is_remote:  # its server has been set already
+        return {"spark.remote": str(spark.master)} | dict(spark.conf)
+    master = {"spark.master": spark.master} if spark.master else {}
+    return _DEFAULTS | master | jars_of(spark) | _package() | dict(spark.conf)
 
 
 def jars_of(spark: Spark) -> dict[str, str]:
@@ -108,6 +140,19 @@ def jars_of(spark: Spark) -> dict[str, str]:
 
 def _package() -> dict[str, str]:
     """Lets workers that see this process's package, here or on a file system, import it."""
+    return {"spark.executorEnv.PYTHONPATH": str(_package_folder().parent)}
+
+
+def _send_package(spark: "SparkSession") -> None:
+    """Sends this package to the workers behind a Spark Connect server, for this session."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = str(Path(folder) / "dicom_assets")
+        package = _package_folder()
+        packed = shutil.make_archive(name, "zip", package.parent, package.name)
+        spark.addArtifacts(packed, pyfile=True)
+
+
+def _package_folder() -> Path:
     import dicom_assets
 
-    return {"spark.executorEnv.PYTHONPATH": str(Path(dicom_assets.__path__[0]).parent)}
+    return Path(dicom_assets.__path__[0])

@@ -36,6 +36,7 @@ from dicom_assets.steps.whole import Part, split, studies_by_key, whole_parts
 
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
+_INSTANCES_AT_ONCE = 20_000
 _NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
 
 
@@ -93,11 +94,15 @@ def _of_files(run: Run, since: int | None, until: int) -> Iterator[Statement] | 
         schema=INSTANCES,
         prepare=project,
     )
-    part = next(run.engine.parts(new), None)
-    if part is None:
+    parts = run.engine.parts(new, most=_INSTANCES_AT_ONCE, together=True)
+    first = next(parts, None)
+    if first is None:
         return None
     work = partial(statements_of, run)
-    return run.engine.do(work, part, ingest_date=run.ingest_date, order=_place)
+    return chain.from_iterable(
+        run.engine.do(work, part, ingest_date=run.ingest_date, order=_place)
+        for part in chain([first], parts)
+    )
 
 
 def statements_of(run: Run, new: pa.Table) -> Iterator[Statement]:

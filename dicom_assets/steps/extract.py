@@ -1,7 +1,8 @@
 """Step 3, extract: organised files become metastore rows, and each gets a ZIP of its own.
 
-Decided here: which files are read (those organised since the last commit), how they are shared out
-to workers, and in which order things are committed. Not decided here: what a worker does with them
+Decided here: which files are read (those organised since the last commit), so many at a time that
+neither memory nor what a killed run has to do again grows with them; how they are shared out to
+workers, and in which order things are committed. Not decided here: what a worker does with them
 (`read_files`), what a header says (`dicom_assets.dicom`).
 
 A run that is killed and started again finds a file plain, zipped or in Failed, and reads it where
@@ -20,6 +21,7 @@ from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.layout import Layout, one_name
 from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready
+from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.written import Written
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.commits import commits
@@ -39,6 +41,8 @@ from dicom_assets.steps.run import Run
 _LOG = logging.getLogger(__name__)
 _FILES_PER_TASK = 16
 _BYTES_PER_TASK = 8 << 20
+_FILES_AT_ONCE = 50_000
+"""What is to be read of them is held at once."""
 _BYTES_TWICE = 1 << 30
 
 
@@ -57,24 +61,21 @@ def extract(run: Run) -> Report:
     with reporting(STEP, engine.layout.root) as done:
         done.count({"failures": 0, "slow_path": 0})
         app_id = engine.app_id(STEP, catalog.PROCESS_FILES, ingest_date)
-        until = engine.version(catalog.PROCESS_FILES)
-        files = _new_files(run, engine.progress(run.metastore, app_id), until)
-        failures: list[Failure] = []
-        replaced = _Replaced(engine.layout)
-        for rows, is_last in commits(
-            _read_all(run, files, failures, replaced, done), rows_each=engine.rows_per_commit
-        ):
-            replaced.remove()
-            if is_last:  # failures first: this commit is the one that says that all is done
-                run.record(failures, Progress(app_id, until))
-            engine.append(
-                run.metastore,
-                rows,
-                progress=Progress(app_id, until) if is_last else None,
-                ingest_date=ingest_date,
-            )
-            give_back_memory()
-        done.count({"failures": len(failures)})
+        parts = engine.new_parts(
+            catalog.PROCESS_FILES,
+            catalog.PROCESS_FILES.schema.names,
+            since=engine.progress(run.metastore, app_id),
+            until=engine.version(catalog.PROCESS_FILES),
+            ingest_date=ingest_date,
+            most=_FILES_AT_ONCE,
+        )
+        is_first = True
+        for found, version in parts:
+            # a killed run may have committed some of their rows
+            files = _without_known(run, found) if is_first else found
+            if files.num_rows:
+                _read_part(run, files.sort_by("filePath"), Progress(app_id, version), done)
+                is_first = False
         read_external(run, done)
         reread(run, done)
     return done
@@ -111,24 +112,40 @@ def expect(run: Run, *, files: int, size: int) -> None:
         get_ready(read_files)
 
 
-def _new_files(run: Run, since: int | None, until: int) -> pa.Table:
-    """Returns `process_files` rows that have neither a metastore nor a failure row."""
-    table, day = catalog.PROCESS_FILES, run.ingest_date
-    found = run.engine.table_of_new(
-        table, table.schema.names, since=since, until=until, ingest_date=day
-    )
-    if found.num_rows:
-        columns = ["sourceSystem", "filePath", "failedPath"]
-        read = run.engine.read(run.metastore, columns, ingest_date=day)
-        failed = run.engine.read(
-            catalog.INGESTION_FAILURES, columns, ingest_date=day, where={"step": [STEP]}
+def _read_part(run: Run, files: pa.Table, progress: Progress, tally: Report) -> None:
+    """Reads some of the new files, and says that it is done in the last commit of their rows."""
+    failures: list[Failure] = []
+    replaced = _Replaced(run.engine.layout)
+    for rows, is_last in commits(
+        _read_all(run, files, failures, replaced, tally), rows_each=run.engine.rows_per_commit
+    ):
+        replaced.remove()
+        if is_last:  # failures first: this commit is the one that says that all is done
+            run.record(failures, progress)
+        run.engine.append(
+            run.metastore,
+            rows,
+            progress=progress if is_last else None,
+            ingest_date=run.ingest_date,
         )
-        known = set(_names(read, "filePath")) | set(_names(failed, "failedPath"))
-        found = found.filter(pa.array([name not in known for name in _names(found, "filePath")]))
-    return found.sort_by("filePath")
+        give_back_memory()
+    tally.count({"failures": len(failures)})
 
 
-def _names(rows: pa.Table, column: str) -> Iterator[tuple[str, str]]:
+def _without_known(run: Run, files: pa.Table) -> pa.Table:
+    """Returns `process_files` rows that have neither a metastore nor a failure row."""
+    asked, known = set(_names(files, "filePath")), set[tuple[str, str]]()
+    today = {INGEST_DATE: [run.ingest_date]}
+    for table, column, where in (
+        (run.metastore, "filePath", today),
+        (catalog.INGESTION_FAILURES, "failedPath", today | {"step": [STEP]}),
+    ):
+        for batch in run.engine.stream(table, ["sourceSystem", column], where=where):
+            known |= asked.intersection(_names(batch, column))
+    return files.filter(pa.array([name not in known for name in _names(files, "filePath")]))
+
+
+def _names(rows: pa.Table | pa.RecordBatch, column: str) -> Iterator[tuple[str, str]]:
     pairs = zip(rows["sourceSystem"].to_pylist(), rows[column].to_pylist(), strict=True)
     return ((system, one_name(path or "")) for system, path in pairs)
 
@@ -178,16 +195,18 @@ def _read_all(
     ]
     progress = report.Progress(STEP, len(files), "files")
     work = read_and_replace if run.engine.works_elsewhere else read_files
+    slow = 0
     for done in run.share_out(work, tasks):
         failures += done.failures
         replaced.add(done)
         tally.rows += done.rows.num_rows
         tally.size += done.size
         tally.count({"slow_path": done.slow})
+        slow += done.slow
         progress.advance(done.rows.num_rows + len(done.failures))
         yield done.rows
     if len(files):
-        _LOG.info("slow path %s of %s files", tally.counts["slow_path"], len(files))
+        _LOG.info("slow path %s of %s files", slow, len(files))
 
 
 def _copied(table: pa.Table, start: int, count: int) -> pa.RecordBatch:

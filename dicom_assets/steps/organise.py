@@ -24,7 +24,7 @@ from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, Member, me
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of, what_it_looks_like
 from dicom_assets.lakehouse import manifest, operations
 from dicom_assets.lakehouse.allocator import keep_memory
-from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
+from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable_parts
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
@@ -60,27 +60,35 @@ def organise(run: Run) -> Report:
     threads = ThreadPoolExecutor(settings.workers)
     with _begun(run) as report, journal.open(), threads:
         layout.drop_folder.mkdir(parents=True, exist_ok=True)
-        entries, changing = stable(layout.drop_folder, settle_seconds=settings.settle_seconds)
-        report.count({"failures": 0, "archives": 0, "still_changing": changing})
-        extract.expect(run, files=len(entries), size=sum(entry.size for entry in entries))
-        progress = Progress(STEP, len(entries), "dropped files")
+        report.count({"failures": 0, "archives": 0, "still_changing": 0})
+        progress, emptied = Progress(STEP, 0, "dropped files"), set[str]()
         turn = _Turn(run, journal, threads)
-        for entry in turn.ahead_of(sorted(entries, key=turn.is_of_files)):  # operations first
-            try:
-                turn.take(entry)
-            except (PermissionError, FileNotFoundError) as error:
-                if error.filename != entry.address:
-                    raise
-                # not ours to read, or gone meanwhile: it stays for a later run
-                report.count({"not_taken": 1})
-            progress.advance()
-            if turn.is_full():
-                turn.finish(report)
+        parts = stable_parts(
+            layout.drop_folder,
+            settle_seconds=settings.settle_seconds,
+            is_first=turn.is_of_operations,
+        )
+        for entries, changing in parts:
+            report.count({"still_changing": changing})
+            extract.expect(run, files=len(entries), size=sum(entry.size for entry in entries))
+            progress.expect(len(entries))
+            emptied |= {entry.folder for entry in entries}
+            for entry in turn.ahead_of(entries):
+                try:
+                    turn.take(entry)
+                except (PermissionError, FileNotFoundError) as error:
+                    if error.filename != entry.address:
+                        raise
+                    # not ours to read, or gone meanwhile: it stays for a later run
+                    report.count({"not_taken": 1})
+                progress.advance()
+                if turn.is_full():
+                    turn.finish(report)
         turn.finish(report)
         kept = {layout.drop_folder / name for name in _namespace_folders(run)}
         remove_empty_folders(
             layout.drop_folder,
-            emptied={path_of(folder) for folder in {entry.folder for entry in entries}},
+            emptied=set(map(path_of, emptied)),
             kept=kept,
             settle_seconds=settings.settle_seconds,
         )
@@ -162,10 +170,12 @@ class _Turn:
         self._planned = 0
         self._archives: set[str] = set()
 
-    def is_of_files(self, entry: Dropped) -> bool:
-        """Says whether an entry is about files, not one of operations by its place and name."""
-        source = self._source_of(entry) if entry.address.lower().endswith(".json") else None
-        return not (source and operations.holds_operations(source.path, source.system))
+    def is_of_operations(self, entry: Dropped) -> bool:
+        """Says whether an entry holds operations, by its place and name."""
+        if not entry.address.lower().endswith(".json"):
+            return False
+        source = self._source_of(entry)
+        return operations.holds_operations(source.path, source.system)
 
     def ahead_of(self, entries: Sequence[Dropped]) -> Iterator[Dropped]:
         """Yields the entries, while a few small archives that come next are unpacked already.

@@ -1,10 +1,10 @@
 """Objects of External become metastore rows: their headers are read where they lie.
 
-Decided here: that commits of `external_files` are worked through one after another, each of them
-with its progress, so that neither memory nor what a killed run has to do again grows with them; and
-what becomes of an object that is no DICOM file: a row of state `skipped`. Nothing is moved,
-compressed or written where objects lie. Not decided here: what is to be read (`external`), what a
-header says (`dicom_assets.dicom`).
+Decided here: that what is new in `external_files` is worked through some commits at a time, each
+time with its progress, so that neither memory nor what a killed run has to do again grows with
+them; and what becomes of an object that is no DICOM file: a row of state `skipped`. Nothing is
+moved, compressed or written where objects lie. Not decided here: what is to be read (`external`),
+what a header says (`dicom_assets.dicom`).
 """
 
 from collections.abc import Iterator
@@ -33,6 +33,7 @@ from dicom_assets.steps.run import Run
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 _OBJECTS_PER_TASK = 64
+_OBJECTS_AT_ONCE = 10_000
 _TABLE = catalog.EXTERNAL_FILES
 _NO_DICOM = (Reason.NOT_DICOM, Reason.DICOMDIR)
 
@@ -86,17 +87,22 @@ def read_external(run: Run, done: Report) -> None:
     engine, day = run.engine, run.ingest_date
     app_id = engine.app_id(STEP, _TABLE, day)
     since, until = engine.progress(run.metastore, app_id), engine.version(_TABLE)
-    versions = engine.new_versions(_TABLE, since=since, until=until, ingest_date=day)
-    for number, version in enumerate(versions):
-        objects = engine.table_of_new(
-            _TABLE, _TABLE.schema.names, since=since, until=version, ingest_date=day
-        )
-        objects = objects.filter(pc.is_in(objects["state"], pa.array(TO_READ)))
-        if number == 0:  # a killed run may have committed a part of them
+    parts = engine.new_parts(
+        _TABLE,
+        _TABLE.schema.names,
+        since=since,
+        until=until,
+        ingest_date=day,
+        most=_OBJECTS_AT_ONCE,
+    )
+    is_first = True
+    for found, version in parts:
+        objects = found.filter(pc.is_in(found["state"], pa.array(TO_READ)))
+        if is_first:  # a killed run may have committed some of their rows
             objects = _without_known(run, objects)
-        since = version
         if objects.num_rows:
-            _read_commit(run, objects, Progress(app_id, version), done)
+            _read_part(run, objects, Progress(app_id, version), done)
+            is_first = False
 
 
 def _without_known(run: Run, objects: pa.Table) -> pa.Table:
@@ -107,8 +113,8 @@ def _without_known(run: Run, objects: pa.Table) -> pa.Table:
     return objects.filter(pa.array([pair not in known for pair in pairs], pa.bool_()))
 
 
-def _read_commit(run: Run, objects: pa.Table, progress: Progress, tally: Report) -> None:
-    """Reads what one commit has brought, and says that it is done in the last commit of rows."""
+def _read_part(run: Run, objects: pa.Table, progress: Progress, tally: Report) -> None:
+    """Reads some of what is new, and says that it is done in the last commit of its rows."""
     failures: list[Failure] = []
     skipped: set[str] = set()
     batches = _read_all(run, objects, failures, skipped, tally)

@@ -72,6 +72,10 @@ class Progress:
         self._step, self._total, self._unit = step, total, unit
         self._done, self._told = 0, time.monotonic()
 
+    def expect(self, count: int) -> None:
+        """Counts things that are to be done, beside those known from the beginning."""
+        self._total += count
+
     def advance(self, count: int = 1) -> None:
         """Counts things done; tells when a second has gone by since the last word."""
         self._done += count

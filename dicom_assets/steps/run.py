@@ -18,7 +18,7 @@ from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.places import Key
-from dicom_assets.lakehouse.spark_session import Spark
+from dicom_assets.lakehouse.spark_session import Spark, Start, start
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
@@ -61,15 +61,23 @@ class Run:
     id: str = ""
 
     @classmethod
-    def of(cls, settings: Settings, partition_key: str, run_id: str = "") -> "Run":
+    def of(
+        cls,
+        settings: Settings,
+        partition_key: str,
+        run_id: str = "",
+        *,
+        start_spark: Start = start,
+    ) -> "Run":
         """Returns the run for a partition key, yyyy-mm-dd, on the lakehouse of the settings."""
-        engine = _engine(settings.lakehouse, settings.spark)
+        root, spark = settings.lakehouse, settings.spark
+        engine = _on_spark(root, spark, start_spark) if spark else _engine(root)
         return cls(engine, settings, date.fromisoformat(partition_key), run_id)
 
     @classmethod
     def on_worker(cls, settings: Settings, ingest_date: date, run_id: str) -> "Run":
         """Returns the run where a part of its work is done: tables are read there, not written."""
-        return cls(_engine(settings.lakehouse, None), settings, ingest_date, run_id)
+        return cls(_engine(settings.lakehouse), settings, ingest_date, run_id)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels to a worker."""
@@ -152,12 +160,15 @@ class Run:
 
 # each asset has a Run of its own, but a table's log is read once
 @lru_cache(maxsize=1)
-def _engine(root: Path, spark: Spark | None) -> LocalEngine:
-    if spark is None:
-        return LocalEngine(Layout(root))
+def _engine(root: Path) -> LocalEngine:
+    return LocalEngine(Layout(root))
+
+
+@lru_cache(maxsize=1)
+def _on_spark(root: Path, spark: Spark, start_spark: Start) -> LocalEngine:
     from dicom_assets.lakehouse.spark_engine import SparkEngine
 
-    return SparkEngine(Layout(root), spark)
+    return SparkEngine(Layout(root), spark, start_spark)
 
 
 # nor are large files of a site's read again; `choices` tells when one has changed

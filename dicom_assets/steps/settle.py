@@ -35,6 +35,8 @@ from dicom_assets.steps.run import Run
 
 STEP = "settle"
 TABLE = catalog.CURRENT_FILES
+_FILES_AT_ONCE = 20_000
+"""Each takes some 5 KB while it is compared."""
 
 
 def settle(run: Run) -> Report:
@@ -74,13 +76,18 @@ def settle(run: Run) -> Report:
 def _take_files(run: Run, day: date, corrections: Corrections, report: Report) -> None:
     engine, metastore = run.engine, run.metastore
     app_id = engine.app_id(STEP, metastore, day)
-    until = engine.version(metastore)
-    new = engine.table_of_new(
-        metastore, FILE, since=engine.progress(TABLE, app_id), until=until, ingest_date=day
-    ).to_pylist()
-    if new:
-        settling = _settled(run, new, corrections)
-        _write(engine, settling, Progress(app_id, until), day, report)
+    parts = engine.new_parts(
+        metastore,
+        FILE,
+        since=engine.progress(TABLE, app_id),
+        until=engine.version(metastore),
+        ingest_date=day,
+        most=_FILES_AT_ONCE,
+    )
+    for new, version in parts:
+        if new.num_rows:
+            settling = _settled(run, new.to_pylist(), corrections)
+            _write(engine, settling, Progress(app_id, version), day, report)
 
 
 def _refill_conflicts(run: Run, corrections: Corrections) -> None:

@@ -401,14 +401,14 @@ def test_a_file_that_goes_while_listed_stops_no_other(house, write_dicom, monkey
 
     for name in ("a.dcm", "b.dcm"):
         write_dicom(house.drop / name)
-    original = module.stable
+    original = module.stable_parts
 
     def and_then_one_goes(*args, **kwargs):
-        found = original(*args, **kwargs)
-        (house.drop / "a.dcm").unlink()
-        return found
+        for part in original(*args, **kwargs):
+            (house.drop / "a.dcm").unlink()
+            yield part
 
-    monkeypatch.setattr(module, "stable", and_then_one_goes)
+    monkeypatch.setattr(module, "stable_parts", and_then_one_goes)
     report = organise(house.run)
     assert (report.rows, report.counts["not_taken"]) == (1, 1)
 
