@@ -36,7 +36,7 @@ from dicom_assets.steps.whole import Part, split, studies_by_key, whole_parts
 
 STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
-_INSTANCES_AT_ONCE = 20_000
+_INSTANCES_AT_ONCE = 10_000
 _NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
 
 
