@@ -25,7 +25,7 @@ from dicom_assets_tests.spark.conftest import JARS, missing
 from dicom_assets_tests.spark.test_spark_engine import drop, state
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
-SECRET = "Zqxname"
+NAME = "Zqxname"
 
 
 def once(house: Any) -> None:
@@ -56,12 +56,12 @@ def test_each_date_is_worked_on_once_also_when_a_step_broke(
     shutil.copytree(reports, spark.run.engine.layout.fhir_drop_folder, dirs_exist_ok=True)
 
     def broken(_run: Any) -> None:
-        raise KeyError(SECRET)
+        raise KeyError(NAME)
 
     monkeypatch.setattr(to_omop, "image_occurrence", broken)
-    with pytest.raises(StepError, match="KeyError.*Run the date again") as told:
+    with pytest.raises(StepError, match="KeyError") as told:
         once(spark)
-    assert SECRET not in str(told.value)
+    assert NAME not in str(told.value)
     monkeypatch.undo()
     assert spark.rows(catalog.silver_imaging_study()), "it broke in the middle"
     once(spark)
@@ -87,21 +87,7 @@ def test_each_date_is_worked_on_once_also_when_a_step_broke(
     assert all_but_checkpoints(spark) == before, "there is nothing left to do"
     shutil.rmtree(spark.run.engine.layout.checkpoint_root)
     once(spark)
-    assert all_but_checkpoints(spark) == before, "a lost checkpoint costs a look"
-
-    # a correction brings no metastore row
-    operations = spark.run.engine.layout.operations_drop("default")
-    operations.mkdir(parents=True)
-    study = spark.metastore()[0]["studyInstanceUid"]
-    operation = {
-        "operation": "delete",
-        "studyInstanceUid": study,
-        "requestedBy": "a",
-        "reason": "b",
-    }
-    (operations / "one.json").write_text(json.dumps(operation))
-    once(spark)
-    assert len(spark.rows(catalog.silver_imaging_study())) == 8
+    assert tables_of(spark) == found, "a lost checkpoint costs a look"
 
 
 def test_what_is_dropped_while_it_runs_comes_out_in_gold_until_it_is_stopped(tmp_path, write_dicom):
@@ -127,23 +113,29 @@ def test_what_is_dropped_while_it_runs_comes_out_in_gold_until_it_is_stopped(tmp
     }
     environment = os.environ | {f"DICOM_ASSETS_{n}": value for n, value in settings.items()}
     log = tmp_path / "log"
+
+    def until_gold_has(rows: int) -> None:
+        until = time.monotonic() + 240
+        while engine.row_count(catalog.IMAGE_OCCURRENCE) != rows:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.2)
+
     with log.open("wb") as said:
         process = subprocess.Popen(
             [COMMAND, "stream", "--every", "1"], env=environment, stdout=said, stderr=said
         )
     try:
-        for number in (1, 2):
-            write_dicom(
-                tmp_path / f"{number}.dcm",
-                SeriesInstanceUID=f"1.2.3.4.{number}",
-                PatientName=SECRET,
-            )
-            (tmp_path / f"{number}.dcm").rename(engine.layout.drop_folder / f"{SECRET}{number}")
-            until = time.monotonic() + 240
-            while engine.row_count(catalog.IMAGE_OCCURRENCE) < number:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.2)
+        write_dicom(tmp_path / "one.dcm", PatientName=NAME)
+        (tmp_path / "one.dcm").rename(engine.layout.drop_folder / NAME)
+        until_gold_has(1)
+        # what brings no metastore row is news, too
+        asked = {"operation": "delete", "requestedBy": "a", "reason": "b"}
+        folder = tmp_path / "operations"
+        folder.mkdir()
+        (folder / "one.json").write_text(json.dumps(asked | {"studyInstanceUid": "1.2.3.4"}))
+        folder.rename(engine.layout.operations_drop("default"))
+        until_gold_has(0)
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(120)
@@ -151,7 +143,7 @@ def test_what_is_dropped_while_it_runs_comes_out_in_gold_until_it_is_stopped(tmp
     text = log.read_text()
     assert text.endswith("stopped\n")
     assert "worked on" in text
-    assert SECRET not in text
+    assert NAME not in text
     assert "1.2.3.4" not in text
 
 
