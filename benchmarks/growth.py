@@ -73,8 +73,8 @@ _ASSETS = {
     "procedure_occurrence": "gold/procedure_occurrence",
     "person": "gold/person",
     "image_occurrence": "gold/Image_Occurrence",
-    "ingest_reports": "bronze/DiagnosticReport",
-    "flatten_reports": "silver/DiagnosticReport",
+    "ingest_DiagnosticReport": "bronze/DiagnosticReport",
+    "flatten_DiagnosticReport": "silver/DiagnosticReport",
     "note": "gold/note",
 }
 """Step → the asset whose rules are evaluated after it."""

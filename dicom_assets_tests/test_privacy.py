@@ -25,13 +25,14 @@ from pydicom.dataset import Dataset
 import dicom_assets
 from dicom_assets.cli import main
 from dicom_assets.definitions import defs
-from dicom_assets.defs.errors import StepError, told_plainly
+from dicom_assets.defs.errors import told_plainly
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.defs.sensors import drop_folder_sensor
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.storage_error import StorageError
+from dicom_assets.lakehouse.told import StepError
 from dicom_assets.steps import catalog
 from dicom_assets_tests.conftest import dicom
 

@@ -18,6 +18,7 @@ from dicom_assets.cli.failures import failures
 from dicom_assets.cli.listen import listen
 from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
 from dicom_assets.cli.pull import pull
+from dicom_assets.cli.stream import stream
 from dicom_assets.lakehouse.errors import PlainError
 
 
@@ -233,5 +234,6 @@ for verb in (
     dicomweb,
     listen,
     pull,
+    stream,
 ):
     main.add_command(verb)

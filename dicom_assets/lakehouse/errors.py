@@ -1,7 +1,7 @@
 """Errors that may be shown anywhere.
 
 Decided here: the class whose words are all our own. Any other error may hold what it stumbled over,
-a file's name or a value, and `dicom_assets.defs.errors` leaves its words out.
+a file's name or a value, and `told` leaves its words out.
 """
 
 

@@ -46,6 +46,11 @@ class Layout:
         return scratch_of(self.root)
 
     @property
+    def checkpoint_root(self) -> Path:
+        """Where Spark notes what `stream` has seen of tables; may be deleted while none runs."""
+        return self.root / ".stream"
+
+    @property
     def drop_folder(self) -> Path:
         """Where people and systems drop DICOM files and ZIPs."""
         return self.root / "bronze/Files/Ingest/Imaging/DICOM"

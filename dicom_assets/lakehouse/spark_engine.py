@@ -119,7 +119,7 @@ class SparkEngine(LocalEngine):
         del workers
         waiting = iter(tasks)
         if count:
-            self._prepare(into)
+            self.prepare(into)
         while some := list(islice(waiting, _TASKS_PER_CORE * self._cores)):
             parts = min(len(some), _GROUPS_PER_CORE * self._cores)
             # the largest come first: each group gets some of them
@@ -163,7 +163,7 @@ class SparkEngine(LocalEngine):
             yield from super().do(work, part, ingest_date=ingest_date)
             return
         if into is not None:
-            self._prepare(into)
+            self.prepare(into)
             self.places(into, [])  # or each executor would look into every file
         count = max(1, min(part.num_rows // _ROWS_PER_PARTITION, 512), self._cores)
         count = min(count, part.num_rows)
@@ -221,7 +221,7 @@ class SparkEngine(LocalEngine):
         if not files and not known:
             super().upsert(table, here, progress=progress, ingest_date=ingest_date)
             return
-        self._prepare(table)
+        self.prepare(table)
         if here.num_rows:
             with _Staging(self, table, ingest_date) as target:
                 files = [*files, stage(here, target, self)]
@@ -343,8 +343,8 @@ class SparkEngine(LocalEngine):
             )
         ), self._count(new)
 
-    def _prepare(self, table: Table) -> None:
-        """Makes a table, and its columns, before executors write to it."""
+    def prepare(self, table: Table) -> None:
+        """Makes a table, and its columns, before executors write to it or a stream reads it."""
         self._add_columns(self._tables.create(table), table)
 
     def _add_columns(self, delta: DeltaTable, table: Table) -> None:

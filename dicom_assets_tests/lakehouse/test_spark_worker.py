@@ -54,7 +54,7 @@ def handed_over(names, target):
 
 def test_rows_of_many_tasks_become_one_file_that_is_committed_as_it_stands(target, tmp_path):
     engine = SparkEngine(Layout(tmp_path))
-    engine._prepare(TABLE)
+    engine.prepare(TABLE)
     tasks = pa.RecordBatch.from_pydict({"tasks": [pickle.dumps([["a", "b"], ["c"]])]})
     results = handed_over(over_tasks([tasks], made, target), target)
     assert [each.rows.num_rows for each in results] == [0, 3]
