@@ -14,7 +14,8 @@ SPARK_PACKAGES := $(if $(shell command -v java),,default-jre-headless) \
 	$(if $(shell command -v mvn),,maven)
 SPARK_READY := .venv/.spark-ready
 
-.PHONY: demo demo-options test test-spark torture fuzz bench profile dev screenshots lint fmt clean
+.PHONY: demo demo-options test test-spark torture fuzz bench bench-spark profile dev screenshots \
+	lint fmt clean
 
 demo: $(READY)
 	@$(BIN)/dicom-assets demo
@@ -49,6 +50,13 @@ torture: $(READY)
 # some 10 GB of disk for a while; BENCH=--quick tries it all in a few minutes and writes nothing
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# the engines side by side, half an hour, some 10 GB for a while; BENCH=--quick as above
+bench-spark: $(READY)
+	@.ci/install-packages $(SPARK_PACKAGES)
+	@$(MAKE) --no-print-directory $(SPARK_READY)
+	@$(BIN)/pip install --quiet --constraint constraints.txt psutil
+	$(BIN)/python -m benchmarks.engines $(BENCH)
 
 profile: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.flame_graph --output docs/profile

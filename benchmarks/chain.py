@@ -80,19 +80,19 @@ def _made(folder: Path, count: int) -> dict[str, Path]:
 def _run(name: str, case: str, dropped: Path, count: int) -> list[Row]:
     """Drops the files and runs a contestant on them, in a process of its own."""
     if name == SPARK:
-        from benchmarks import spark
+        from benchmarks.spark_cluster import missing
 
-        if why := spark.missing():
+        if why := missing():
             return [Row(PART, case, name, None, UNIT, why)]
     with tempfile.TemporaryDirectory(dir=dropped.parent) as folder:
         drop(dropped, Path(folder) / DROP)
         begin = time.perf_counter()
         told = in_fresh_process("benchmarks.chain", name, Path(folder))
         whole = time.perf_counter() - begin
-    counted = {key: told[key] for key in ("rows", "studies", "series")}
-    expected = {"rows": count} if name in _FLOORS else _expected(count)
-    if {key: counted[key] for key in expected} != expected:
-        raise SystemExit(f"{name} wrote {counted} instead of {expected}")
+    written = {key: told[key] for key in ("rows", "studies", "series")}
+    wanted = {"rows": count} if name in _FLOORS else expected(count)
+    if {key: written[key] for key in wanted} != wanted:
+        raise SystemExit(f"{name} wrote {written} instead of {wanted}")
     stages = told["stages"]
     session = stages.pop("session", 0.0)
     notes = [f"{stage} {seconds:.2f}" for stage, seconds in stages.items()]
@@ -108,7 +108,8 @@ def _run(name: str, case: str, dropped: Path, count: int) -> list[Row]:
     return rows
 
 
-def _expected(count: int) -> dict[str, int]:
+def expected(count: int) -> dict[str, int]:
+    """Returns what `counted` finds after the chain has taken so many files of `data.ct_files`."""
     return {"rows": count, "studies": -(-count // 400), "series": -(-count // 100)}
 
 
@@ -220,7 +221,7 @@ def _inside(name: str, lakehouse: Path) -> dict:
     if name in _FLOORS:
         packed = len(list((lakehouse / "floor").glob("*.zip")))
         return told | {"rows": packed, "studies": 0, "series": 0}
-    told |= _counted(lakehouse)
+    told |= counted(lakehouse)
     if name in (OURS, UNDER_DAGSTER):
         begin = time.perf_counter()
         run()
@@ -237,7 +238,7 @@ def _cpu_seconds() -> float:
     )
 
 
-def _counted(lakehouse: Path) -> dict[str, int]:
+def counted(lakehouse: Path) -> dict[str, int]:
     """Returns how many rows, studies and series the tables hold."""
     from deltalake import DeltaTable
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.chain import DROP, under_dagster
-from benchmarks.results import Results, Row
+from benchmarks.results import Results, Row, label
 
 PART = "memory"
 UNIT = "MiB"
@@ -29,11 +29,6 @@ FILES = (1000, 10_000, 50_000)
 MAIN, WORKER, TREE = "main process", "largest worker", "sum over the process tree"
 ROUNDS = 1  # peaks are alike from run to run, and 50,000 files take minutes
 _EVERY_SECONDS = 0.05
-
-
-def label(files: int) -> str:
-    """Returns what a size is called in the results."""
-    return f"{files:,} files"
 
 
 def measure(folder: Path, *, quick: bool, files: Sequence[int] = FILES) -> list[Row]:
@@ -77,7 +72,7 @@ def _watch(process: subprocess.Popen) -> dict[str, float]:
         total = 0.0
         try:
             for each in (main, *main.children(recursive=True)):
-                now, high = _resident(each.pid)
+                now, high = resident(each.pid)
                 total += now
                 highest[each.pid] = max(high, highest.get(each.pid, 0.0))
         except psutil.NoSuchProcess:
@@ -89,7 +84,7 @@ def _watch(process: subprocess.Popen) -> dict[str, float]:
     return {MAIN: highest[process.pid], WORKER: max(workers, default=0.0), TREE: most}
 
 
-def _resident(pid: int) -> tuple[float, float]:
+def resident(pid: int) -> tuple[float, float]:
     """Returns a process's resident memory now, and its highest so far, in MiB; 0 when it is gone.
 
     The high-water mark of `/proc` is the program's own; that of `getrusage` begins with what the

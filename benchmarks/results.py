@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 OURS = "ours"
@@ -27,6 +27,7 @@ _LIBRARIES = (
     "msgspec",
     "python-gdcm",
     "pyspark",
+    "delta-spark",
     "httpx",
 )
 
@@ -108,8 +109,8 @@ class Results:
             table.append(
                 (
                     line.row.contestant,
-                    f"{_short(line.median)} {line.row.unit}" if line.values else "not run",
-                    f"{_short(min(line.values))} to {_short(max(line.values))}"
+                    f"{short(line.median)} {line.row.unit}" if line.values else "not run",
+                    f"{short(min(line.values))} to {short(max(line.values))}"
                     if line.values
                     else "",
                     f"{ratio:.2f}" if comparable else "",
@@ -134,7 +135,13 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _short(value: float | None) -> str:
+def label(files: int) -> str:
+    """Returns what a number of files is called."""
+    return f"{files:,} files"
+
+
+def short(value: float | None) -> str:
+    """Returns a number with three digits that count; nothing where there is none."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
@@ -149,7 +156,7 @@ def machine() -> str:
         if line.startswith("model name")
     )
     release = platform.freedesktop_os_release()["PRETTY_NAME"]
-    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    libraries = ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES)
     commands = (("node", "--version"), ("dcm2json", "--version"), ("java", "--version"))
     tools = ", ".join(f"{command[0]} {_first_line(*command)}" for command in commands)
     return "\n".join(
@@ -161,6 +168,13 @@ def machine() -> str:
             f"- {tools}",
         ]
     )
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "is not here"
 
 
 def _first_line(*command: str) -> str:

@@ -9,7 +9,6 @@ them); without them or without Java nothing is run and the report says so.
 import atexit
 import itertools
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +19,8 @@ from typing import Any
 import pandas as pd
 
 from benchmarks import straightforward
+from benchmarks.spark_cluster import JARS
 
-JARS = Path(__file__).parents[1] / "spark_jars"
 _TASKS = 4
 _METASTORE = ", ".join(
     [f"{tag.column} string" for tag in straightforward.PROMOTED_TAGS]
@@ -48,17 +47,6 @@ _GOLD = {
         f"procedure_source_value string, {_AUDIT}"
     ),
 }
-
-
-def missing() -> str | None:
-    """Says why the job cannot run here; None when it can."""
-    if not shutil.which("java"):
-        return "Java is not installed"
-    try:
-        import pyspark  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return "pyspark is not installed"
-    return None if list(JARS.glob("delta-spark*.jar")) else "delta-spark's jars are not here"
 
 
 def run(drop: Path, lakehouse: Path) -> dict[str, float]:

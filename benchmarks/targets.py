@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks import chain, growth, header, memory
-from benchmarks.results import OURS, Results, markdown
+from benchmarks.results import OURS, Results, label, markdown
 
-_LARGEST = memory.label(memory.FILES[-1])
+_LARGEST = label(memory.FILES[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _growth(results: Results) -> float | None:
 
 
 def _memory(results: Results) -> float | None:
-    smallest = memory.label(memory.FILES[0])
+    smallest = label(memory.FILES[0])
     return results.ratio(memory.PART, memory.TREE, _LARGEST, smallest)
 
 

@@ -1,6 +1,7 @@
 """What the benchmarks run on is what they say it is."""
 
 import json
+import re
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from benchmarks import data, flame_svg, headers
+from benchmarks import data, engines_report, flame_svg, headers
 from benchmarks.readers import READERS, differences
-from benchmarks.results import OURS, Results, Row
+from benchmarks.results import OURS, Results, Row, label
+from dicom_assets.steps.chain import STEPS
 
 
 @pytest.mark.parametrize(("long", "elements"), [(False, 97), (True, 256)])
@@ -75,3 +77,47 @@ def test_a_flame_graph_shows_processes_apart_and_imports_as_one():
         (("main process", "imports"), 5),
     ]
     assert "extract (steps/extract.py) 30.0%" in flame_svg.draw(seen, "title")
+
+
+def engines_of(*sizes: int, gold: float) -> Results:
+    """One engine takes 1 s and 2 ms a file, Spark 30 s more, and it shares out most of it."""
+    results = Results()
+    for size in sizes:
+        thousands, case = size / 1000, label(size)
+        for step in STEPS:
+            took = {"extract": 1 + 1.5 * thousands, "organise": 0.5 * thousands}.get(step, 0.0)
+            here = Row(step, case, engines_report.LOCAL, took, "s")
+            took = {"extract": 20 + 2 * thousands, "person": gold * thousands}.get(step, 0.0)
+            results.add([here, Row(step, case, engines_report.CLUSTER, took, "s")])
+        peak = Row(engines_report.PYTHON, case, engines_report.CLUSTER, 300 + thousands, "MiB")
+        results.add([Row(engines_report.SESSION, case, engines_report.CLUSTER, 11.0, "s"), peak])
+    return results
+
+
+def test_from_which_size_and_with_how_many_cores_spark_pays_is_reckoned_from_two_sizes():
+    results, sizes = engines_of(2000, 200_000, gold=0.25), (2000, 200_000)
+    lines = [
+        engines_report.line(results, sizes, each)
+        for each in (engines_report.LOCAL, engines_report.CLUSTER)
+    ]
+    local, spark = (each for each in lines if each)
+    assert local.fixed == pytest.approx(1) and spark.fixed == pytest.approx(31)
+    assert (local.each(2), local.each(6), spark.each(2)) == pytest.approx((2, 1, 2.25))
+    assert engines_report.cores_to_pass(spark, local, 2) == 3, "4 : 1.75 is 2.3"
+    assert engines_report.files_to_pay(spark, local, spark_cores=8, cores=2) == 24_000
+    assert spark.seconds(24_000, 8) == pytest.approx(local.seconds(24_000))
+    assert engines_report.files_to_pay(spark, local, spark_cores=2, cores=2) is None
+    slow = engines_report.line(engines_of(*sizes, gold=3), sizes, engines_report.CLUSTER)
+    assert slow and engines_report.cores_to_pass(slow, local, 2) is None, "its driver is the slower"
+    assert engines_report.line(results, (2000,), engines_report.LOCAL) is None
+
+
+def test_the_report_on_engines_says_where_spark_does_not_pay_and_what_grows():
+    sizes, names = (2000, 20_000, 200_000), list(engines_report.LABELS)
+    results = engines_of(*sizes, gold=0.25)
+    text = engines_report.report(results, sizes, names, heap="1g", minutes=3)
+    assert "does not pay at any size measured; 1.20 times" in text
+    assert re.search(r"driver's Python *\| 302 *\| 320 *\| 500 *\| 1.56 *\| \*\*grows\*\* \|", text)
+    assert "not measured" in text, "nothing is said of an engine that was not run"
+    begun = engines_report.report(engines_of(2000, gold=0.25), sizes, names, heap="1g", minutes=1)
+    assert "20,000" not in begun.partition("## Seconds")[2], "nothing of sizes to come"
