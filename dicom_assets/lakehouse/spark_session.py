@@ -10,6 +10,7 @@ what Spark is asked to do (`spark_engine`).
 # PySpark is an extra: `pip install 'dicom-assets[spark]'`
 
 import os
+import site
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ def session(spark: Spark) -> "SparkSession":
         raise SparkError(
             "engine = spark needs PySpark: pip install 'dicom-assets[spark]'"
         ) from error
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    chosen = dict(spark.conf).get("spark.pyspark.python", sys.executable)
+    os.environ.setdefault("PYSPARK_PYTHON", chosen)  # only spark-submit itself heeds that setting
     found = SparkSession.getActiveSession()
     if found is None:
         builder = SparkSession.builder
@@ -107,7 +109,11 @@ def jars_of(spark: Spark) -> dict[str, str]:
 
 
 def _package() -> dict[str, str]:
-    """Lets workers that see this process's package, here or on a file system, import it."""
+    """Lets workers import a checkout that they see, too, here or on a file system.
+
+    A package that is installed here is either installed there as well, or shipped by the site.
+    """
     import dicom_assets
 
-    return {"spark.executorEnv.PYTHONPATH": str(Path(dicom_assets.__path__[0]).parent)}
+    folder = str(Path(dicom_assets.__path__[0]).parent)
+    return {} if folder in site.getsitepackages() else {"spark.executorEnv.PYTHONPATH": folder}
