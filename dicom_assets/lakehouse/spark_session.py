@@ -11,6 +11,7 @@ what Spark is asked to do (`spark_engine`).
 
 import os
 import shutil
+import site
 import sys
 import tempfile
 from collections.abc import Callable
@@ -95,7 +96,8 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
         raise SparkError(
             "engine = spark needs PySpark: pip install 'dicom-assets[spark]'"
         ) from error
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    chosen = dict(spark.conf).get("spark.pyspark.python", sys.executable)
+    os.environ.setdefault("PYSPARK_PYTHON", chosen)  # only spark-submit itself heeds that setting
     found = SparkSession.getActiveSession()
     if found is None:
         found = start(configuration(spark))
@@ -139,8 +141,12 @@ def jars_of(spark: Spark) -> dict[str, str]:
 
 
 def _package() -> dict[str, str]:
-    """Lets workers that see this process's package, here or on a file system, import it."""
-    return {"spark.executorEnv.PYTHONPATH": str(_package_folder().parent)}
+    """Lets workers import a checkout that they see, too, here or on a file system.
+
+    A package that is installed here is either installed there as well, or shipped by the site.
+    """
+    folder = str(_package_folder().parent)
+    return {} if folder in site.getsitepackages() else {"spark.executorEnv.PYTHONPATH": folder}
 
 
 def _send_package(spark: "SparkSession") -> None:

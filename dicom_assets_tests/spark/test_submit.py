@@ -1,0 +1,91 @@
+"""spark-submit: it says where Spark is, and ships the package to executors that have none."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from deltalake import DeltaTable
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import json
+import sys
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from dicom_assets.settings import load_settings
+from dicom_assets.steps.extract import extract
+from dicom_assets.steps.organise import organise
+from dicom_assets.steps.run import Run
+
+
+def where(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    import dicom_assets
+
+    list(batches)
+    yield pa.RecordBatch.from_pydict({"file": [dicom_assets.__file__], "python": [sys.executable]})
+
+
+run = Run.of(load_settings(), "2026-03-14", "submitted")
+organise(run)
+extract(run)
+found = run.engine.spark.range(1).mapInArrow(where, "file string, python string").first()
+print(json.dumps(found.asDict() | {"master": run.engine.spark.sparkContext.master}))
+"""
+
+
+def installed(folder: Path) -> Path:
+    """Makes an environment with the package installed, and all else as in this one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    packages = folder / f"lib/python3.{sys.version_info.minor}/site-packages"
+    ours = next(path for path in sys.path if path.endswith("site-packages"))
+    (packages / "ours.pth").write_text(ours)
+    with tarfile.open(folder / "packages.tar.gz", "w:gz", compresslevel=1) as tar:
+        tar.add(ROOT / "dicom_assets", "dicom_assets")
+    with tarfile.open(folder / "packages.tar.gz") as tar:
+        tar.extractall(packages, filter="data")
+    return folder
+
+
+def test_what_is_submitted_runs_where_it_says_with_what_it_ships(cluster, write_dicom, tmp_path):
+    root, environment = tmp_path / "lakehouse", installed(tmp_path / "venv")
+    for number in range(3):
+        path = root / f"bronze/Files/Ingest/Imaging/DICOM/{number}.dcm"
+        write_dicom(path, InstanceNumber=number)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    python = environment / "bin/python"
+    done = subprocess.run(
+        [
+            Path(sys.executable).parent / "spark-submit",
+            *("--properties-file", ROOT / "deploy/spark-defaults.conf"),
+            *("--master", cluster.address),
+            *("--jars", ",".join(map(str, (ROOT / "spark_jars").glob("*.jar")))),
+            *("--archives", f"{environment}/packages.tar.gz#packages"),
+            *("--conf", f"spark.pyspark.driver.python={python}"),
+            *("--conf", f"spark.pyspark.python={sys.executable}"),
+            *("--conf", "spark.executor.memory=1g"),
+            *("--conf", "spark.driver.host=127.0.0.1"),
+            *("--conf", "spark.ui.enabled=false"),
+            tmp_path / "script.py",
+        ],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        | {
+            "DICOM_ASSETS_ENGINE": "spark",
+            "DICOM_ASSETS_LAKEHOUSE": str(root),
+            "DICOM_ASSETS_SETTLE_SECONDS": "0",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["master"] == cluster.address
+    assert found["python"] == sys.executable
+    assert Path(found["file"]).is_relative_to(cluster.folder), "the archive's, where it is unpacked"
+    assert DeltaTable(root / "bronze/Tables/dicomimagingmetastore").to_pyarrow_table().num_rows == 3
