@@ -9,14 +9,15 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from dicom_assets_tests.serving import free_port
 
 JARS = Path(__file__).parents[1] / "spark_jars"
 WORKERS = 2
@@ -69,7 +70,7 @@ def running(folder: Path) -> Iterator[Cluster]:
     Args:
         folder: An empty one, for its logs and what its executors write.
     """
-    port = _free_port()
+    port = free_port()
     cluster = Cluster(folder, f"spark://127.0.0.1:{port}")
     master = _start(folder, "Master", 0, "--port", str(port))
     try:
@@ -89,21 +90,26 @@ def running(folder: Path) -> Iterator[Cluster]:
 
 
 def _start(folder: Path, name: str, number: int, *arguments: str) -> subprocess.Popen:
+    return spark_class(
+        folder / f"{name}-{number}.log",
+        f"org.apache.spark.deploy.{name.lower()}.{name}",
+        *("--host", "127.0.0.1", "--webui-port", str(free_port())),
+        *arguments,
+    )
+
+
+def spark_class(log: Path, *arguments: str) -> subprocess.Popen:
+    """Starts a class of PySpark's Java, with its arguments, in the folder of its log."""
     import pyspark  # pyright: ignore[reportMissingImports]
 
     home = Path(str(pyspark.__file__)).parent
-    with (folder / f"{name}-{number}.log").open("wb") as log:
+    with log.open("wb") as sink:
         return subprocess.Popen(  # noqa: S603
-            [
-                str(home / "bin/spark-class"),
-                f"org.apache.spark.deploy.{name.lower()}.{name}",
-                *("--host", "127.0.0.1", "--webui-port", str(_free_port())),
-                *arguments,
-            ],
+            [str(home / "bin/spark-class"), *arguments],
             env=os.environ | {"SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable},
-            stdout=log,
+            stdout=sink,
             stderr=subprocess.STDOUT,
-            cwd=folder,
+            cwd=log.parent,
         )
 
 
@@ -124,9 +130,3 @@ def _descendants(pid: int) -> list[int]:
         check=False,
     ).stdout.split()
     return [each for child in map(int, children) for each in (*_descendants(child), child)]
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]

@@ -1,6 +1,5 @@
 """The same over Spark Connect: Spark is a server, this process has neither Java nor a context."""
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.spark_cluster import JARS, missing, spark_class
 from dicom_assets.lakehouse.spark_session import Spark, configuration
-from dicom_assets_tests.spark.conftest import JARS, free_port, missing
+from dicom_assets_tests.serving import free_port
 
 _CHAIN = textwrap.dedent(
     """
@@ -52,32 +52,23 @@ def server(tmp_path: Path) -> Iterator[str]:
     """The address of a Spark Connect server of two cores."""
     if reason := missing():
         pytest.skip(reason)
-    import pyspark
-
-    home, port = Path(str(pyspark.__file__)).parent, free_port()
+    port = free_port()
     conf = configuration(Spark("local[2]", JARS)) | {
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": f"{port}",
         "spark.sql.shuffle.partitions": "2",
         "spark.ui.enabled": "false",
     }
-    del conf["spark.executorEnv.PYTHONPATH"]  # what workers have of us was sent to them
+    conf.pop("spark.executorEnv.PYTHONPATH", None)  # what workers have of us was sent to them
     settings = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
     log = tmp_path / "server.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [
-                str(home / "bin/spark-class"),
-                "org.apache.spark.deploy.SparkSubmit",
-                *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
-                *settings,
-                "spark-internal",
-            ],
-            env=os.environ | {"SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable},
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            cwd=tmp_path,
-        )
+    process = spark_class(
+        log,
+        "org.apache.spark.deploy.SparkSubmit",
+        *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
+        *settings,
+        "spark-internal",
+    )
     until = time.monotonic() + 120
     while "Spark Connect server started" not in log.read_text():
         assert process.poll() is None and time.monotonic() < until, log.read_text()
