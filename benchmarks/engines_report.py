@@ -173,7 +173,7 @@ def _where(results: Results, sizes: Sequence[int], engines: Sequence[str]) -> st
         ratios = {size: p[0] / p[1] for size, p in zip(sizes, pairs, strict=True) if p[0] and p[1]}
         if engine == LOCAL or not ratios:
             continue
-        at = f"{ratios[max(ratios)]:.2f} times the local engine's time at {label(max(ratios))}"
+        at = f"{short(ratios[max(ratios)])} times the local engine's time at {label(max(ratios))}"
         paid = [size for size, ratio in ratios.items() if ratio < 1]
         says = f"pays from {label(paid[0])}" if paid else "does not pay at any size measured"
         told.append(f"- {LABELS[engine]}: on this machine it {says}; {at}.")
