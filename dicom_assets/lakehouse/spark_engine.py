@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 _STAGING = ".spark"
 _GONE = "_gone"
-_TASKS_PER_CORE = 64
+_TASKS_PER_CORE = 256
 """Of one job: its tasks, and what comes of them, are in the driver's memory."""
 _GROUPS_PER_CORE = 4
 _ROWS_PER_PARTITION = 50_000
