@@ -12,6 +12,8 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
+from dicom_assets.lakehouse.paths import path_of
+
 _FEW_COMMITS = 10
 """Of so few all are read at once: there is no checkpoint yet, and none need be asked for again."""
 
@@ -19,15 +21,15 @@ _FEW_COMMITS = 10
 class OpenedTable(DeltaTable):
     """A Delta table as of some version, which may be brought up to date."""
 
-    def __init__(self, folder: Path, options: dict[str, str] | None) -> None:
+    def __init__(self, table_uri: str, storage_options: dict[str, str] | None) -> None:
         """Opens the newest version.
 
         Args:
-            folder: Where it lies.
-            options: What delta-rs needs to get there.
+            table_uri: Where it lies.
+            storage_options: What delta-rs needs to get there.
         """
-        super().__init__(str(folder), storage_options=options)
-        self._folder = folder
+        super().__init__(table_uri, storage_options=storage_options)
+        self._folder = path_of(table_uri)
         self._said: dict[str, int | None] = {}
         self._knows_all = self.version() < _FEW_COMMITS
         self._read_until = -1 if self._knows_all else self.version()

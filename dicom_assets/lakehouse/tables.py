@@ -130,9 +130,11 @@ class Tables:
         self._opened.pop(path, None)
         options = storage_options(path)
         if DeltaTable.is_deltatable(str(path), options):
-            delta = OpenedTable(path, options)
-            _check_partition(table, delta, path)
-            self._opened[path] = made, delta
+            self._keep(table, path, OpenedTable(str(path), options))
+
+    def _keep(self, table: Table, path: Path, delta: DeltaTable) -> None:
+        _check_partition(table, delta, path)
+        self._opened[path] = _made(path), delta
 
     def create(self, table: Table) -> DeltaTable:
         """Opens a table at its newest version, to be written to; makes it where there is none."""
@@ -142,7 +144,7 @@ class Tables:
             return delta
         path = self.layout.table(table.layer, table.name)
         path.mkdir(parents=True, exist_ok=True)
-        DeltaTable.create(
+        delta = OpenedTable.create(
             str(path),
             schema=Schema.from_arrow(table.schema),
             mode="ignore",
@@ -159,9 +161,7 @@ class Tables:
             },
         )
         sync([path])
-        self.written(table)
-        delta = self.open(table)
-        assert delta is not None  # noqa: S101 it has just been made
+        self._keep(table, path, delta)
         return delta
 
 

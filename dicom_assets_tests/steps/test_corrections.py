@@ -203,7 +203,8 @@ def agrees(house, *days: date) -> None:
 
 
 def described(house) -> dict[str, str | None]:
-    rows = house.rows(catalog.silver_imaging_study())
+    columns = ["idOrig", "description"]
+    rows = house.run.engine.read(catalog.silver_imaging_study(), columns).to_pylist()
     return {row["idOrig"]: row["description"] for row in rows}
 
 
