@@ -24,9 +24,27 @@ SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
 DAY = date(2026, 3, 14)
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 
+TAKE_LONG = (
+    "test_ui.py",
+    "test_disturbed.py",
+    "test_corrections.py",
+    "test_object_store_root.py",
+    "test_killed_on_the_first_day.py",
+    "test_policies.py",
+    "test_cli.py",
+    "test_external.py",
+    "test_killed_on_the_next_day.py",
+)
+"""What comes first, so that it does not end last and alone: the longest first."""
+
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
     # lakehouses of tests lie in memory: what syncing is for is tried with power cuts of its own
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(TAKE_LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def another_file_system(than: Path) -> Path:

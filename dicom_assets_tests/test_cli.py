@@ -1,4 +1,7 @@
-"""The command line as a user calls it: real processes, a real Dagster instance."""
+"""The command line as a user calls it: real processes, a real Dagster instance.
+
+Where the process is not the point a verb runs in this one, which has loaded Dagster already.
+"""
 
 import os
 import re
@@ -11,7 +14,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner, Result
 
+from dicom_assets.cli import main
 from dicom_assets.lakehouse.lock import locked
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
@@ -23,22 +28,37 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def call(workplace):
-    environment = {
-        **{name: value for name, value in os.environ.items() if "DICOM_ASSETS" not in name},
+def environment(workplace) -> dict[str, str]:
+    return {
         "DAGSTER_HOME": str(workplace / "dagster"),
         "DICOM_ASSETS_LAKEHOUSE": str(workplace / "lakehouse"),
         "DICOM_ASSETS_SETTLE_SECONDS": "0",
     }
+
+
+@pytest.fixture(scope="module")
+def call(environment):
+    """Runs a verb in a process of its own."""
+    others = {name: value for name, value in os.environ.items() if "DICOM_ASSETS" not in name}
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [COMMAND, *arguments],
             capture_output=True,
             text=True,
-            env=environment | more,
+            env=others | environment | more,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def call_here(environment):
+    """Runs a verb in this process."""
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, arguments, env=environment)
 
     return run
 
@@ -78,16 +98,16 @@ def test_nothing_of_a_patient_is_in_the_event_log(ingested, workplace):
     assert [word for word in planted if word in stored] == []
 
 
-def test_upkeep_tells_what_it_did_to_each_table(ingested, call):
-    shown = call("maintain").stdout
+def test_upkeep_tells_what_it_did_to_each_table(ingested, call_here):
+    shown = call_here("maintain").stdout
     assert "old files removed" in shown
     assert re.search(r"gold\.Image_Occurrence +1 +1 +0 +0", shown)
 
 
-def test_a_second_run_adds_nothing(ingested, call):
+def test_a_second_run_adds_nothing(ingested, call_here):
     before = sorted(ingested.rglob("*"))
-    done = call("run", "--date", "2026-03-14")
-    assert done.returncode == 0
+    done = call_here("run", "--date", "2026-03-14")
+    assert done.exit_code == 0
     assert sorted(ingested.rglob("*")) == before
 
 
@@ -97,18 +117,18 @@ def test_status_shows_files_rows_and_failures(ingested, call):
     assert re.search(r"gold/Image_Occurrence +24", shown)
 
 
-def test_failures_shows_what_failed_and_why(ingested, call):
-    shown = call("failures", "--reason", "not_dicom").stdout
+def test_failures_shows_what_failed_and_why(ingested, call_here):
+    shown = call_here("failures", "--reason", "not_dicom").stdout
     assert "secret-patient-name.txt" in shown
     assert "bronze/Files/Failed/Imaging/DICOM/2026/03/14" in shown
-    assert call("failures", "--date", "2020-01-02").stdout.strip() == "no failures"
+    assert call_here("failures", "--date", "2020-01-02").stdout.strip() == "no failures"
 
 
-def test_a_blocking_check_that_does_not_hold_gives_exit_code_1(call, workplace, sample):
+def test_a_blocking_check_that_does_not_hold_gives_exit_code_1(call, workplace, write_dicom):
     lakehouse = workplace / "short"
     drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
-    shutil.copytree(sample / "Imaging/DICOM", drop)
-    (drop / "dicom_assets_manifest.json").write_text('{"expected": {"process_files": 97}}')
+    write_dicom(drop / "x.dcm")
+    (drop / "dicom_assets_manifest.json").write_text('{"expected": {"process_files": 2}}')
     done = call("run", "--date", "2026-03-14", "--lakehouse", str(lakehouse))
     assert done.returncode == 1
     assert "counts_as_declared" in done.stdout
@@ -117,7 +137,7 @@ def test_a_blocking_check_that_does_not_hold_gives_exit_code_1(call, workplace, 
     assert not (lakehouse / "bronze/Tables/dicomimagingmetastore").exists()
 
 
-def test_the_demo_shows_expected_and_actual_side_by_side(call, workplace):
+def test_the_demo_shows_expected_and_actual_side_by_side(call, call_here, workplace):
     done = call("demo", "--to", str(workplace / "demo"))
     assert done.returncode == 0, done.stderr
     assert re.search(r"rows in gold/Image_Occurrence +24 +24 +ok", done.stdout)
@@ -126,20 +146,20 @@ def test_the_demo_shows_expected_and_actual_side_by_side(call, workplace):
         if " -c '" in line:
             code = line.split(" -c '")[1].rstrip("'")
             subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert call("demo", "--to", str(workplace / "demo")).returncode == 0
+    assert call_here("demo", "--to", str(workplace / "demo")).exit_code == 0
 
 
-def test_the_demo_never_deletes_what_it_did_not_make(call, workplace):
+def test_the_demo_never_deletes_what_it_did_not_make(call_here, workplace):
     mine = workplace / "mine"
     mine.mkdir()
     (mine / "precious").touch()
-    done = call("demo", "--to", str(mine))
-    assert done.returncode == 2
+    done = call_here("demo", "--to", str(mine))
+    assert done.exit_code == 2
     assert "no demo lakehouse" in done.stderr
     assert (mine / "precious").exists()
 
 
-def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(
+def test_a_run_that_is_interrupted_or_killed_is_finished_by_the_next_and_nothing_waits_for_it(
     workplace, sample, monkeypatch
 ):
     home, lakehouse = workplace / "killed_dagster", workplace / "killed"
@@ -152,12 +172,22 @@ def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(
         "DICOM_ASSETS_LAKEHOUSE": str(lakehouse),
     }
     command = [COMMAND, "run", "--date", "2026-03-14"]
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    while not (lakehouse / "bronze/Tables/process_files").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
-    first.kill()
-    first.wait()
+
+    def ended(how: signal.Signals, once: str) -> tuple[int, str]:
+        run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        while not (lakehouse / once / "_delta_log").exists():
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(how)
+        said = run.communicate(timeout=60)[1]
+        return run.returncode, said
+
+    status, said = ended(signal.SIGINT, once="bronze/Tables/process_files")
+    assert status == 1
+    assert "interrupted; run it again" in said
+    assert "Traceback" not in said
+    status, _ = ended(signal.SIGKILL, once="bronze/Tables/dicomimagingmetastore")
+    assert status == -signal.SIGKILL
     again = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=90, check=False
     )
@@ -166,25 +196,7 @@ def test_a_killed_run_is_finished_by_the_next_and_nothing_waits_for_it(
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     with dg.DagsterInstance.get() as instance:
         statuses = sorted(run.status.value for run in instance.get_runs())
-    assert statuses == ["FAILURE", "SUCCESS"]
-
-
-def test_an_interrupted_run_says_how_to_go_on(workplace, call, sample):
-    lakehouse = workplace / "interrupted"
-    drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
-    shutil.copytree(sample / "Imaging/DICOM", drop)
-    environment = os.environ | {"DAGSTER_HOME": str(workplace / "dagster")}
-    command = [COMMAND, "run", "--date", "2026-03-14", "--lakehouse", str(lakehouse)]
-    run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while not (lakehouse / "bronze/Tables/process_files").exists():
-        assert run.poll() is None
-        time.sleep(0.01)
-    run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 1
-    assert "interrupted; run it again" in said
-    assert "Traceback" not in said
-    assert call(*command[1:]).returncode == 0
+    assert statuses == ["FAILURE", "FAILURE", "SUCCESS"]
 
 
 def test_a_run_that_waits_for_another_says_so_and_can_be_interrupted(workplace):
@@ -201,13 +213,13 @@ def test_a_run_that_waits_for_another_says_so_and_can_be_interrupted(workplace):
     assert "interrupted; run it again" in said
 
 
-def test_wrong_options_and_settings_are_named(call):
-    assert "choose a day from" in call("run", "--date", "1999-01-01").stderr
+def test_wrong_options_and_settings_are_named(call, call_here):
+    assert "choose a day from" in call_here("run", "--date", "1999-01-01").stderr
     wrong = call("status", DICOM_ASSETS_WORKERS="many")
     assert (wrong.returncode, "workers" in wrong.stderr) == (2, True)
     assert "Traceback" not in wrong.stderr
 
 
-def test_status_of_an_empty_lakehouse_says_what_to_do(call, workplace):
-    shown = call("status", "--lakehouse", str(workplace / "nothing")).stdout
+def test_status_of_an_empty_lakehouse_says_what_to_do(call_here, workplace):
+    shown = call_here("status", "--lakehouse", str(workplace / "nothing")).stdout
     assert "dicom-assets run" in shown

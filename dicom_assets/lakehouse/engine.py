@@ -236,6 +236,7 @@ class LocalEngine:
         """Makes a commit durable, and joins small files of the partitions it wrote to."""
         folder = self.layout.table(table.layer, table.name)
         sync([folder])
+        self._tables.written(table)
         for partition in partitions:
             if compact_small(self._tables.create(table), table, partition, folder=folder):
                 sync([folder])
@@ -273,7 +274,7 @@ class LocalEngine:
             .when_matched_update({quoted(name): f"source.{quoted(name)}" for name in columns})
             .execute()
         )
-        sync([self.layout.table(table.layer, table.name)])
+        self._settle(table, [])
 
     def maintain(self, table: Table, *, keep_hours: int) -> Upkeep | None:
         """Looks after a table's files; None where it does not exist yet.

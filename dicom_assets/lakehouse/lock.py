@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from dicom_assets.lakehouse.far import FarPath
@@ -23,7 +24,8 @@ from dicom_assets.lakehouse.paths import scratch_of
 
 _LOG = logging.getLogger(__name__)
 _THREADS: defaultdict[Path, threading.RLock] = defaultdict(threading.RLock)
-_HELD: set[Path] = set()
+_HELD: dict[Path, int] = {}
+_NUMBERS = count(1)
 
 
 @contextmanager
@@ -44,10 +46,10 @@ def locked(root: Path) -> Iterator[None]:
                 _LOG.warning("another run is working on this lakehouse; waiting for it")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             with _between_machines(root):
-                _HELD.add(root)
+                _HELD[root] = next(_NUMBERS)
                 yield
         finally:
-            _HELD.discard(root)
+            _HELD.pop(root, None)
             os.close(descriptor)
 
 
@@ -62,6 +64,9 @@ def _between_machines(root: Path) -> Iterator[None]:
         yield
 
 
-def holds(root: Path) -> bool:
-    """Says whether this process holds the lock of a folder."""
-    return root.resolve() in _HELD
+def holding(root: Path) -> int | None:
+    """Tells since when this process holds the lock of a folder; None where it does not.
+
+    It is a number, another one each time the lock is taken.
+    """
+    return _HELD.get(root.resolve())

@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 from deltalake import DeltaTable, Transaction
 
+from dicom_assets.lakehouse.opened import commit_of
+
 
 def partition_transactions(delta: DeltaTable, day: date) -> list[Transaction]:
     """Returns what the next commit must say when it appends to a partition."""
@@ -55,7 +57,7 @@ def count_added(folder: Path, day: date, versions: Iterable[int]) -> int:
 def _added(folder: Path, day: date, version: int) -> list[dict[str, Any]] | None:
     """Returns the files that a version added to a partition; None where it is no longer there."""
     try:
-        text = (folder / f"_delta_log/{version:020}.json").read_bytes()
+        text = commit_of(folder, version).read_bytes()
     except FileNotFoundError:
         return None
     actions = [json.loads(line) for line in text.splitlines()]

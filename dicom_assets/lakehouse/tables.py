@@ -2,8 +2,10 @@
 
 Decided here: a table's properties, its partitioning, and that an opened table is kept and brought
 up to date, since reading the log of thousands of files from its last checkpoint costs more than
-most steps do. Who holds the lakehouse's lock mends it first. Not decided here: which tables there
-are (`dicom_assets.steps.catalog`) and how they are read and written (`engine`).
+most steps do. Who holds the lakehouse's lock mends it first, and looks only once for what others
+have written, since nobody can meanwhile: in an object store each look is a request or two. Not
+decided here: which tables there are (`dicom_assets.steps.catalog`) and how they are read and
+written (`engine`).
 """
 
 from collections.abc import Iterable
@@ -19,8 +21,9 @@ from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout
-from dicom_assets.lakehouse.lock import holds
+from dicom_assets.lakehouse.lock import holding
 from dicom_assets.lakehouse.mend import mend
+from dicom_assets.lakehouse.opened import OpenedTable, commit_of
 from dicom_assets.lakehouse.schemas import INGEST_MONTH
 
 _PROPERTIES = {
@@ -91,6 +94,7 @@ class Tables:
     layout: Layout
     _opened: dict[Path, tuple[int | None, DeltaTable]] = field(default_factory=dict)
     _mended: set[Path] = field(default_factory=set)
+    _looked: dict[Path, int | None] = field(default_factory=dict)
 
     def open(self, table: Table) -> DeltaTable | None:
         """Opens a table at its newest version, or returns None where it does not exist yet.
@@ -98,8 +102,20 @@ class Tables:
         Raises:
             TableError: It is partitioned otherwise than it should be.
         """
-        path = self.layout.table(table.layer, table.name)
-        if path not in self._mended and holds(self.layout.root):
+        path, held = self.layout.table(table.layer, table.name), holding(self.layout.root)
+        if held is None or self._looked.get(path) != held:
+            self._look(table, path, is_held=held is not None)
+            self._looked[path] = held
+        known = self._opened.get(path)
+        return known and known[1]
+
+    def written(self, table: Table) -> None:
+        """Says that a table has been written to: it is looked at again when it is next opened."""
+        self._looked.pop(self.layout.table(table.layer, table.name), None)
+
+    def _look(self, table: Table, path: Path, *, is_held: bool) -> None:
+        """Opens a table, or brings it up to date."""
+        if is_held and path not in self._mended:
             if not self._mended:  # what a killed run has left must be durable before it counts
                 sync([self.layout.root])
             if not isinstance(path, FarPath):
@@ -107,28 +123,28 @@ class Tables:
             self._mended.add(path)
         made = _made(path)
         known = self._opened.get(path)
-        is_there = made is not None or (path / "_delta_log").exists()
-        if known and known[0] == made and is_there:
-            if _commit(path, known[1].version() + 1).is_file():
+        if known and known[0] == made and (made is not None or (path / "_delta_log").exists()):
+            if commit_of(path, known[1].version() + 1).is_file():
                 known[1].update_incremental()
-            return known[1]
+            return
         self._opened.pop(path, None)
         options = storage_options(path)
-        if not DeltaTable.is_deltatable(str(path), options):
-            return None
-        delta = DeltaTable(str(path), storage_options=options)
+        if DeltaTable.is_deltatable(str(path), options):
+            self._keep(table, path, OpenedTable(str(path), options))
+
+    def _keep(self, table: Table, path: Path, delta: DeltaTable) -> None:
         _check_partition(table, delta, path)
-        self._opened[path] = made, delta
-        return delta
+        self._opened[path] = _made(path), delta
 
     def create(self, table: Table) -> DeltaTable:
-        """Opens a table; makes it where it does not exist yet."""
+        """Opens a table at its newest version, to be written to; makes it where there is none."""
+        self.written(table)
         delta = self.open(table)
         if delta is not None:
             return delta
         path = self.layout.table(table.layer, table.name)
         path.mkdir(parents=True, exist_ok=True)
-        DeltaTable.create(
+        delta = OpenedTable.create(
             str(path),
             schema=Schema.from_arrow(table.schema),
             mode="ignore",
@@ -145,8 +161,7 @@ class Tables:
             },
         )
         sync([path])
-        delta = self.open(table)
-        assert delta is not None  # noqa: S101 it has just been made
+        self._keep(table, path, delta)
         return delta
 
 
@@ -155,14 +170,10 @@ def storage_options(path: Path) -> dict[str, str] | None:
     return path.options if isinstance(path, FarPath) else None
 
 
-def _commit(path: Path, version: int) -> Path:
-    return path / f"_delta_log/{version:020}.json"
-
-
 def _made(path: Path) -> int | None:
     """Tells a table from one made anew in its place; None where its first commit is cleaned up."""
     try:
-        return _commit(path, 0).stat().st_mtime_ns
+        return commit_of(path, 0).stat().st_mtime_ns
     except FileNotFoundError:
         return None
 

@@ -1,7 +1,5 @@
 """What the drop-folder sensor decides, and what it asks Dagster for."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.defs.running import RESUMES, end_killed_runs
 from dicom_assets.defs.sensors import AGAIN_SECONDS, arrival
 from dicom_assets.lakehouse.drop_folder import Dropped
+from dicom_assets_tests.defs.held_run import worked_on
 
 SECOND = 10**9
 NOW = 1_800_000_000 * SECOND
@@ -210,24 +209,8 @@ def run_of_another_process(instance_on_disk, lakehouse) -> Callable[..., str]:
             status=dg.DagsterRunStatus.STARTED,
             tags={"dagster/partition": day, **tags},
         )
-        code = (
-            "import sys, time, dagster as dg; from pathlib import Path\n"
-            "from dicom_assets.defs.running import marked\n"
-            "with (\n"
-            "    dg.DagsterInstance.from_config(sys.argv[1]) as instance,\n"
-            "    marked(instance, sys.argv[2], lakehouse=Path(sys.argv[3])),\n"
-            "):\n"
-            "    print(flush=True); time.sleep(60)\n"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, instance.root_directory, run.run_id, root],
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout
-        process.stdout.readline()
-        assert end_killed_runs(instance) == [], "it is not taken for dead while it lives"
-        process.kill()
-        process.wait()
+        with worked_on(instance.root_directory, run.run_id, lakehouse=root):
+            assert end_killed_runs(instance) == [], "it is not taken for dead while it lives"
         return run.run_id
 
     return begin

@@ -23,6 +23,7 @@ from dicom_assets_tests.faults.story import File, Played, story
 
 GENDERS = {"M": 8507, "F": 8532}
 _TOLD = {"studyDescription": "description", "accessionNumber": "accession", "patientSex": "sex"}
+_SILVER = ("sourceSystem", "idOrig", "series_string", "subject", "description", "identifier_string")
 
 Conflict = tuple[str, str, str, str]
 """Level, source system, UID, attribute."""
@@ -178,7 +179,9 @@ class Model:
                     None,
                 ),
             }
-            for row in self.house.rows(catalog.silver_imaging_study())
+            for row in self.house.run.engine.read(
+                catalog.silver_imaging_study(), _SILVER
+            ).to_pylist()
         }
 
     def _people(self) -> dict[tuple[str, str], int]:

@@ -33,6 +33,11 @@ def next_day(nursery, tmp_path_factory) -> Scene:
     return Scene(nursery, tmp_path_factory.mktemp("next"), DAYS[1])
 
 
+@pytest.fixture(scope="module")
+def with_workers(nursery, tmp_path_factory) -> Scene:
+    return Scene(nursery, tmp_path_factory.mktemp("workers"), DAYS[0], workers=2)
+
+
 def in_a_row(scene: Scene, faults: Sequence[Fault]) -> list[Ended]:
     """Lets each run go on from where the one before ended; a new one begins once one is through."""
     root, ends = None, []
@@ -147,13 +152,12 @@ def test_kills_while_files_come_from_and_go_to_other_file_systems_lose_none(nurs
 
 
 @pytest.mark.parametrize("do", ["kill", "main", "half"])
-def test_a_killed_worker_process_and_what_it_was_doing_are_made_good(nursery, tmp_path, do):
-    scene = Scene(nursery, tmp_path, DAYS[0], workers=2)
+def test_a_killed_worker_process_and_what_it_was_doing_are_made_good(with_workers, do):
     fault = Fault(do, at=2, kinds=["write"], below=[".dcm.zip.tmp"])
-    root = scene.fresh("killed")
-    ended = scene.run(root, fault, processes=True)
+    root = with_workers.fresh(f"killed {do}")
+    ended = with_workers.run(root, fault, processes=True)
     assert ended.status
-    assert scene.run_again(root) == []
+    assert with_workers.run_again(root) == []
 
 
 def test_a_killed_run_is_finished_by_that_of_another_date_for_its_own(scene):

@@ -10,6 +10,7 @@ from deltalake.exceptions import CommitFailedError
 from dicom_assets.lakehouse import query
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.schemas import PERSON, field
 from dicom_assets.lakehouse.tables import TableError, Tables
 from dicom_assets.steps import catalog
@@ -352,3 +353,65 @@ def test_what_others_commit_and_make_anew_is_seen(engine):
     assert people(engine) == {}
     upsert(other, person(3, 1970))
     assert people(engine) == {3: (1970, "2026-01")}
+
+
+def test_who_holds_the_lock_looks_once_for_what_others_committed_and_sees_its_own(
+    engine, monkeypatch
+):
+    other = LocalEngine(engine.layout)
+    upsert(engine, person(1, 1950))
+    upsert(other, person(2, 1960))
+    looks = []
+    look = Tables._look
+    monkeypatch.setattr(Tables, "_look", lambda *a, **k: looks.append(a[1].name) or look(*a, **k))
+    for _ in range(2):
+        with locked(engine.layout.root):
+            assert engine.row_count(catalog.PERSON) == 2
+            assert engine.row_count(catalog.PERSON) == 2
+            assert engine.version(TABLE) == -1
+            assert engine.version(TABLE) == -1
+    assert looks == ["person", "process_files"] * 2
+    with locked(engine.layout.root):
+        upsert(engine, PERSON.empty_table(), progress=Progress("p", 1))
+        assert engine.progress(catalog.PERSON, "p") == 1
+        upsert(engine, person(3, 1970))
+        assert set(people(engine)) == {1, 2, 3}
+
+
+def test_what_commits_say_of_progress_is_looked_for_in_the_log_once(engine, monkeypatch):
+    others = LocalEngine(engine.layout)
+    for number in range(25):  # more than one checkpoint's
+        append(engine if number % 2 else others, FIRST, f"{number}", version=number + 1)
+        if number % 3 == 0:
+            append(others, SECOND, f"{number}", version=number + 100)
+    asked = []
+    ask = DeltaTable.transaction_version
+    monkeypatch.setattr(
+        DeltaTable,
+        "transaction_version",
+        lambda delta, name: asked.append(name) or ask(delta, name),
+    )
+    late = LocalEngine(engine.layout)
+    for _ in range(2):
+        for each in (engine, others, late):
+            assert each.progress(TABLE, f"test/{FIRST}") == 25
+            assert each.progress(TABLE, f"test/{SECOND}") == 124
+            assert each.progress(TABLE, "nobody's") is None
+    assert sorted(asked) == ["nobody's", f"test/{FIRST}", f"test/{SECOND}"], "late's, each once"
+    append(others, SECOND, "x", version=200)
+    assert late.progress(TABLE, f"test/{SECOND}") == engine.progress(TABLE, f"test/{SECOND}") == 200
+
+
+def test_what_commits_said_is_known_where_the_log_was_cleaned(engine):
+    for number in range(4):
+        append(engine, FIRST, f"{number}", version=number + 1)
+    other = LocalEngine(engine.layout)
+    assert engine.progress(TABLE, f"test/{FIRST}") == 4
+    for number in range(4, 25):
+        append(other, FIRST, f"{number}", version=number + 1)
+    table = engine.layout.table("bronze", TABLE.name)
+    DeltaTable(str(table)).create_checkpoint()
+    for version in range(other.version(TABLE)):
+        (table / "_delta_log" / f"{version:020}.json").unlink()
+    for each in (engine, other, LocalEngine(engine.layout)):
+        assert each.progress(TABLE, f"test/{FIRST}") == 25

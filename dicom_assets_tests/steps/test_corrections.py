@@ -1,7 +1,9 @@
 """Corrections: deletes, restores and changes of patient flow through to gold, once."""
 
 import json
+import shutil
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,7 @@ from dicom_assets.lakehouse.uris import WHOLE_TAG
 from dicom_assets.omop.person import GENDER_CONCEPTS
 from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.verify import verify
-from dicom_assets_tests.conftest import DAY
+from dicom_assets_tests.conftest import DAY, House, dicom
 from dicom_assets_tests.steps.test_policies import broken, gold, one, patients, places
 
 DAYS = [DAY + timedelta(days=number) for number in range(6)]
@@ -34,13 +36,22 @@ FILES = {
 MALE, FEMALE = GENDER_CONCEPTS["M"], GENDER_CONCEPTS["F"]
 
 
-@pytest.fixture
-def full(house, write_dicom):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies that have come to gold."""
+    house = House(tmp_path_factory.mktemp("made") / "lakehouse")
     for name, elements in FILES.items():
-        write_dicom(house.drop / name, **elements)
+        dicom(house.drop / name, **elements)
     house.chain(DAYS[0])
     assert places(house) == ALL
-    return house
+    return house.settings.lakehouse
+
+
+@pytest.fixture
+def full(made, tmp_path) -> House:
+    """A copy of them, to be corrected."""
+    shutil.copytree(made, tmp_path / "lakehouse")
+    return House(tmp_path / "lakehouse")
 
 
 def do(house, day: date, kind: str, **what: str) -> None:
@@ -192,7 +203,8 @@ def agrees(house, *days: date) -> None:
 
 
 def described(house) -> dict[str, str | None]:
-    rows = house.rows(catalog.silver_imaging_study())
+    columns = ["idOrig", "description"]
+    rows = house.run.engine.read(catalog.silver_imaging_study(), columns).to_pylist()
     return {row["idOrig"]: row["description"] for row in rows}
 
 

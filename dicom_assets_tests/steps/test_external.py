@@ -394,30 +394,31 @@ def test_a_file_that_is_still_being_written_is_left_for_the_next_run(make_house,
     assert external_files(house.run).rows == 1
 
 
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        ("{", "no JSON"),
-        ("[]", "JSON object"),
-        ('{"address": "az://c", "perfix": ""}', "other keys"),
-        ('{"address": "relative"}', "begin with /"),
-        ('{"address": "/not/there"}', "not there"),
-        ('{"address": "https://x.example/c?sig=abc"}', "must not hold"),
-        ('{"address": "ftp://x"}', "begins with"),
-        ('{"address": "s3://"}', "must name a container or bucket"),
-        ('{"address": "s3:///x"}', "must name a container or bucket"),
-    ],
-)
-def test_a_bad_shortcut_is_a_failure_and_the_others_go_on(house, write_dicom, said, why):
+BAD_SHORTCUTS = {
+    "{": "no JSON",
+    "[]": "JSON object",
+    '{"address": "az://c", "perfix": ""}': "other keys",
+    '{"address": "relative"}': "begin with /",
+    '{"address": "/not/there"}': "not there",
+    '{"address": "https://x.example/c?sig=abc"}': "must not hold",
+    '{"address": "ftp://x"}': "begins with",
+    '{"address": "s3://"}': "must name a container or bucket",
+    '{"address": "s3:///x"}': "must name a container or bucket",
+}
+
+
+def test_each_bad_shortcut_is_a_failure_and_the_others_go_on(house, write_dicom):
     namespace = house.run.engine.layout.external_root / "PACS1"
     write_dicom(namespace / "a.dcm")
-    (namespace / "bad.json").write_text(said)
+    for number, said in enumerate(BAD_SHORTCUTS):
+        (namespace / f"bad{number}.json").write_text(said)
     for _ in range(2):
         house.chain()
-    (failure,) = house.rows(catalog.INGESTION_FAILURES)
-    assert failure["reasonCode"] == "shortcut_unusable"
-    assert failure["sourcePath"] == "bronze/Files/External/Imaging/DICOM/PACS1/bad"
-    assert why in failure["message"]
+    failures = sorted(house.rows(catalog.INGESTION_FAILURES), key=lambda row: row["sourcePath"])
+    assert {row["reasonCode"] for row in failures} == {"shortcut_unusable"}
+    for number, (row, why) in enumerate(zip(failures, BAD_SHORTCUTS.values(), strict=True)):
+        assert row["sourcePath"] == f"bronze/Files/External/Imaging/DICOM/PACS1/bad{number}"
+        assert why in row["message"]
     assert len(house.metastore()) == 1
 
 

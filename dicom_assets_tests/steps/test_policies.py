@@ -40,7 +40,8 @@ def one(**elements: str | None) -> dict[str, str | None]:
 
 def places(house) -> set[tuple[str, str, str, str]]:
     """Source system, study, series and SOP Instance UID of all that silver holds."""
-    rows = house.rows(catalog.silver_imaging_study())
+    columns = ["sourceSystem", "idOrig", "series_string"]
+    rows = house.run.engine.read(catalog.silver_imaging_study(), columns).to_pylist()
     found = [
         (row["sourceSystem"], row["idOrig"], series["uid"], instance["uid"])
         for row in rows
