@@ -46,6 +46,7 @@ def organise_fhir(run: Run) -> Report:
         entries, changing = stable(layout.fhir_drop_folder, settle_seconds=settings.settle_seconds)
         report.count({"failures": 0, "still_changing": changing})
         if not entries and not layout.fhir_organise_folder.exists():
+            run.engine.open(catalog.FHIR_FILES)  # which mends it: no other step would
             return report
         with journal.open():
             progress = Progress(STEP, len(entries), "dropped FHIR files")

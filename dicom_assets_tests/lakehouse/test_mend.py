@@ -11,6 +11,7 @@ from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.steps import catalog
+from dicom_assets.steps import run as run_module
 
 DAY = date(2026, 3, 14)
 TABLE = catalog.PROCESS_FILES
@@ -106,3 +107,19 @@ def test_a_whole_table_is_left_as_it_is(engine):
     assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == sorted(
         p.relative_to(copy) for p in copy.rglob("*")
     )
+
+
+def test_a_run_that_finds_nothing_to_do_takes_away_what_any_table_has_of_a_broken_writer(
+    house, sample
+):
+    bronze = house.drop.parents[1]
+    shutil.copytree(sample, bronze, dirs_exist_ok=True)
+    house.chain()
+    house.chain()
+    logs = sorted((house.settings.lakehouse).glob("*/Tables/*/_delta_log"))
+    assert len(logs) > 10
+    for log in logs:
+        (log / f"{7:020}.json#1").write_bytes(b"{}")
+    run_module._engine.cache_clear()  # another process works now
+    house.chain()
+    assert [log.parent.name for log in logs if list(log.glob("*#*"))] == []
