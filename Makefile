@@ -26,12 +26,14 @@ demo-options: $(READY)
 	@$(MAKE) --no-print-directory $(SERVERS_READY)
 	@$(BIN)/python -m dicom_assets_tests.demo_options
 
+# the Spark engine's tests with the others, where Java is; else pytest names them as left out
 test: $(READY)
-	@.ci/install-packages $(TEST_PACKAGES)
+	@.ci/install-packages $(TEST_PACKAGES) $(if $(shell command -v java),$(SPARK_PACKAGES))
 	@$(MAKE) --no-print-directory $(SERVERS_READY)
+	$(if $(shell command -v java),-@$(MAKE) --no-print-directory $(SPARK_READY))
 	$(BIN)/pytest -n 2
 
-# the Spark engine, which `make test` leaves out, on a cluster of one master and two workers
+# the Spark engine alone, on a cluster of one master and two workers
 test-spark: $(READY)
 	@.ci/install-packages $(SPARK_PACKAGES)
 	@$(MAKE) --no-print-directory $(SPARK_READY)

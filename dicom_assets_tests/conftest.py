@@ -25,7 +25,11 @@ DAY = date(2026, 3, 14)
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 
 TAKE_LONG = (
+    "test_spark_engine.py",
+    "test_stream.py",
     "test_ui.py",
+    "test_connect.py",
+    "test_submit.py",
     "test_disturbed.py",
     "test_corrections.py",
     "test_object_store_root.py",
