@@ -23,10 +23,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(reason)
     with running(tmp_path_factory.mktemp("spark")) as started:
         yield started
-        from pyspark.sql import SparkSession
+        _leave()
 
-        if session := SparkSession.getActiveSession():
-            session.stop()
+
+@pytest.fixture
+def idle_cluster(cluster: Cluster) -> Cluster:
+    """A cluster whose cores this process does not hold."""
+    _leave()
+    return cluster
+
+
+def _leave() -> None:
+    from pyspark.sql import SparkSession
+
+    if session := SparkSession.getActiveSession():
+        session.stop()
 
 
 @pytest.fixture

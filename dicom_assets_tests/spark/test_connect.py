@@ -84,6 +84,7 @@ def test_the_sample_goes_through_and_the_package_is_sent_to_workers(server, tmp_
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     *counts, package = done.stdout.split()

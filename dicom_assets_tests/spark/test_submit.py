@@ -46,7 +46,7 @@ def installed(folder: Path) -> Path:
     return folder
 
 
-def test_what_is_submitted_runs_where_it_says_with_what_it_ships(cluster, tmp_path):
+def test_what_is_submitted_runs_where_it_says_with_what_it_ships(idle_cluster, tmp_path):
     environment = installed(tmp_path / "venv")
     (tmp_path / "script.py").write_text(SCRIPT)
     python, programs = environment / "bin/python", Path(sys.executable).parent
@@ -54,7 +54,7 @@ def test_what_is_submitted_runs_where_it_says_with_what_it_ships(cluster, tmp_pa
         [
             programs / "spark-submit",
             *("--properties-file", ROOT / "deploy/spark-defaults.conf"),
-            *("--master", cluster.address),
+            *("--master", idle_cluster.address),
             *("--jars", ",".join(map(str, (ROOT / "spark_jars").glob("*.jar")))),
             *("--archives", f"{environment}/packages.tar.gz#packages"),
             *("--conf", f"spark.pyspark.driver.python={python}"),
@@ -74,10 +74,13 @@ def test_what_is_submitted_runs_where_it_says_with_what_it_ships(cluster, tmp_pa
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["master"] == cluster.address
+    assert found["master"] == idle_cluster.address
     assert found["python"] == sys.executable
-    assert Path(found["file"]).is_relative_to(cluster.folder), "the archive's, where it is unpacked"
+    assert Path(found["file"]).is_relative_to(idle_cluster.folder), (
+        "the archive's, where it is unpacked"
+    )
     assert found["delta"] == "io.delta.sql.DeltaSparkSessionExtension"
