@@ -41,6 +41,8 @@ class Tally:
     different: list[str] = field(default_factory=list)
 
 
+_TOLD_EACH = 50
+
 Trial = Callable[[], tuple[int, int, list[str]]]
 """Returns how many faults were tried, how many struck, and the differences."""
 
@@ -172,6 +174,8 @@ def tortured(share: int, shares: int, seed: int, rows: int) -> dict[str, Tally]:
             tally = found.setdefault(name, Tally())
             if number % shares != share:
                 continue
+            if number // shares % _TOLD_EACH == 0:
+                sys.stderr.write(f"process {share}: {number:,} faults on, at: {name}\n")
             try:
                 tried, struck, different = trial()
             except Exception as error:  # a run that does not get through is a difference as well
