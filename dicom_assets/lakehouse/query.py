@@ -1,7 +1,7 @@
 """Rows out of a Delta table: which columns, of which rows.
 
 Decided here: how a condition becomes SQL and that rows come back in the table's own types. Not
-decided here: which version is read (`engine`).
+decided here: which version is read (`reader`).
 """
 
 from collections.abc import Collection, Iterator, Mapping

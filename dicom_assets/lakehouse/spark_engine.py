@@ -30,9 +30,10 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.lakehouse.engine import LocalEngine, New, Progress, R, Rows, T, in_memory
+from dicom_assets.lakehouse.engine import LocalEngine, Progress, R, Rows, T, in_memory
 from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.query import columns_of, literal
+from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.spark_session import Spark, Start, session, start
 from dicom_assets.lakehouse.spark_worker import (

@@ -17,9 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from dicom_assets.lakehouse.allocator import keep_memory
-from dicom_assets.lakehouse.engine import LocalEngine, New
+from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.modes import keep_private
+from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.tables import Table
 from dicom_assets.lakehouse.written import NOTHING, Written, write_rows
 

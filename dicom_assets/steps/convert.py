@@ -23,10 +23,11 @@ import pyarrow as pa
 from dicom_assets.fhir.imaging_study import ConversionOptions, Study, convert_studies
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
-from dicom_assets.lakehouse.engine import New, Progress
+from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.paths import temporary_of
 from dicom_assets.lakehouse.query import values_of
+from dicom_assets.lakehouse.reader import New
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
 from dicom_assets.steps.current_files import study_key, study_key_of

@@ -17,9 +17,10 @@ import pyarrow as pa
 from dicom_assets.fhir.flatten import resource_columns, silver_id
 from dicom_assets.fhir.links import LINKED
 from dicom_assets.fhir.silver import Upserts, gone, silver_ids, upserts
-from dicom_assets.lakehouse.engine import LocalEngine, New, Progress, Table
+from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.query import values_of
+from dicom_assets.lakehouse.reader import New
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.current_files import study_key
 from dicom_assets.steps.link import linked

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from dicom_assets.fhir.silver import silver_ids
-from dicom_assets.lakehouse.engine import New, Progress, Table
+from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.query import columns_of, values_of
+from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.schemas import PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import (

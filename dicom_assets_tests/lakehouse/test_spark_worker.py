@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.lakehouse.engine import LocalEngine, New, Progress
+from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.spark_engine import SparkEngine
 from dicom_assets.lakehouse.spark_session import Spark, SparkError, jars_of
 from dicom_assets.lakehouse.spark_worker import Target, over_rows, over_tasks, results_of

@@ -1,0 +1,314 @@
+"""Reading tables: as they stand, and what has come since a version.
+
+Decided here: how new rows are found: by the commits that appended to a partition, each of which is
+read alone; what is looked up by key is read in the partitions that hold such keys. Not decided
+here: how rows are written (`engine`), what is read (`dicom_assets.steps`).
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from dicom_assets.lakehouse.layout import Layout
+from dicom_assets.lakehouse.log import appends, count_added, span
+from dicom_assets.lakehouse.places import Key, Places
+from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select, stream
+from dicom_assets.lakehouse.schemas import INGEST_DATE
+from dicom_assets.lakehouse.tables import Table, Tables
+
+
+@dataclass(frozen=True)
+class New:
+    """New rows of a table, to be worked on.
+
+    Attributes:
+        table: The source; partitioned.
+        columns: The columns to read.
+        since: Version already read; None for the beginning.
+        until: Last version to read.
+        ingest_date: The partition.
+        by: Columns whose values rows must share for one to be worked on beside the other.
+        schema: Of the rows as they are worked on.
+        prepare: Makes such rows of those that are read, batch by batch.
+    """
+
+    table: Table
+    columns: Sequence[str]
+    since: int | None
+    until: int
+    ingest_date: date
+    by: Sequence[str]
+    schema: pa.Schema
+    prepare: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
+
+
+@dataclass
+class Reader:
+    """Reads the tables of a lakehouse.
+
+    Attributes:
+        layout: Where the tables lie.
+    """
+
+    layout: Layout
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables(self.layout)
+
+    @cached_property
+    def _places_by_table(self) -> dict[str, Places]:
+        return {}
+
+    @cached_property
+    def _last_look_ups(self) -> dict[str, tuple[tuple[Any, ...], pa.Table]]:
+        return {}
+
+    def _places(self, table: Table) -> Places:
+        folder = self.layout.table(table.layer, table.name)
+        return self._places_by_table.setdefault(table.full_name, Places(table, folder))
+
+    def open(self, table: Table) -> DeltaTable | None:
+        """Opens a table, or returns None where it does not exist yet."""
+        return self._tables.open(table)
+
+    def version(self, table: Table) -> int:
+        """Returns the table's version; -1 where it does not exist yet."""
+        delta = self.open(table)
+        return -1 if delta is None else delta.version()
+
+    def row_count(self, table: Table) -> int:
+        """Returns the table's rows, from file statistics alone."""
+        delta = self.open(table)
+        return 0 if delta is None else delta.count()
+
+    def app_id(self, step: str, source: Table, ingest_date: date) -> str:
+        """Returns the application id under which a step says how far it has read a source.
+
+        A source that is made anew counts its versions from the beginning: it has another id.
+        """
+        return f"{step}/{self.identity(source)}/{ingest_date}"
+
+    def identity(self, table: Table) -> str:
+        """Returns the id a table was given when it was made; its name where it does not exist."""
+        delta = self.open(table)
+        return str(delta.metadata().id) if delta else table.full_name
+
+    def progress(self, table: Table, app_id: str) -> int | None:
+        """Returns the version committed to `table` under an application id."""
+        delta = self.open(table)
+        return None if delta is None else delta.transaction_version(app_id)
+
+    def places(self, table: Table, keys: Collection[Key]) -> dict[Key, str]:
+        """Returns known key → text of its partition's value."""
+        delta = self.open(table)
+        return self._places(table).of(delta, keys) if delta else {}
+
+    def rows_by_date(self, table: Table) -> dict[str, int]:
+        """Returns ingest date (yyyy-mm-dd) → rows, from file statistics alone."""
+        delta = self.open(table)
+        found: dict[str, int] = {}
+        if delta is not None:
+            files = pa.table(delta.get_add_actions(flatten=True))
+            days, counts = files["partition.ingestDate"], files["num_records"]
+            for day, count in zip(days.to_pylist(), counts.to_pylist(), strict=True):
+                found[str(day)] = found.get(str(day), 0) + count
+        return found
+
+    def partitions(self, table: Table) -> list[str | date]:
+        """Returns the values of a table's partitions that hold files, in order."""
+        delta = self.open(table)
+        if delta is None:
+            return []
+        files = pa.table(delta.get_add_actions(flatten=True))
+        return sorted(set(files[f"partition.{table.partition}"].to_pylist()))
+
+    def read(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        ingest_date: date | None = None,
+        where: Where | None = None,
+    ) -> pa.Table:
+        """Reads columns of a table as it stands; no rows where it does not exist yet.
+
+        Args:
+            table: The table.
+            columns: The columns to read.
+            ingest_date: Only this partition.
+            where: Column → values, of which a row must have one.
+        """
+        delta, wanted = self.open(table), columns_of(table, columns)
+        if delta is None:
+            return wanted.empty_table()
+        conditions = dict(where or {})
+        if ingest_date:
+            conditions[INGEST_DATE] = [ingest_date]
+        elif where and table.is_looked_up and table.key[0] in where:
+            return self._look_up(delta, table, wanted, conditions)
+        return select(delta, wanted, conditions)
+
+    def stream(
+        self, table: Table, columns: Sequence[str], *, where: Where
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields what `read` returns, for tables that are larger than memory."""
+        delta = self.open(table)
+        if delta is not None:
+            yield from stream(delta, columns_of(table, columns), where)
+
+    def _look_up(
+        self, delta: DeltaTable, table: Table, wanted: pa.Schema, conditions: dict[str, Any]
+    ) -> pa.Table:
+        """Reads rows by key, in the partitions that hold some; the last answer is remembered.
+
+        What follows silver, and its checks, ask for the same studies one after another.
+        """
+        asked = {name: frozenset(values) for name, values in conditions.items()}
+        question = (delta.metadata().id, delta.version(), wanted.names, asked)
+        last = self._last_look_ups.get(table.full_name)
+        if last and last[0] == question:
+            return last[1]
+        partitions = self._places(table).partitions(delta, conditions[table.key[0]])
+        found = select(delta, wanted, conditions | {table.partition: table.values_of(partitions)})
+        self._last_look_ups[table.full_name] = question, found
+        return found
+
+    def read_new(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        since: int | None,
+        until: int,
+        ingest_date: date,
+    ) -> Iterator[pa.RecordBatch]:
+        """Reads a partition's rows appended after a version.
+
+        Where that can no longer be told, since the log was cleaned or files were vacuumed, all rows
+        of the partition count as new.
+
+        Args:
+            table: The source; partitioned.
+            columns: The columns to read.
+            since: Version already read; None for the beginning.
+            until: Last version to read.
+            ingest_date: The partition.
+
+        Yields:
+            Batches of the columns, in no particular order.
+        """
+        wanted = columns_of(table, columns)
+        versions = self._versions(table, since, until, ingest_date)
+        if versions is None:
+            yield from self.read(table, columns, ingest_date=ingest_date).to_batches()
+            return
+        if not versions:
+            return
+        delta = self._tables.create(table)
+        present = {f.name for f in delta.schema().fields}
+        names = [quoted(name) for name in wanted.names if name in present]
+        # one commit at a time: all files of a range are held at once, however many there are
+        for version in versions:
+            changes = delta.load_cdf(
+                starting_version=version,
+                ending_version=version,
+                columns=[*names, '"_change_type"'],
+                predicate=f"{quoted(INGEST_DATE)} = {literal(ingest_date)}",
+            )
+            for batch in pa.RecordBatchReader.from_stream(changes):
+                rows = pa.Table.from_batches([batch])
+                # filling a column in old rows makes none of them new
+                kind = rows["_change_type"].cast(pa.string())
+                inserted = pc.call_function("equal", [kind, pa.scalar("insert")])
+                # cast first: the reader's string views cannot be filtered
+                yield from conform(rows, wanted).filter(inserted).to_batches()
+
+    def new_parts(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        since: int | None,
+        until: int,
+        ingest_date: date,
+        most: int,
+    ) -> Iterator[tuple[pa.Table, int]]:
+        """Reads what `read_new` reads in parts, each of which is said to be done on its own.
+
+        Args:
+            table: The source; partitioned.
+            columns: The columns to read.
+            since: Version already read; None for the beginning.
+            until: Last version to read.
+            ingest_date: The partition.
+            most: So many rows at a time, but never less than those of one commit, or, where commits
+                can no longer be told apart, than all.
+
+        Yields:
+            Rows, and the version up to which they have been read then.
+        """
+        for version in self._ends_of_parts(table, since, until, ingest_date, most):
+            yield (
+                self.table_of_new(
+                    table, columns, since=since, until=version, ingest_date=ingest_date
+                ),
+                version,
+            )
+            since = version
+
+    def _versions(
+        self, table: Table, since: int | None, until: int, ingest_date: date
+    ) -> list[int] | None:
+        """Returns the versions with new rows of a partition; None where none can tell them."""
+        delta = self.open(table)
+        versions_held = span(delta, ingest_date) if delta else None
+        if versions_held is None:
+            return []
+        first, last = versions_held
+        first = first if since is None else since + 1
+        folder = self.layout.table(table.layer, table.name)
+        return appends(folder, ingest_date, first, min(last, until))
+
+    def _count(self, new: New) -> int:
+        """Returns how many new rows there are."""
+        versions = self._versions(new.table, new.since, new.until, new.ingest_date)
+        if versions is None:
+            return self.rows_by_date(new.table)[f"{new.ingest_date}"]
+        folder = self.layout.table(new.table.layer, new.table.name)
+        return count_added(folder, new.ingest_date, versions)
+
+    def _ends_of_parts(
+        self, table: Table, since: int | None, until: int, ingest_date: date, most: int
+    ) -> list[int]:
+        versions = self._versions(table, since, until, ingest_date)
+        if versions is None:
+            return [until]
+        folder = self.layout.table(table.layer, table.name)
+        ends, rows = [], 0
+        for before, version in pairwise(versions):
+            rows += count_added(folder, ingest_date, [before])
+            if rows + count_added(folder, ingest_date, [version]) > most:
+                ends.append(before)
+                rows = 0
+        return [*ends, until] if versions else []
+
+    def table_of_new(
+        self,
+        table: Table,
+        columns: Sequence[str],
+        *,
+        since: int | None,
+        until: int,
+        ingest_date: date,
+    ) -> pa.Table:
+        """Reads the same as `read_new`, as one table."""
+        found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
+        return pa.Table.from_batches(list(found), schema=columns_of(table, columns))
