@@ -33,6 +33,9 @@ from dicom_assets.lakehouse.written import Written
 T = TypeVar("T")
 R = TypeVar("R")
 
+_MOST_SHARES = 200
+"""So many files are open at once."""
+
 Rows = pa.Table | Sequence[pa.RecordBatch | pa.Table | Written]
 """Rows in memory, or in files that a worker on another machine has written (`SparkEngine`)."""
 
@@ -246,7 +249,9 @@ class LocalEngine(Reader):
         batches = map(new.prepare, batches) if new.prepare else batches
         if most and together and (count := self._count(new)) > most:
             folder = self.layout.scratch
-            shares = Buckets(new.schema, new.by, count=count // most + 1, folder=folder)
+            shares = Buckets(
+                new.schema, new.by, count=min(count // most + 1, _MOST_SHARES), folder=folder
+            )
             for batch in batches:
                 shares.add(pa.Table.from_batches([batch], new.schema))
             yield from (share for share in shares if share.num_rows)

@@ -51,7 +51,7 @@ def appends(folder: Path, day: date, first: int, last: int) -> list[int] | None:
 def count_added(folder: Path, day: date, versions: Iterable[int]) -> int:
     """Returns how many rows versions added to a partition, by the statistics of their files."""
     added = (file for version in versions for file in _added(folder, day, version) or ())
-    return sum(json.loads(file["stats"])["numRecords"] for file in added if "stats" in file)
+    return sum(json.loads(file.get("stats") or "{}").get("numRecords", 0) for file in added)
 
 
 def _added(folder: Path, day: date, version: int) -> list[dict[str, Any]] | None:

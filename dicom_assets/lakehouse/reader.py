@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -210,9 +210,9 @@ class Reader:
         if versions is None:
             yield from self.read(table, columns, ingest_date=ingest_date).to_batches()
             return
-        if not versions:
+        delta = self.open(table)
+        if not versions or delta is None:
             return
-        delta = self._tables.create(table)
         present = {f.name for f in delta.schema().fields}
         names = [quoted(name) for name in wanted.names if name in present]
         # one commit at a time: all files of a range are held at once, however many there are
@@ -240,6 +240,7 @@ class Reader:
         until: int,
         ingest_date: date,
         most: int,
+        in_order_of: str | None = None,
     ) -> Iterator[tuple[pa.Table, int]]:
         """Reads what `read_new` reads in parts, each of which is said to be done on its own.
 
@@ -251,11 +252,18 @@ class Reader:
             ingest_date: The partition.
             most: So many rows at a time, but never less than those of one commit, or, where commits
                 can no longer be told apart, than all.
+            in_order_of: A column that no part has a smaller value of than one before it; parts are
+                larger where commits do not follow each other so.
 
         Yields:
             Rows, and the version up to which they have been read then.
         """
-        for version in self._ends_of_parts(table, since, until, ingest_date, most):
+        versions = self._versions(table, since, until, ingest_date)
+        ends = [until] if versions is None else []
+        if versions:
+            inner = self._ends_of_parts(table, versions, ingest_date, most, in_order_of)
+            ends = [*inner, until]
+        for version in ends:
             yield (
                 self.table_of_new(
                     table, columns, since=since, until=version, ingest_date=ingest_date
@@ -281,24 +289,44 @@ class Reader:
         """Returns how many new rows there are."""
         versions = self._versions(new.table, new.since, new.until, new.ingest_date)
         if versions is None:
-            return self.rows_by_date(new.table)[f"{new.ingest_date}"]
+            return self.rows_by_date(new.table).get(f"{new.ingest_date}", 0)
         folder = self.layout.table(new.table.layer, new.table.name)
         return count_added(folder, new.ingest_date, versions)
 
     def _ends_of_parts(
-        self, table: Table, since: int | None, until: int, ingest_date: date, most: int
-    ) -> list[int]:
-        versions = self._versions(table, since, until, ingest_date)
-        if versions is None:
-            return [until]
+        self, table: Table, versions: Sequence[int], day: date, most: int, in_order_of: str | None
+    ) -> Iterator[int]:
+        """Yields the versions, but for the last, with which parts of so many rows end."""
         folder = self.layout.table(table.layer, table.name)
-        ends, rows = [], 0
-        for before, version in pairwise(versions):
-            rows += count_added(folder, ingest_date, [before])
-            if rows + count_added(folder, ingest_date, [version]) > most:
-                ends.append(before)
+        counts = [count_added(folder, day, [version]) for version in versions]
+        if sum(counts) <= most:
+            return
+        follows = self._follows(table, versions, day, in_order_of) if in_order_of else None
+        rows = 0
+        for place, version in enumerate(versions[:-1]):
+            rows += counts[place]
+            if rows + counts[place + 1] > most and (follows is None or follows[place]):
+                yield version
                 rows = 0
-        return [*ends, until] if versions else []
+
+    def _follows(
+        self, table: Table, versions: Sequence[int], day: date, column: str
+    ) -> Sequence[bool]:
+        """Says of each version whether nothing after it has a smaller value than it, or before."""
+        least, most = [], []
+        for version in versions:
+            found = self.table_of_new(
+                table, [column], since=version - 1, until=version, ingest_date=day
+            )
+            extremes = pc.call_function("min_max", [found[column]]).as_py()
+            least.append(extremes["min"])
+            most.append(extremes["max"])
+        so_far = list(accumulate(most, _larger))
+        to_come = list(accumulate(reversed(least), _smaller))[::-1]
+        return [
+            before is None or after is None or before <= after
+            for before, after in zip(so_far[:-1], to_come[1:], strict=True)
+        ]
 
     def table_of_new(
         self,
@@ -312,3 +340,11 @@ class Reader:
         """Reads the same as `read_new`, as one table."""
         found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
         return pa.Table.from_batches(list(found), schema=columns_of(table, columns))
+
+
+def _larger(one: Any, other: Any) -> Any:
+    return max((each for each in (one, other) if each is not None), default=None)
+
+
+def _smaller(one: Any, other: Any) -> Any:
+    return min((each for each in (one, other) if each is not None), default=None)

@@ -99,8 +99,15 @@ class SparkEngine(LocalEngine):
             shutil.rmtree(self.layout.root / _STAGING)
         return session(self.choices, self.start)
 
-    @cached_property
+    @property
     def _cores(self) -> int:
+        """How many there are now: executors may come after the session."""
+        if hasattr(self.spark, "sparkContext"):
+            return max(1, int(self.spark.sparkContext.defaultParallelism))
+        return self._cores_of_server
+
+    @cached_property
+    def _cores_of_server(self) -> int:
         # a Spark Connect session has no context that could be asked
         from pyspark.sql import functions as f
 

@@ -88,7 +88,8 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
     """Returns the session that is there, or starts one.
 
     Raises:
-        SparkError: PySpark is not installed, or the folder of jars holds none of Delta's.
+        SparkError: PySpark is not installed, the folder of jars holds none of Delta's, or tasks are
+            done twice.
     """
     try:
         from pyspark.sql import SparkSession
@@ -103,6 +104,8 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
         found = start(configuration(spark))
         if spark.is_remote:
             _send_package(found)
+    if found.conf.get("spark.speculation", "false") == "true":
+        raise SparkError("spark.speculation must be false: two would move the same file")
     for name, value in _ALWAYS.items():
         if name not in dict(spark.conf):
             found.conf.set(name, value)

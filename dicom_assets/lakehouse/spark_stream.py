@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from functools import reduce
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from dicom_assets.lakehouse.errors import PlainError
@@ -51,8 +52,8 @@ class DatesWithNews:
         engine: SparkEngine,
         tables: Sequence[Table],
         work: Callable[[date], None],
-        *,
         every: float | None,
+        stop: Event,
     ) -> None:
         """Starts the query.
 
@@ -62,8 +63,9 @@ class DatesWithNews:
             work: Is called with each date, on a thread of Spark's.
             every: How often new rows are looked for, in seconds; None for once, until all that is
                 there was worked on.
+            stop: Asks for the end, after the date at hand.
         """
-        self._engine, self._work = engine, work
+        self._engine, self._work, self._stop = engine, work, stop
         self._is_ending = False
         self._error: BaseException | None = None
         for table in tables:
@@ -135,7 +137,7 @@ class DatesWithNews:
             raise
 
     def _go_on(self) -> None:
-        if self._is_ending:
+        if self._is_ending or self._stop.is_set():
             raise _EndedError("ending; the next start takes this micro-batch")
 
     def _told(self, said: str) -> str:

@@ -22,6 +22,7 @@ from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.modes import keep_private
 from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.tables import Table
+from dicom_assets.lakehouse.told import told_plainly
 from dicom_assets.lakehouse.written import NOTHING, Written, write_rows
 
 NAMES = pa.schema([pa.field("name", pa.string())])
@@ -57,10 +58,11 @@ def over_tasks(
 ) -> Iterator[pa.RecordBatch]:
     """Applies `work` to pickled lists of tasks; rows become files of their table (mapInArrow)."""
     _begin()
-    for batch in batches:
-        for tasks in batch["tasks"].to_pylist():
-            results = map(work, pickle.loads(tasks))  # noqa: S301 the driver's own
-            yield _handed_over(_appended(results, target), target)
+    with told_plainly():
+        for batch in batches:
+            for tasks in batch["tasks"].to_pylist():
+                results = map(work, pickle.loads(tasks))  # noqa: S301 the driver's own
+                yield _handed_over(_appended(results, target), target)
 
 
 def over_rows(
@@ -72,11 +74,12 @@ def over_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Applies `work` to all rows of a Spark partition, some at a time (mapInArrow)."""
     _begin()
-    rows = list(_cast(batches, new.schema))
-    if rows:
-        table = pa.Table.from_batches(rows, new.schema)
-        results = (each for part in _apart(table, new.by, most) for each in work(part))
-        yield _handed_over(_upserted(results, target), target)
+    with told_plainly():
+        rows = list(_cast(batches, new.schema))
+        if rows:
+            table = pa.Table.from_batches(rows, new.schema)
+            results = (each for part in _apart(table, new.by, most) for each in work(part))
+            yield _handed_over(_upserted(results, target), target)
 
 
 def prepared(
@@ -85,8 +88,9 @@ def prepared(
     columns: pa.Schema,
 ) -> Iterator[pa.RecordBatch]:
     """Makes rows smaller before they are sent to the worker of their key (mapInArrow)."""
-    for batch in _cast(batches, columns):
-        yield prepare(batch)
+    with told_plainly():
+        for batch in _cast(batches, columns):
+            yield prepare(batch)
 
 
 def stage(rows: pa.Table, target: Target, engine: LocalEngine) -> Written:

@@ -120,6 +120,7 @@ class Tables:
                 sync([self.layout.root])
             if not isinstance(path, FarPath):
                 mend(path)
+                self._opened.pop(path, None)  # it may have known a commit that was taken back
             self._mended.add(path)
         made = _made(path)
         known = self._opened.get(path)

@@ -61,13 +61,11 @@ def extract(run: Run) -> Report:
     with reporting(STEP, engine.layout.root) as done:
         done.count({"failures": 0, "slow_path": 0})
         app_id = engine.app_id(STEP, catalog.PROCESS_FILES, ingest_date)
-        parts = engine.new_parts(
+        parts = run.new_parts(
             catalog.PROCESS_FILES,
-            catalog.PROCESS_FILES.schema.names,
-            since=engine.progress(run.metastore, app_id),
-            until=engine.version(catalog.PROCESS_FILES),
-            ingest_date=ingest_date,
+            app_id,
             most=_FILES_AT_ONCE,
+            said_in=[catalog.INGESTION_FAILURES],
         )
         is_first = True
         for found, version in parts:

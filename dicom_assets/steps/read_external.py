@@ -84,17 +84,9 @@ def read_external(run: Run, done: Report) -> None:
         done: Where rows, failures and, where there are any objects, `external_rows`, `skipped`,
             `requests` and `bytes_fetched` are counted.
     """
-    engine, day = run.engine, run.ingest_date
-    app_id = engine.app_id(STEP, _TABLE, day)
-    since, until = engine.progress(run.metastore, app_id), engine.version(_TABLE)
-    parts = engine.new_parts(
-        _TABLE,
-        _TABLE.schema.names,
-        since=since,
-        until=until,
-        ingest_date=day,
-        most=_OBJECTS_AT_ONCE,
-    )
+    app_id = run.engine.app_id(STEP, _TABLE, run.ingest_date)
+    said_in = [catalog.INGESTION_FAILURES, _TABLE]
+    parts = run.new_parts(_TABLE, app_id, most=_OBJECTS_AT_ONCE, said_in=said_in)
     is_first = True
     for found, version in parts:
         objects = found.filter(pc.is_in(found["state"], pa.array(TO_READ)))

@@ -118,6 +118,36 @@ class Run:
         _ = self.crosswalks, self.vocabulary
         check_columns(self.engine, self.metastore)
 
+    def new_parts(
+        self, source: Table, app_id: str, *, most: int, said_in: Sequence[Table]
+    ) -> Iterator[tuple[pa.Table, int]]:
+        """Reads a source's rows that have no metastore rows yet in parts (`Reader.new_parts`).
+
+        A part of which a killed run has said something already comes again as it was, under the
+        same version, so that nothing is said of it twice.
+
+        Args:
+            source: Where the rows are.
+            app_id: Under which the metastore says how far they have been read.
+            most: So many rows at a time.
+            said_in: Tables to which something is said of a part before its last rows are appended.
+        """
+        engine = self.engine
+        since, until = engine.progress(self.metastore, app_id), engine.version(source)
+        said = (engine.progress(table, app_id) for table in said_in)
+        for end in sorted({until, *(each for each in said if each is not None)}):
+            if end > (-1 if since is None else since):
+                for rows, version in engine.new_parts(
+                    source,
+                    source.schema.names,
+                    since=since,
+                    until=end,
+                    ingest_date=self.ingest_date,
+                    most=most,
+                ):
+                    yield rows, version
+                    since = version
+
     def share_out(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
         """Applies `work` to tasks, whose rows go to the metastore (`LocalEngine.share_out`)."""
         return self.engine.share_out(

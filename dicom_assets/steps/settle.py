@@ -83,6 +83,7 @@ def _take_files(run: Run, day: date, corrections: Corrections, report: Report) -
         until=engine.version(metastore),
         ingest_date=day,
         most=_FILES_AT_ONCE,
+        in_order_of="ingestedAt",  # what is settled later must not have arrived earlier
     )
     for new, version in parts:
         if new.num_rows:

@@ -53,8 +53,11 @@ def streaming(settings: Settings) -> Iterator["Stream"]:
             " nothing else says it, spark_master (docs/spark.md). Without Spark Dagster's sensors"
             " run what arrives: make dev"
         )
+    if settings.spark and settings.spark.is_remote:
+        raise SettingsError("spark_master: stream needs a driver of its own, not Spark Connect")
     with locked(engine.layout.checkpoint_root):
-        _ = engine.spark
+        with locked(engine.layout.root):
+            _ = engine.spark  # which clears what a killed run has left
         yield Stream(settings, engine)
 
 
@@ -85,11 +88,14 @@ class Stream:
             StorageError: The storage failed; likewise.
             CommitFailedError: Another writer was at work; run it again.
         """
-        self._take_in()
+        while not stop.is_set():
+            self._take_in()
+            if every is not None or self._seen is not None:
+                break
         if stop.is_set():
             return
         with locked(self._engine.layout.root):
-            query = DatesWithNews(self._engine, self._tables(), self._work_on, every=every)
+            query = DatesWithNews(self._engine, self._tables(), self._work_on, every, stop)
         due = time.monotonic() + (every or 0)
         try:
             while not query.is_over and not stop.wait(_LOOK_SECONDS):

@@ -123,3 +123,14 @@ def test_a_run_that_finds_nothing_to_do_takes_away_what_any_table_has_of_a_broke
     run_module._engine.cache_clear()  # another process works now
     house.chain()
     assert [log.parent.name for log in logs if list(log.glob("*#*"))] == []
+
+
+def test_who_looked_at_a_table_before_it_was_mended_leaves_no_hole_in_its_log(engine):
+    for number in range(3):
+        append(engine, number)
+    newest(engine, "**/*.parquet").write_bytes(b"cut short")
+    other = LocalEngine(engine.layout)
+    torn = other.version(TABLE)
+    append(other, 3)
+    assert other.version(TABLE) == torn, "its commit has taken the place of the torn one"
+    assert reopened(engine) == ["0", "1", "3"]

@@ -43,6 +43,7 @@ def state(root: Path) -> dict[str, Any]:
             about.partition_columns,
             about.configuration,
             (protocol.min_reader_version, protocol.min_writer_version),
+            (protocol.reader_features, protocol.writer_features),
         )
     return found
 

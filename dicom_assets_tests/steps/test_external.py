@@ -245,7 +245,7 @@ def test_what_could_not_be_fetched_is_tried_again_on_the_next_date(
     assert len(with_place.metastore()) == 1
 
 
-@pytest.mark.parametrize("done", range(6))
+@pytest.mark.parametrize("done", range(7))
 def test_killed_anywhere_and_run_again_is_the_same(house, write_dicom, monkeypatch, done):
     folder = house.run.engine.layout.external_root / "PACS1"
     for number in range(3):

@@ -30,7 +30,10 @@ def drop(house: Any, write_dicom: Any) -> None:
 def told(house: Any) -> Iterator[list[Any]]:
     """Yields what the tables say, but for instants and names of this run."""
     yield sorted((row["sourcePath"], row["contentHash"]) for row in house.metastore())
-    yield sorted((row["id"], row["contentHash"]) for row in house.rows(catalog.CURRENT_FILES))
+    yield sorted(
+        (row["id"], row["contentHash"], row["wholeAt"] is None)
+        for row in house.rows(catalog.CURRENT_FILES)
+    )
     yield sorted(
         (row["id"], row["newerValue"], row["olderValue"]) for row in house.rows(catalog.CONFLICTS)
     )
