@@ -1,6 +1,7 @@
 """What Spark's workers do, without Spark."""
 
 import pickle
+import traceback
 from datetime import date
 
 import pyarrow as pa
@@ -13,11 +14,13 @@ from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.spark_engine import SparkEngine
 from dicom_assets.lakehouse.spark_session import Spark, SparkError, jars_of
 from dicom_assets.lakehouse.spark_worker import Target, over_rows, over_tasks, results_of
+from dicom_assets.lakehouse.storage_error import StorageError
 from dicom_assets.lakehouse.written import NOTHING
 from dicom_assets.steps import catalog
 from dicom_assets.steps.to_omop import Mapped
 
 DAY = date(2026, 3, 14)
+PATIENT = "DOE^JANE"
 TABLE = catalog.bronze_fhir("ImagingStudy")
 
 
@@ -70,6 +73,17 @@ def test_rows_of_many_tasks_become_one_file_that_is_committed_as_it_stands(targe
     assert new.num_rows == 3
     with pytest.raises(CommitFailedError):
         engine.append(TABLE, rows, progress=progress, ingest_date=DAY)
+
+
+def stumbles(_: list[str]) -> Mapped:
+    raise PermissionError(13, "Permission denied", f"/drop/1700_{PATIENT}.dcm")
+
+
+def test_what_a_worker_stumbles_over_is_told_without_its_name(target):
+    tasks = pa.RecordBatch.from_pydict({"tasks": [pickle.dumps([["a"]])]})
+    with pytest.raises(StorageError) as told:
+        list(over_tasks([tasks], stumbles, target))
+    assert PATIENT not in "".join(traceback.format_exception(told.value))
 
 
 def test_a_commit_of_no_rows_says_how_far_was_read(tmp_path):
