@@ -99,6 +99,11 @@ def new_studies(run: Run, *, since: int | None) -> News | None:
     until = engine.progress(silver, engine.app_id(flatten.STEP, bronze, run.ingest_date))
     if until is None:
         return None
+    is_spoken_of = engine.open(catalog.STUDY_NAMES) is not None
+    files = engine.layout.fhir_files(run.ingest_date, "ImagingStudy")
+    addresses = (engine.layout.relative(path) for _, path in files)
+    if not is_spoken_of and all(map(is_written_here, addresses)):
+        return None  # nor is there a progress: all of the date's lines would be read each time
     lines = engine.table_of_new(
         bronze,
         ["sourceSystem", "id", "filePath"],
@@ -107,7 +112,6 @@ def new_studies(run: Run, *, since: int | None) -> News | None:
         ingest_date=run.ingest_date,
     )
     paths = lines["filePath"].unique().to_pylist()
-    is_spoken_of = engine.open(catalog.STUDY_NAMES) is not None
     if not paths or not (is_spoken_of or not all(map(is_written_here, paths))):
         return None
     ids = silver_ids(bronze.name, lines)
