@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dicom_assets.lakehouse.allocator import give_back_memory
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.storage_error import told_without_names
 
@@ -58,6 +59,8 @@ def reporting(step: str, root: Path) -> Iterator[Report]:
     with told_without_names(), locked(root):
         begin = time.perf_counter()
         yield report
+        if report.rows:  # or what each step has kept would add up
+            give_back_memory()
         report.seconds = time.perf_counter() - begin
 
 

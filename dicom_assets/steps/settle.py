@@ -16,6 +16,7 @@ from operator import itemgetter
 import pyarrow as pa
 
 from dicom_assets.fhir.imaging_study import is_told
+from dicom_assets.lakehouse.allocator import give_back_memory
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.steps import catalog
 from dicom_assets.steps.conflicts import all_conflicts
@@ -89,6 +90,8 @@ def _take_files(run: Run, day: date, corrections: Corrections, report: Report) -
         if new.num_rows:
             settling = _settled(run, new.to_pylist(), corrections)
             _write(engine, settling, Progress(app_id, version), day, report)
+            del settling
+            give_back_memory()
 
 
 def _refill_conflicts(run: Run, corrections: Corrections) -> None:
