@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, over_threads, shared_out
+from dicom_assets.lakehouse.pool import MANY_TASKS, over_threads, shared_out
 
 
 def double(number: int) -> int:
@@ -57,10 +57,15 @@ def test_a_few_tasks_stay_in_this_process_and_many_go_to_others():
     assert os.getpid() not in many
 
 
-def test_worker_processes_do_not_load_what_pyarrow_only_looks_for():
-    get_ready(has_pandas_for_a_list)
-    results = shared_out(has_pandas_for_a_list, range(3), workers=2, count=MANY_TASKS)
-    assert set(results) == {False}
+def test_worker_processes_do_not_load_what_pyarrow_only_looks_for(tmp_path):
+    process = begin(
+        tmp_path,
+        "    get_ready(has_pandas_for_a_list)\n"
+        "    tasks = range(3)\n"
+        "    found = shared_out(has_pandas_for_a_list, tasks, workers=2, count=MANY_TASKS)\n"
+        "    print(set(found))\n",
+    )
+    assert process.communicate()[0] == "{False}\n"
 
 
 def test_a_thread_that_takes_long_holds_up_no_other():
@@ -104,24 +109,33 @@ def test_an_exception_of_a_worker_reaches_the_caller():
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
-    code = (
-        "import sys\n"
-        "from dicom_assets.lakehouse.pool import MANY_TASKS, shared_out\n"
-        "from dicom_assets_tests.lakehouse.test_pool import write_down_and_sleep\n"
-        "if __name__ == '__main__':\n"
+    process = begin(
+        tmp_path,
         "    tasks = [sys.argv[1]] * 9\n"
-        "    list(shared_out(write_down_and_sleep, tasks, workers=2, count=MANY_TASKS))\n"
-    )
-    (tmp_path / "main.py").write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)], env=environment
+        "    list(shared_out(write_down_and_sleep, tasks, workers=2, count=MANY_TASKS))\n",
     )
     wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
     workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
     process.kill()
     process.wait()
     wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def begin(folder: Path, lines: str) -> subprocess.Popen[str]:
+    """Begins a process of its own: what workers are forked from has loaded nothing for others."""
+    script = folder / "main.py"
+    script.write_text(
+        "import sys\n"
+        "from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready, shared_out\n"
+        "from dicom_assets_tests.lakehouse.test_pool import *\n"
+        f"if __name__ == '__main__':\n{lines}"
+    )
+    return subprocess.Popen(
+        [sys.executable, script, folder],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def is_running(pid: int) -> bool:
