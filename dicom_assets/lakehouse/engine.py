@@ -33,6 +33,9 @@ from dicom_assets.lakehouse.written import Written
 T = TypeVar("T")
 R = TypeVar("R")
 
+_SIZES = ("num_rows", "nbytes")
+_BYTES_PER_PART = 8 << 20
+"""At most, of rows that are worked on at a time: what is made of them is many times that."""
 _MOST_SHARES = 200
 """So many files are open at once."""
 
@@ -235,7 +238,7 @@ class LocalEngine(Reader):
 
         Args:
             new: Which rows.
-            most: About so many rows at a time are worked on; None for all.
+            most: About so many rows at a time are worked on, or fewer that are large; None for all.
             together: Whether rows of the same key must come in the same part.
             spread: Whether that may be done on several machines at once.
 
@@ -259,9 +262,11 @@ class LocalEngine(Reader):
         waiting: list[pa.RecordBatch] = []
         most = None if together else most
         for batch in batches:
-            for start in range(0, batch.num_rows, most or max(batch.num_rows, 1)):
-                waiting.append(batch.slice(start, most))
-                if most and sum(part.num_rows for part in waiting) >= most:
+            step = _rows_at_a_time(batch, most)
+            for start in range(0, batch.num_rows, step):
+                waiting.append(batch.slice(start, step))
+                rows, size = (sum(getattr(part, n) for part in waiting) for n in _SIZES)
+                if most and (rows >= most or size >= _BYTES_PER_PART // 2):
                     yield pa.Table.from_batches(waiting, new.schema)
                     waiting = []
         if waiting:
@@ -290,6 +295,13 @@ class LocalEngine(Reader):
         """
         del into, ingest_date, order
         yield from work(part)
+
+
+def _rows_at_a_time(batch: pa.RecordBatch, most: int | None) -> int:
+    rows = max(batch.num_rows, 1)
+    if most is None:
+        return rows
+    return max(1, min(most, rows * (_BYTES_PER_PART // 2) // max(batch.nbytes, 1)))
 
 
 def in_memory(rows: Rows, schema: pa.Schema) -> pa.Table:

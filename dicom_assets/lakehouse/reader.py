@@ -23,6 +23,9 @@ from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, qu
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
+_MOST_REMEMBERED = 16 << 20
+"""Bytes of an answer that is kept for whoever asks the same."""
+
 
 @dataclass(frozen=True)
 class New:
@@ -178,7 +181,10 @@ class Reader:
             return last[1]
         partitions = self._places(table).partitions(delta, conditions[table.key[0]])
         found = select(delta, wanted, conditions | {table.partition: table.values_of(partitions)})
-        self._last_look_ups[table.full_name] = question, found
+        if found.nbytes <= _MOST_REMEMBERED:
+            self._last_look_ups[table.full_name] = question, found
+        else:
+            self._last_look_ups.pop(table.full_name, None)
         return found
 
     def read_new(
