@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, filterfalse, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.paths import is_far, path_of
@@ -73,25 +74,42 @@ def dropped(folder: Path) -> Iterator[Dropped]:
             if status.st_size or path.is_file():
                 yield _dropped(str(path), status)
         return
-    waiting = _listed(folder)
-    while waiting:
-        entry = waiting.pop()
-        if entry.is_dir(follow_symlinks=False):
-            waiting += _listed(entry.path)
-        elif found := look(entry.path):
+    open_folders = [_listed(folder)]
+    while open_folders:
+        inner = open_folders[-1]
+        if not inner.names:
+            open_folders.pop()
+            continue
+        name = inner.names.pop()
+        address = os.path.join(inner.address, name)
+        if name in inner.folders:
+            open_folders.append(_listed(address))
+        elif found := look(address):
             yield found
 
 
-def _listed(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Returns a folder's entries, the first one last."""
+class _Folder(NamedTuple):
+    """What lies in a folder, the first one last; by name, since there may be very many."""
+
+    address: str
+    names: list[str]
+    folders: Collection[str]
+
+
+def _listed(folder: Path | str) -> _Folder:
+    names, folders = [], set()
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: os.fsencode(entry.name), reverse=True)
+            for entry in entries:
+                names.append(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        names = []
     except OSError as error:  # its name, maybe a person's, must not get into the log
         _LOG.warning("a folder in the drop folder cannot be listed: %s", error.strerror)
-        return []
+        names = []
+    return _Folder(str(folder), sorted(names, key=os.fsencode, reverse=True), folders)
 
 
 def look(address: str) -> Dropped | None:
@@ -200,7 +218,8 @@ def remove_empty_folders(
     done = set(emptied).union(*(each.parents for each in emptied))
     found, waiting = [], [folder]
     while waiting:
-        below = [Path(e.path) for e in _listed(waiting.pop()) if e.is_dir(follow_symlinks=False)]
+        inner = _listed(waiting.pop())
+        below = [Path(inner.address, name) for name in inner.names if name in inner.folders]
         found += below
         waiting += below
     for path in reversed(found):

@@ -30,6 +30,8 @@ METASTORE_COLUMNS = (
 )
 """Metastore columns that `persons` reads."""
 
+_SAID = ["sourceSystem", "patientId", "studyInstanceUid", "patientSex", "patientBirthDate"]
+_ORDER = ("ingestedAt", "sourceModifiedAt", "sopInstanceUid")
 _STATED = ("gender_concept_id", "year_of_birth")
 _AUDIT = ("sourceTable", "sourceRecordId", "sourceModifiedAt")
 GENDER_CONCEPTS: Mapping[str, int] = {"M": 8507, "F": 8532}
@@ -49,6 +51,21 @@ def person_id(
     return int_key(source_system, patient_id) if given is None else given
 
 
+def newest_statements(rows: pa.Table) -> pa.Table:
+    """Returns of rows that say the same the newest: all that `persons` looks at.
+
+    Args:
+        rows: Metastore rows (METASTORE_COLUMNS), or what this made of some of them.
+    """
+    place = rows.schema.get_field_index(_ORDER[1])
+    field = rows.schema.field(place)
+    modified = rows[_ORDER[1]].fill_null(pa.scalar(_NEVER, field.type))
+    dated = rows.set_column(place, field, modified).select([*_SAID, *_ORDER])
+    ordered = dated.sort_by([(name, "ascending") for name in _ORDER])
+    last = ordered.group_by(_SAID, use_threads=False).aggregate([(n, "last") for n in _ORDER])
+    return last.rename_columns([name.removesuffix("_last") for name in last.column_names])
+
+
 def persons(
     rows: pa.Table,
     silver: pa.Table,
@@ -61,7 +78,7 @@ def persons(
 
     Args:
         rows: The studies' metastore rows with at least METASTORE_COLUMNS.
-        silver: The studies in silver, with at least `studies.STUDY_COLUMNS`.
+        silver: The studies in silver (`studies.studies`).
         known: Person ids → the gold rows there are; what is newest, there or here, holds.
         crosswalks: The site's ids.
         now: The instant that goes into modifiedAt.
@@ -161,14 +178,7 @@ def _statements(
 
     Where a file does not say whose it is, another of its study may.
     """
-    said = ["sourceSystem", "patientId", "studyInstanceUid", "patientSex", "patientBirthDate"]
-    order = ("ingestedAt", "sourceModifiedAt", "sopInstanceUid")
-    place = rows.schema.get_field_index(order[1])
-    modified = rows[order[1]].fill_null(pa.scalar(_NEVER, rows.schema.field(place).type))
-    dated = rows.set_column(place, order[1], modified).select([*said, *order])
-    ordered = dated.sort_by([(name, "ascending") for name in order])
-    last = ordered.group_by(said, use_threads=False).aggregate([(name, "last") for name in order])
-    for row in last.to_pylist():
+    for row in newest_statements(rows).to_pylist():
         system, uid = row["sourceSystem"], row["studyInstanceUid"]
         patient_id = stated(row["patientId"])
         key = (
@@ -179,13 +189,13 @@ def _statements(
         if key is not None:
             yield (
                 key,
-                row["sourceModifiedAt_last"],
+                row["sourceModifiedAt"],
                 {
                     "gender_concept_id": _gender(row["patientSex"]),
                     "year_of_birth": _year(row["patientBirthDate"]),
                     "sourceTable": SOURCE_TABLE,
-                    "sourceRecordId": row["sopInstanceUid_last"],
-                    "sourceModifiedAt": row["ingestedAt_last"],
+                    "sourceRecordId": row["sopInstanceUid"],
+                    "sourceModifiedAt": row["ingestedAt"],
                 },
             )
 

@@ -33,6 +33,9 @@ STUDY_COLUMNS = (
 )
 """Silver columns that gold reads."""
 
+SERIES_COLUMN = "series_string"
+"""The one of them that grows with a study's instances; only `series_of` reads it."""
+
 PATIENT_COLUMNS = ("idOrig", "sourceSystem", "identifier_string", "subject")
 """Those of them that say whose a study is."""
 
@@ -97,13 +100,14 @@ def procedure_occurrence_id(source_system: str, study_uid: str) -> int:
 
 
 def studies(silver: pa.Table) -> Iterator[Study]:
-    """Yields silver rows as studies, the last modified last."""
+    """Yields silver rows (STUDY_COLUMNS; may be without their series), the last modified last."""
     order = [("modifiedAt", "ascending"), ("id", "ascending")]
-    table = silver.select(list(STUDY_COLUMNS)).sort_by(order)
+    names = [name for name in _ROW if name != SERIES_COLUMN or name in silver.column_names]
+    table = silver.select([*names, "subject"]).sort_by(order)
     for batch in table.to_batches(max_chunksize=_STUDIES_AT_A_TIME):
-        columns = [_values(batch[name]) for name in _ROW]
+        columns = [_values(batch[name]) for name in names]
         for values, patient_id in zip(zip(*columns, strict=True), _patient_ids(batch), strict=True):
-            yield _study(dict(zip(_ROW, values, strict=True)), patient_id)
+            yield _study(dict(zip(names, values, strict=True)), patient_id)
 
 
 def patients(silver: pa.Table) -> Iterator[tuple[str, str | None, str]]:
@@ -134,7 +138,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 def series_of(study: Study) -> list[Series]:
     """Returns the series of a study."""
-    text = study.row["series_string"]
+    text = study.row[SERIES_COLUMN]
     return _SERIES.decode(text) if text else []
 
 

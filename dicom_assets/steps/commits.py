@@ -5,10 +5,13 @@ progress (`extract`, `read_external`).
 """
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import pyarrow as pa
 
 from dicom_assets.lakehouse.written import Written
+
+T = TypeVar("T")
 
 _BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
 
@@ -27,3 +30,12 @@ def commits(
         rows, size = rows + batch.num_rows, size + batch.nbytes
     if waiting:
         yield waiting, True
+
+
+def with_last(parts: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Yields each part, and whether it is the last one, which may say that all is done."""
+    waiting: list[T] = []
+    for part in parts:
+        yield from ((each, False) for each in waiting)
+        waiting = [part]
+    yield from ((each, True) for each in waiting)

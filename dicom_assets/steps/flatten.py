@@ -22,6 +22,7 @@ from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.reader import New
 from dicom_assets.steps import catalog, report
+from dicom_assets.steps.commits import with_last
 from dicom_assets.steps.current_files import study_key
 from dicom_assets.steps.link import linked
 from dicom_assets.steps.report import Report, now, reporting
@@ -49,7 +50,6 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         until = engine.version(bronze)
         since = engine.progress(silver, app_id)
         failures: list[Failure] = []
-        waiting: list[Upserts] = []
         rows = engine.table_of_new(
             bronze, ["lineNumber"], since=since, until=until, ingest_date=run.ingest_date
         )
@@ -66,19 +66,18 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         work = partial(merged, run, bronze, silver)
         # by what names reports speak of studies is written down as it is read
         spread = bronze.name not in LINKED
-        for lines in engine.parts(new, most=_LINES_PER_UPSERT, spread=spread):
-            if waiting:
-                run.upsert(silver, waiting, progress=None)
-            waiting = list(engine.do(work, lines, into=silver, ingest_date=run.ingest_date))
-            for each in waiting:
+        parts = engine.parts(new, most=_LINES_PER_UPSERT, spread=spread)
+        for lines, is_last in with_last(parts):
+            found = list(engine.do(work, lines, into=silver, ingest_date=run.ingest_date))
+            for each in found:
                 failures += each.failures
                 done.rows += each.rows.num_rows
                 done.count({"deleted": len(each.gone)})
+            if is_last:
+                run.record(failures, Progress(app_id, until))
+            run.upsert(silver, found, progress=Progress(app_id, until) if is_last else None)
             progress.advance(lines.num_rows)
         done.count({"failures": len(failures)})
-        if waiting:
-            run.record(failures, Progress(app_id, until))
-            run.upsert(silver, waiting, progress=Progress(app_id, until))
     return done
 
 

@@ -28,7 +28,7 @@ from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "ingest_fhir"
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES = 4 << 20
 _FILES_PER_COMMIT = 500
 """Reports often come one a file, and a commit costs as much as hundreds of rows."""
 _BYTES_PER_COMMIT = 64 << 20

@@ -19,18 +19,27 @@ from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.query import columns_of, values_of
 from dicom_assets.lakehouse.reader import New
-from dicom_assets.lakehouse.schemas import PERSON
+from dicom_assets.lakehouse.schemas import INGEST_DATE, PERSON
 from dicom_assets.omop.image_occurrence import image_occurrences
 from dicom_assets.omop.person import (
     METASTORE_COLUMNS,
     doubtful_persons,
+    newest_statements,
     person_id,
     persons,
     unknown_persons,
 )
 from dicom_assets.omop.procedure_occurrence import procedure_occurrences
-from dicom_assets.omop.studies import PATIENT_COLUMNS, STUDY_COLUMNS, Study, patients, studies
+from dicom_assets.omop.studies import (
+    PATIENT_COLUMNS,
+    SERIES_COLUMN,
+    STUDY_COLUMNS,
+    Study,
+    patients,
+    studies,
+)
 from dicom_assets.steps import catalog, flatten
+from dicom_assets.steps.commits import with_last
 from dicom_assets.steps.corrections import Corrections
 from dicom_assets.steps.current_files import StudyUid, study_key_of
 from dicom_assets.steps.report import Report, now, reporting
@@ -40,6 +49,8 @@ from dicom_assets.steps.whole import counting, studies_by_key
 STEP = "to_omop"
 _STUDY = ("sourceSystem", "id")
 _PATIENT = ("sourceSystem", "person_source_value")
+_PERSON_COLUMNS = tuple(name for name in STUDY_COLUMNS if name != SERIES_COLUMN)
+_LINES_PER_UPSERT = 2_000
 
 
 class Mapped(NamedTuple):
@@ -183,7 +194,7 @@ def _people(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
         # what other studies say counts for these patients no more, or not as gold has it
         others = {own_id for _, own_id in _studies_of(run, again)}
         where = {"id": others - set(silver["id"].to_pylist())}
-        more = engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where=where)
+        more = engine.read(catalog.silver_imaging_study(), _PERSON_COLUMNS, where=where)
         silver = pa.concat_tables([silver, more])
         found += studies(more)
         anew |= {(each.source_system, each.uid) for each in found if each.row["id"] in others}
@@ -217,7 +228,7 @@ class Statements(NamedTuple):
     """What says who patients are.
 
     Attributes:
-        rows: Metastore rows.
+        rows: Of metastore rows that say the same the newest (`newest_statements`).
         people: Source system and Patient ID of those of whom these are all rows that count.
     """
 
@@ -228,30 +239,41 @@ class Statements(NamedTuple):
 def _statements(
     run: Run, corrections: Corrections, found: Sequence[Study], anew: Collection[StudyUid]
 ) -> Statements:
-    """Returns the metastore rows that say who patients are.
+    """Returns what the metastore says of who patients are.
 
     Of patients with a study that is made anew these are all rows that count, of whatever date.
     """
-    engine, columns = run.engine, (*METASTORE_COLUMNS, "seriesInstanceUid", "filePath", "version")
-    rows = engine.read(
-        run.metastore,
-        columns,
-        ingest_date=run.ingest_date,
-        where={"studyInstanceUid": {each.uid for each in found}},
-    )
+    engine, columns = run.engine, METASTORE_COLUMNS
     people = {
         (each.source_system, each.patient_id)
         for each in found
         if each.patient_id and (each.source_system, each.uid) in anew
     }
+    theirs = {
+        each.uid
+        for each in found
+        if (each.source_system, each.uid) in anew or (each.source_system, each.patient_id) in people
+    }
+    where = {
+        INGEST_DATE: [run.ingest_date],
+        "studyInstanceUid": {each.uid for each in found} - theirs,
+    }
+    # a date's rows may be many, what they say is little
+    rows = [
+        newest_statements(corrections.with_patients(pa.Table.from_batches([batch])))
+        for batch in engine.stream(run.metastore, columns, where=where)
+    ]
     if anew:
+        columns = (*columns, "seriesInstanceUid", "filePath", "version")
         said = {raw for patient in people for raw in corrections.said_by(*patient)}
         every = [
             engine.read(run.metastore, columns, where={"patientId": said}),
-            engine.read(run.metastore, columns, where={"studyInstanceUid": {u for _, u in anew}}),
+            engine.read(run.metastore, columns, where={"studyInstanceUid": theirs}),
         ]
-        rows = counting(engine, corrections, pa.concat_tables([rows, *every]))
-    return Statements(corrections.with_patients(rows), people)
+        counted = counting(engine, corrections, pa.concat_tables(every))
+        rows.append(newest_statements(corrections.with_patients(counted)))
+    nothing = newest_statements(columns_of(run.metastore, METASTORE_COLUMNS).empty_table())
+    return Statements(newest_statements(pa.concat_tables([nothing, *rows])), people)
 
 
 def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str] | None) -> Report:
@@ -264,9 +286,12 @@ def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str]
         catalog.BRONZE_IMAGING_STUDY,
         catalog.silver_imaging_study(),
     )
+    # a person's studies are anybody's, not one worker's, nor one part's
+    is_person = gold == catalog.PERSON
+    columns = _PERSON_COLUMNS if is_person else STUDY_COLUMNS
     with reporting(STEP, engine.layout.root) as report:
         if again is not None:
-            rows = engine.read(silver, STUDY_COLUMNS, where={"id": again})
+            rows = engine.read(silver, columns, where={"id": again})
             found = [mapping(run, rows, again)]
             _upsert(run, gold, found, progress=None)
             report.rows = found[0].rows.num_rows
@@ -284,12 +309,12 @@ def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str]
             by=_STUDY,
             schema=columns_of(bronze, _STUDY),
         )
-        # a person's studies are anybody's, not one worker's
-        for lines in engine.parts(new, spread=gold != catalog.PERSON):
-            work = partial(mapped, run, mapping)
+        most = None if is_person else _LINES_PER_UPSERT
+        work = partial(mapped, run, mapping, columns)
+        for lines, is_last in with_last(engine.parts(new, most=most, spread=not is_person)):
             found = list(engine.do(work, lines, into=gold, ingest_date=run.ingest_date))
-            _upsert(run, gold, found, progress=Progress(app_id, until))
-            report.rows = sum(each.rows.num_rows for each in found)
+            _upsert(run, gold, found, progress=Progress(app_id, until) if is_last else None)
+            report.rows += sum(each.rows.num_rows for each in found)
             report.count({"deleted": sum(len(each.gone) for each in found)})
     return report
 
@@ -301,10 +326,10 @@ def _app_id(run: Run, gold: Table) -> str:
     return run.engine.app_id(step, catalog.BRONZE_IMAGING_STUDY, run.ingest_date)
 
 
-def mapped(run: Run, mapping: Mapping, lines: pa.Table) -> Iterator[Mapped]:
+def mapped(run: Run, mapping: Mapping, columns: Sequence[str], lines: pa.Table) -> Iterator[Mapped]:
     """Maps the studies that new bronze lines are about, as silver holds them."""
     ids = silver_ids(catalog.BRONZE_IMAGING_STUDY.name, lines)
-    silver = run.engine.read(catalog.silver_imaging_study(), STUDY_COLUMNS, where={"id": ids})
+    silver = run.engine.read(catalog.silver_imaging_study(), columns, where={"id": ids})
     yield mapping(run, silver, ids)
 
 
