@@ -9,10 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 from deltalake import ColumnProperties, DeltaTable, WriterProperties
 
-from dicom_assets.lakehouse.tables import Table
+from dicom_assets.lakehouse.tables import FILE_BYTES, Table
 
 _SMALL_FILES = 8
-_COMPACTED_BYTES = 4 << 20  # rows are large in memory, and all of a file are read
 
 
 def writer_properties(table: Table) -> WriterProperties:
@@ -44,7 +43,7 @@ def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Pa
     files = pa.table(delta.get_add_actions(flatten=True))
     values = map(str, files[f"partition.{table.partition}"].to_pylist())
     sizes = zip(values, files["size_bytes"].to_pylist(), strict=True)
-    small = sum(value == partition and size < _COMPACTED_BYTES // 2 for value, size in sizes)
+    small = sum(value == partition and size < FILE_BYTES // 2 for value, size in sizes)
     if small > _SMALL_FILES:
         compact(delta, table, partition)
     return small > _SMALL_FILES
@@ -54,7 +53,7 @@ def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> No
     """Joins small files of a partition, or of every partition."""
     delta.optimize.compact(
         partition_filters=[(table.partition, "=", partition)] if partition else None,
-        target_size=_COMPACTED_BYTES,
+        target_size=FILE_BYTES,
         max_concurrent_tasks=1,
         writer_properties=writer_properties(table),
     )

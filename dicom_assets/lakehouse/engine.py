@@ -34,7 +34,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _SIZES = ("num_rows", "nbytes")
-_BYTES_PER_PART = 8 << 20
+_BYTES_PER_PART = 4 << 20
 """At most, of rows that are worked on at a time: what is made of them is many times that."""
 _MOST_SHARES = 200
 """So many files are open at once."""

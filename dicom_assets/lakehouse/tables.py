@@ -26,6 +26,8 @@ from dicom_assets.lakehouse.mend import mend
 from dicom_assets.lakehouse.opened import OpenedTable, commit_of
 from dicom_assets.lakehouse.schemas import INGEST_MONTH
 
+FILE_BYTES = 4 << 20
+"""Of a data file, about: rows are large in memory, and all of a file are read."""
 _PROPERTIES = {
     "delta.logRetentionDuration": "interval 365 days",
     # opening a table reads the log behind its last checkpoint
@@ -155,6 +157,8 @@ class Tables:
             description=table.description,
             configuration=_PROPERTIES
             | {
+                # of a file with a row that changes, all rows are written anew
+                "delta.targetFileSize": str(FILE_BYTES),
                 "delta.dataSkippingStatsColumns": ",".join(table.key),
                 # bronze is read by what is new in it; kept elsewhere, it would cost each merge half
                 # as much again

@@ -50,7 +50,9 @@ STEP = "to_omop"
 _STUDY = ("sourceSystem", "id")
 _PATIENT = ("sourceSystem", "person_source_value")
 _PERSON_COLUMNS = tuple(name for name in STUDY_COLUMNS if name != SERIES_COLUMN)
-_LINES_PER_UPSERT = 2_000
+_LINES_AT_ONCE = 100
+"""A study's row is as large as its instances are many."""
+_ROWS_PER_UPSERT = 20_000
 
 
 class Mapped(NamedTuple):
@@ -309,13 +311,19 @@ def _from_silver(run: Run, gold: Table, mapping: Mapping, again: Collection[str]
             by=_STUDY,
             schema=columns_of(bronze, _STUDY),
         )
-        most = None if is_person else _LINES_PER_UPSERT
         work = partial(mapped, run, mapping, columns)
-        for lines, is_last in with_last(engine.parts(new, most=most, spread=not is_person)):
-            found = list(engine.do(work, lines, into=gold, ingest_date=run.ingest_date))
-            _upsert(run, gold, found, progress=Progress(app_id, until) if is_last else None)
-            report.rows += sum(each.rows.num_rows for each in found)
-            report.count({"deleted": sum(len(each.gone) for each in found)})
+        parts = engine.parts(
+            new, most=None if is_person else _LINES_AT_ONCE, together=True, spread=not is_person
+        )
+        found: list[Mapped] = []
+        for lines, is_last in with_last(parts):
+            found += engine.do(work, lines, into=gold, ingest_date=run.ingest_date)
+            rows = sum(each.rows.num_rows for each in found)
+            if is_last or rows >= _ROWS_PER_UPSERT:
+                _upsert(run, gold, found, progress=Progress(app_id, until) if is_last else None)
+                report.rows += rows
+                report.count({"deleted": sum(len(each.gone) for each in found)})
+                found = []
     return report
 
 
