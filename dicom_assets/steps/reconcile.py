@@ -6,6 +6,7 @@ and only those of the date's partition or of its studies.
 """
 
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import is_told, silver_study_id
 from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
 from dicom_assets.lakehouse.manifest import about, declared
 from dicom_assets.lakehouse.paths import names_in
@@ -44,6 +48,7 @@ from dicom_assets.terminology import body_parts, modality_concepts
 _KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
 _SERIES_KEYS = _KEYS[:3]
 _SERIES = ("sourceSystem", "image_study_uid", "image_series_uid")
+_ROWS_AT_A_TIME = 10_000
 
 
 @dataclass
@@ -63,19 +68,24 @@ class Day:
     @cached_property
     def files(self) -> Counter[str]:
         """Files in Process: `total` and `zips`."""
-        zips = sum(name.endswith(".dcm.zip") for _, name in self.names)
-        return Counter(total=len(self.names), zips=zips)
+        return self._lying[1]
 
     @cached_property
-    def names(self) -> list[tuple[str, str]]:
-        """Source system and name of each file in Process."""
-        return list(process_files(self.run.engine.layout, self.run.ingest_date))
+    def _lying(self) -> tuple[NDArray[np.int64], Counter[str]]:
+        """Keys (`_file_key`) of the files in Process, and how many there are."""
+        keys, zips = array("q"), 0
+        for system, name in process_files(self.run.engine.layout, self.run.ingest_date):
+            keys.append(_file_key(system, name))
+            zips += name.endswith(".dcm.zip")
+        return np.unique(np.frombuffer(keys, np.int64)), Counter(total=len(keys), zips=zips)
 
     @cached_property
-    def organised(self) -> pd.DataFrame:
+    def organised(self) -> pa.Table:
         """Rows of bronze/process_files: filePath, sourceSystem, sourcePath."""
         columns = ["filePath", "sourceSystem", "sourcePath"]
-        return self._read(catalog.PROCESS_FILES, columns)
+        return self.run.engine.read(
+            catalog.PROCESS_FILES, columns, ingest_date=self.run.ingest_date
+        )
 
     @cached_property
     def failures(self) -> pd.DataFrame:
@@ -122,23 +132,29 @@ class Day:
         that is a failure already is accounted for, wherever somebody has put it since.
         """
         layout, day = self.run.engine.layout, self.run.ingest_date
-        columns = self.organised[["sourceSystem", "filePath", "sourcePath"]]
-        known = {
-            (system, one_name(path)): (Path(path).name, source)
-            for system, path, source in columns.itertuples(index=False)
-        }
-        lying = {(system, one_name(name)) for system, name in self.names}
+        lying, _ = self._lying
+        keys = array("q")
+        for batch in self.organised.to_batches(max_chunksize=_ROWS_AT_A_TIME):
+            files = zip(
+                batch["sourceSystem"].to_pylist(), batch["filePath"].to_pylist(), strict=True
+            )
+            keys.extend(_file_key(system, path) for system, path in files)
+        known = np.frombuffer(keys, np.int64)
         failed = self.failures_of("extract")
         missed = set(failed.loc[failed["failedPath"].isna(), "sourcePath"])
-        gone = [
-            name
-            for key, (name, source) in known.items()
-            if key not in lying
-            and key not in self.unread
-            and source not in missed
-            and not (layout.failed_folder(key[0], day) / name).exists()
-        ]
-        return {"rows_without_file": len(gone), "files_without_row": len(lying - set(known))}
+        elsewhere = self.organised.filter(pa.array(~np.isin(known, lying)))
+        gone = {
+            (row["sourceSystem"], one_name(row["filePath"]))
+            for row in elsewhere.to_pylist()
+            if row["sourcePath"] not in missed
+            and not (
+                layout.failed_folder(row["sourceSystem"], day) / Path(row["filePath"]).name
+            ).exists()
+        }
+        return {
+            "rows_without_file": len(gone - self.unread),
+            "files_without_row": len(np.setdiff1d(lying, known)),
+        }
 
     def failed(self, step: str) -> int:
         """Returns how many failures a step has."""
@@ -172,7 +188,7 @@ class Day:
 
         A file that was read again has several rows; it may have come on another date.
         """
-        known = {path.rpartition("/")[0] for path in self.organised["filePath"]}
+        known = {path.rpartition("/")[0] for path in self.organised["filePath"].to_pylist()}
         is_known = [path.rpartition("/")[0] in known for path in self.instances["filePath"]]
         return self.instances.loc[is_known].drop_duplicates("filePath", keep="last")
 
@@ -404,7 +420,7 @@ class Day:
         An organised file that could not be read lies in Failed, and may have been sent again.
         """
         if table == "process_files":
-            files = _below(folder, self.organised)
+            files = _below(folder, self.organised.to_pandas())
             pairs = zip(files["sourceSystem"], files["filePath"], strict=True)
             return sum((system, one_name(path)) not in self.unread for system, path in pairs)
         instances = _below(folder, self.received)
@@ -438,6 +454,11 @@ class Day:
 
 def _below(folder: str, rows: pd.DataFrame) -> pd.DataFrame:
     return rows if not folder else rows.loc[rows["sourcePath"].str.startswith(f"{folder}/")]
+
+
+def _file_key(source_system: str, path: str) -> int:
+    """Returns a number for a file, plain or in its ZIP: of a date there may be millions."""
+    return int_key(source_system, one_name(path))
 
 
 def shown_code(value: str | None) -> str:
