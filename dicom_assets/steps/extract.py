@@ -41,7 +41,7 @@ from dicom_assets.steps.run import Run
 _LOG = logging.getLogger(__name__)
 _FILES_PER_TASK = 16
 _BYTES_PER_TASK = 8 << 20
-_FILES_AT_ONCE = 25_000
+_FILES_AT_ONCE = 20_000
 """What is to be read of them is held at once."""
 _BYTES_TWICE = 1 << 30
 

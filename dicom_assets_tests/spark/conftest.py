@@ -11,10 +11,15 @@ import pytest
 
 from benchmarks.spark_cluster import CONF, JARS, Cluster, missing, running
 
-_SETTINGS = CONF | {
+QUICK = {
+    "spark.ui.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
+    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1",
 }
+"""A few rows are worked through sooner than code for them is generated and optimised."""
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +55,7 @@ def make_spark_house(cluster: Cluster, tmp_path: Path, house_class: Any) -> Call
             engine="spark",
             spark_master=cluster.address,
             spark_jars=JARS,
-            spark_conf=_SETTINGS,
+            spark_conf=CONF | QUICK,
         )
 
     return make

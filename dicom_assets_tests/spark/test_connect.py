@@ -12,6 +12,7 @@ import pytest
 from benchmarks.spark_cluster import JARS, missing, spark_class
 from dicom_assets.lakehouse.spark_session import Spark, configuration
 from dicom_assets_tests.serving import free_port
+from dicom_assets_tests.spark.conftest import QUICK
 
 _CHAIN = textwrap.dedent(
     """
@@ -53,12 +54,14 @@ def server(tmp_path: Path) -> Iterator[str]:
     if reason := missing():
         pytest.skip(reason)
     port = free_port()
-    conf = configuration(Spark("local[2]", JARS)) | {
-        "spark.connect.grpc.binding.address": "127.0.0.1",
-        "spark.connect.grpc.binding.port": f"{port}",
-        "spark.sql.shuffle.partitions": "2",
-        "spark.ui.enabled": "false",
-    }
+    conf = (
+        configuration(Spark("local[2]", JARS))
+        | QUICK
+        | {
+            "spark.connect.grpc.binding.address": "127.0.0.1",
+            "spark.connect.grpc.binding.port": f"{port}",
+        }
+    )
     conf.pop("spark.executorEnv.PYTHONPATH", None)  # what workers have of us was sent to them
     settings = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
     log = tmp_path / "server.log"

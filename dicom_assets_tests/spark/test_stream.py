@@ -21,7 +21,7 @@ from dicom_assets.lakehouse.told import StepError
 from dicom_assets.steps import catalog, to_omop
 from dicom_assets.steps.stream import streaming, today
 from dicom_assets_tests.conftest import DAY
-from dicom_assets_tests.spark.conftest import JARS, missing
+from dicom_assets_tests.spark.conftest import JARS, QUICK, missing
 from dicom_assets_tests.spark.test_spark_engine import drop, state
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
@@ -99,8 +99,8 @@ def test_what_is_dropped_while_it_runs_comes_out_in_gold_until_it_is_stopped(tmp
         "SPARK_MASTER": "local[1]",
         "SPARK_JARS": f"{JARS}",
         "SPARK_CONF": json.dumps(
-            {
-                "spark.ui.enabled": "false",
+            QUICK
+            | {
                 "spark.driver.bindAddress": "127.0.0.1",
                 "spark.driver.host": "127.0.0.1",
                 "spark.sql.shuffle.partitions": "1",
