@@ -49,6 +49,10 @@ class SparkError(PlainError):
     """Spark cannot be used as it is set up. The message says what to do."""
 
 
+_SURROUNDINGS = {"PYSPARK_GATEWAY_PORT", "SPARK_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE"}
+"""Variables by which spark-submit, or a machine set up for Spark, says where Spark is."""
+
+
 @dataclass(frozen=True)
 class Spark:
     """What a site has chosen.
@@ -88,8 +92,8 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
     """Returns the session that is there, or starts one.
 
     Raises:
-        SparkError: PySpark is not installed, the folder of jars holds none of Delta's, or tasks are
-            done twice.
+        SparkError: PySpark is not installed, nothing says where Spark is, the folder of jars holds
+            none of Delta's, Spark does not start, or tasks are done twice.
     """
     try:
         from pyspark.sql import SparkSession
@@ -101,7 +105,7 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
     os.environ.setdefault("PYSPARK_PYTHON", chosen)  # only spark-submit itself heeds that setting
     found = SparkSession.getActiveSession()
     if found is None:
-        found = start(configuration(spark))
+        found = _started(spark, start)
         if spark.is_remote:
             _send_package(found)
     if found.conf.get("spark.speculation", "false") == "true":
@@ -110,6 +114,25 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
         if name not in dict(spark.conf):
             found.conf.set(name, value)
     return found
+
+
+def _started(spark: Spark, start: Start) -> "SparkSession":
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    conf = configuration(spark)
+    # Spark by itself would start here, and without Delta
+    if not (conf.keys() & {"spark.master", "spark.remote"} or _SURROUNDINGS & os.environ.keys()):
+        raise SparkError(
+            "engine = spark needs spark_master (local[8], spark://…, sc://…), or to be run by"
+            " spark-submit or where there is a session; docs/spark.md says more"
+        )
+    try:
+        return start(conf)
+    except (Py4JError, PySparkException) as error:
+        said = " ".join(str(error).split("\n\tat ")[0].split())  # without Java's stack
+        need = "a server that answers" if spark.is_remote else "Java 17 (JAVA_HOME)"
+        raise SparkError(f"Spark did not start; it needs {need}: {said[:500]}") from error
 
 
 def configuration(spark: Spark) -> dict[str, str]:
