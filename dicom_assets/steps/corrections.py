@@ -142,7 +142,27 @@ def what_is_about(
     changes = [each for each in operations if each["operation"] == "change_patient"]
     if changes:
         studies |= corrections.studies_of(changes, stating_patients(engine))
+        studies |= _said_by_files(engine, corrections, changes)
     return instances, studies
+
+
+def _said_by_files(
+    engine: LocalEngine, corrections: Corrections, changes: Collection[Operation]
+) -> set[StudyUid]:
+    """Returns the studies of which a file says one of the patients that are changed.
+
+    What silver/current_files says that a study's files state is the newest of it, and the file that
+    stated it may have been deleted since, or have come elsewhere.
+    """
+    said = {patient for change in changes for patient in corrections.about_patients(change)}
+    columns = ["sourceSystem", "studyInstanceUid"]
+    rows = engine.read(catalog.metastore(), columns, where={"patientId": said})
+    systems = {(each["sourceSystem"], each["studyInstanceUid"]) for each in changes}
+    return {
+        (system, uid)
+        for system, uid in set(values_of(rows, *columns))
+        if (system, uid) in systems or (system, None) in systems
+    }
 
 
 def stating_patients(engine: LocalEngine) -> list[Row]:

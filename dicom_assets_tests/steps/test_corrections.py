@@ -148,6 +148,21 @@ def test_a_patient_can_be_changed_for_one_study_alone(full, write_dicom):
     assert broken(full, *DAYS[:3]) == set()
 
 
+def test_a_patient_is_changed_whom_only_an_older_file_of_a_study_names(house, write_dicom):
+    write_dicom(house.drop / "x", **one(PatientID="P1", SOPInstanceUID="1.2.11"))
+    house.chain(DAYS[0])
+    write_dicom(house.drop / "y", **one(PatientID="P9", SOPInstanceUID="1.2.12"))
+    house.chain(DAYS[1])
+    moved = one(PatientID="P8", StudyInstanceUID="1.2.3", SOPInstanceUID="1.2.12")
+    write_dicom(house.drop / "z", **moved)
+    house.chain(DAYS[2])
+    do(house, DAYS[3], "change_patient", patientId="P1", newPatientId="P2")
+    rows = house.rows(catalog.silver_imaging_study())
+    held = {row["idOrig"]: row["subject"]["identifier"]["value"] for row in rows}
+    assert held == {"1.2.1": "P2", "1.2.3": "P8"}
+    assert patients(house) == {"P2", "P8"}
+
+
 def test_a_changed_patients_sex_and_year_of_birth_are_those_of_their_files(house, write_dicom):
     write_dicom(house.drop / "x", **one(PatientSex="F", PatientBirthDate="19700101"))
     house.chain(DAYS[0])
