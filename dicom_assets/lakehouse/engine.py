@@ -33,7 +33,6 @@ from dicom_assets.lakehouse.written import Written
 T = TypeVar("T")
 R = TypeVar("R")
 
-_SIZES = ("num_rows", "nbytes")
 _BYTES_PER_PART = 4 << 20
 """At most, of rows that are worked on at a time: what is made of them is many times that."""
 _MOST_SHARES = 200
@@ -260,15 +259,16 @@ class LocalEngine(Reader):
             yield from (share for share in shares if share.num_rows)
             return
         waiting: list[pa.RecordBatch] = []
+        rows = size = 0
         most = None if together else most
         for batch in batches:
             step = _rows_at_a_time(batch, most)
             for start in range(0, batch.num_rows, step):
                 waiting.append(batch.slice(start, step))
-                rows, size = (sum(getattr(part, n) for part in waiting) for n in _SIZES)
+                rows, size = rows + waiting[-1].num_rows, size + waiting[-1].nbytes
                 if most and (rows >= most or size >= _BYTES_PER_PART // 2):
                     yield pa.Table.from_batches(waiting, new.schema)
-                    waiting = []
+                    waiting, rows, size = [], 0, 0
         if waiting:
             yield pa.Table.from_batches(waiting, new.schema)
 

@@ -157,11 +157,11 @@ def _said_by_files(
     said = {patient for change in changes for patient in corrections.about_patients(change)}
     columns = ["sourceSystem", "studyInstanceUid"]
     rows = engine.read(catalog.metastore(), columns, where={"patientId": said})
-    systems = {(each["sourceSystem"], each["studyInstanceUid"]) for each in changes}
+    about = {(each["sourceSystem"], each["studyInstanceUid"]) for each in changes}
     return {
         (system, uid)
         for system, uid in set(values_of(rows, *columns))
-        if (system, uid) in systems or (system, None) in systems
+        if (system, uid) in about or (system, None) in about
     }
 
 
