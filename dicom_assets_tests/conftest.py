@@ -29,7 +29,7 @@ TAKE_LONG = (
     "test_stream.py",
     "test_ui.py",
     "test_connect.py",
-    "test_submit.py",
+    "test_cluster.py",
     "test_disturbed.py",
     "test_corrections.py",
     "test_object_store_root.py",

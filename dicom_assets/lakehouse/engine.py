@@ -88,10 +88,7 @@ class LocalEngine(Reader):
         delta = self._tables.create(table)
         transactions = partition_transactions(delta, ingest_date)
         if progress:
-            done = delta.transaction_version(progress.app_id)
-            if done is not None and done >= progress.version:
-                raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
-            transactions.append(Transaction(progress.app_id, progress.version))
+            transactions.append(new_transaction(delta, progress))
         # not tried again under another version: what is said of it would no longer be true
         said = CommitProperties(app_transactions=transactions, max_commit_retries=0)
         self._append(delta, table, rows, said, ingest_date)
@@ -151,7 +148,7 @@ class LocalEngine(Reader):
             places=self.places(table, keys),
             partition=table.partition_of(ingest_date),
             gone=gone,
-            transactions=[Transaction(progress.app_id, progress.version)] if progress else [],
+            transactions=[new_transaction(delta, progress)] if progress else [],
             properties=writer_properties(table),
         )
         self._settle(table, partitions)
@@ -302,6 +299,18 @@ def _rows_at_a_time(batch: pa.RecordBatch, most: int | None) -> int:
     if most is None:
         return rows
     return max(1, min(most, rows * (_BYTES_PER_PART // 2) // max(batch.nbytes, 1)))
+
+
+def new_transaction(delta: DeltaTable, progress: Progress) -> Transaction:
+    """Returns what a commit says of progress.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer has said so already.
+    """
+    done = delta.transaction_version(progress.app_id)
+    if done is not None and done >= progress.version:
+        raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
+    return Transaction(progress.app_id, progress.version)
 
 
 def in_memory(rows: Rows, schema: pa.Schema) -> pa.Table:

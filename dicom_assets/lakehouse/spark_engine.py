@@ -4,10 +4,11 @@ Decided here: what is asked of Spark. Files are read, compressed and converted b
 run the same functions as the local pool; rows are written where they are made, and shuffled by key
 where they must meet. Rows to be appended are files that an executor has written, committed here by
 name; rows to be upserted are merged by delta-spark, with the partitions that the local engine would
-name. So no row passes through the driver that an executor has made. What is of the size of a log
-(versions, progress, statistics) and what a step has in memory anyway is read and written as the
-local engine does it: both write the same tables, and one goes on where the other stopped. Not
-decided here: how Spark is started (`spark_session`), what an executor does (`spark_worker`).
+name, or by the driver where those are small. So of the rows that executors make, no more than
+`merged_here` pass through the driver. What is of the size of a log (versions, progress, statistics)
+and what a step has in memory anyway is read and written as the local engine does it: both write the
+same tables, and one goes on where the other stopped. Not decided here: how Spark is started
+(`spark_session`), what an executor does (`spark_worker`).
 """
 
 # pyright: reportMissingImports=false
@@ -27,10 +28,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import CommitFailedError
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Schema
 
-from dicom_assets.lakehouse.engine import LocalEngine, Progress, R, Rows, T, in_memory
+from dicom_assets.lakehouse.engine import (
+    LocalEngine,
+    Progress,
+    R,
+    Rows,
+    T,
+    in_memory,
+    new_transaction,
+)
 from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.query import columns_of, literal
 from dicom_assets.lakehouse.reader import New
@@ -91,6 +100,9 @@ class SparkEngine(LocalEngine):
 
     works_elsewhere: ClassVar[bool] = True
     rows_per_commit: ClassVar[int] = 20_000
+    merged_here: ClassVar[int] = 4 << 20
+    """Bytes on disk, of rows and of the partitions they are merged with, up to which the driver
+    merges them: Spark would plan longer than that takes."""
 
     @cached_property
     def spark(self) -> "SparkSession":
@@ -222,37 +234,45 @@ class SparkEngine(LocalEngine):
         ingest_date: date,
         gone: Collection[Key] = (),
     ) -> None:
-        """Upserts rows: what executors have written, and whatever has known keys, by Spark."""
+        """Upserts rows: where it is worth starting jobs for, by Spark."""
         files, rest = _by_kind(rows)
         here = in_memory(rest, table.upserted)
         known = self.places(table, {*here[table.key[0]].to_pylist(), *gone})
-        if not files and not known:
-            super().upsert(table, here, progress=progress, ingest_date=ingest_date)
+        merged = {*known.values(), *chain.from_iterable(each.merged for each in files)}
+        if (merged or not files) and self._is_merged_here(table, files, merged):
+            every = [here] if here.num_rows else []
+            every += map(partial(_upserted, table), chain(*self._paths(table, files)))
+            super().upsert(table, every, progress=progress, ingest_date=ingest_date, gone=gone)
+            self._remove(table, files)
             return
         self.prepare(table)
+        said = [new_transaction(self._tables.create(table), progress)] if progress else []
         if here.num_rows:
             with _Staging(self, table, ingest_date) as target:
                 files = [*files, stage(here, target, self)]
-        if progress:
-            self._check(table, progress)
         partition = table.partition_of(ingest_date)
-        merged = {*known.values(), *chain.from_iterable(each.merged for each in files)}
         if merged:
             deleted = {key: known[key] for key in gone if key in known}
             source = self._source(table, files, partition, deleted)
             self._merge(table, source, merged, progress)
             self._remove(table, files)
         else:
-            said = [Transaction(progress.app_id, progress.version)] if progress else []
             once = CommitProperties(app_transactions=said, max_commit_retries=0)
             self._commit(table, files, partition, once)
         self._settle(table, {partition, *merged})
 
-    def _check(self, table: Table, progress: Progress) -> None:
-        """Spark leaves out what has been committed; here a second writer is to be told."""
-        done = self.progress(table, progress.app_id)
-        if done is not None and done >= progress.version:
-            raise CommitFailedError(f"{progress.app_id} has been committed by another writer")
+    def _is_merged_here(
+        self, table: Table, files: Sequence[Written], partitions: Collection[str]
+    ) -> bool:
+        """Says whether Spark would plan longer than all of it takes here."""
+        size = sum(each.size for each in files)
+        delta = self.open(table)
+        if delta is not None:
+            there = pa.table(delta.get_add_actions(flatten=True))
+            values = map(str, there[f"partition.{table.partition}"].to_pylist())
+            sizes = zip(values, there["size_bytes"].to_pylist(), strict=True)
+            size += sum(each for value, each in sizes if value in partitions)
+        return size <= self.merged_here
 
     def _source(
         self, table: Table, files: Sequence[Written], partition: str, deleted: dict[Key, str]
@@ -395,6 +415,11 @@ def _by_kind(rows: Any) -> tuple[list[Written], list[Any]]:
         [each for each in every if isinstance(each, Written) and each.num_rows],
         [each for each in every if not isinstance(each, Written)],
     )
+
+
+def _upserted(table: Table, path: str) -> pa.Table:
+    """Reads rows that a worker has written to be upserted."""
+    return pq.ParquetFile(path).read(table.upserted.names)
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

@@ -1,8 +1,9 @@
-"""Lakehouses on which a standalone Spark cluster works (`benchmarks.spark_cluster`)."""
+"""Lakehouses on which Spark works: here, or on a cluster (`benchmarks.spark_cluster`)."""
 
 # pyright: reportMissingImports=false
 # PySpark is an extra: `pip install 'dicom-assets[spark]'`
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,18 @@ QUICK = {
 """A few rows are worked through sooner than code for them is generated and optimised."""
 
 
+def surroundings(master: str) -> dict[str, str]:
+    """Returns the variables that say to the whole product where Spark is."""
+    settings = {
+        "ENGINE": "spark",
+        "SPARK_MASTER": master,
+        "SPARK_JARS": f"{JARS}",
+        "SPARK_CONF": json.dumps(CONF | QUICK),
+        "SETTLE_SECONDS": "0",
+    }
+    return {f"DICOM_ASSETS_{name}": value for name, value in settings.items()}
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if reason := missing():
@@ -38,22 +51,37 @@ def idle_cluster(cluster: Cluster) -> Cluster:
     return cluster
 
 
-def _leave() -> None:
+def _leave(unless: str | None = None) -> None:
+    """Ends this process's session, unless Spark is where it should be."""
     from pyspark.sql import SparkSession
 
-    if session := SparkSession.getActiveSession():
+    session = SparkSession.getActiveSession()
+    if session and session.sparkContext.master != unless:
         session.stop()
 
 
 @pytest.fixture
-def make_spark_house(cluster: Cluster, tmp_path: Path, house_class: Any) -> Callable[..., Any]:
-    """Makes lakehouses on which Spark works."""
+def make_spark_house(tmp_path: Path, house_class: Any) -> Callable[..., Any]:
+    """Makes lakehouses on which Spark works in this process's JVM."""
+    if reason := missing():
+        pytest.skip(reason)
+    return _maker("local[2]", tmp_path, house_class)
+
+
+@pytest.fixture
+def make_cluster_house(cluster: Cluster, tmp_path: Path, house_class: Any) -> Callable[..., Any]:
+    """Makes lakehouses on which the cluster works."""
+    return _maker(cluster.address, tmp_path, house_class)
+
+
+def _maker(master: str, folder: Path, house_class: Any) -> Callable[..., Any]:
+    _leave(unless=master)
 
     def make(name: str) -> Any:
         return house_class(
-            tmp_path / name,
+            folder / name,
             engine="spark",
-            spark_master=cluster.address,
+            spark_master=master,
             spark_jars=JARS,
             spark_conf=CONF | QUICK,
         )

@@ -21,8 +21,8 @@ from dicom_assets.lakehouse.told import StepError
 from dicom_assets.steps import catalog, to_omop
 from dicom_assets.steps.stream import streaming, today
 from dicom_assets_tests.conftest import DAY
-from dicom_assets_tests.spark.conftest import JARS, QUICK, missing
-from dicom_assets_tests.spark.test_spark_engine import drop, state
+from dicom_assets_tests.spark.conftest import JARS, missing, surroundings
+from dicom_assets_tests.spark.states import drop, state
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
 NAME = "Zqxname"
@@ -94,22 +94,7 @@ def test_what_is_dropped_while_it_runs_comes_out_in_gold_until_it_is_stopped(tmp
     root = tmp_path / "lakehouse"
     engine = LocalEngine(Layout(root))
     engine.layout.drop_folder.mkdir(parents=True)
-    settings = {
-        "ENGINE": "spark",
-        "SPARK_MASTER": "local[1]",
-        "SPARK_JARS": f"{JARS}",
-        "SPARK_CONF": json.dumps(
-            QUICK
-            | {
-                "spark.driver.bindAddress": "127.0.0.1",
-                "spark.driver.host": "127.0.0.1",
-                "spark.sql.shuffle.partitions": "1",
-            }
-        ),
-        "SETTLE_SECONDS": "0",
-        "LAKEHOUSE": f"{root}",
-    }
-    environment = os.environ | {f"DICOM_ASSETS_{n}": value for n, value in settings.items()}
+    environment = os.environ | surroundings("local[1]") | {"DICOM_ASSETS_LAKEHOUSE": f"{root}"}
     log = tmp_path / "log"
 
     def until_gold_has(rows: int) -> None:

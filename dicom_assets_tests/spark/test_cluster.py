@@ -1,12 +1,24 @@
-"""spark-submit: it says where Spark is, and ships the package to executors that have none."""
+"""A cluster of one master and two workers runs the chain, loses a worker, and is submitted to.
+
+spark-submit says where Spark is, and ships the package to executors that have none.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from pathlib import Path
 
+import pydicom
+
+from dicom_assets_tests.conftest import DAY, SHARED_DICOM
+from dicom_assets_tests.spark.states import state
+
+PUBLISHED = SHARED_DICOM if SHARED_DICOM.is_dir() else Path(pydicom.__path__[0]) / "data/test_files"
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json
@@ -31,6 +43,38 @@ found = spark.range(1).mapInArrow(where, "file string, python string").first()
 delta = spark.conf.get("spark.sql.extensions")
 print(json.dumps(found.asDict() | {"master": spark.sparkContext.master, "delta": delta}))
 """
+
+
+def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle(
+    make_cluster_house, house_class, cluster, tmp_path
+):
+    here, spark = house_class(tmp_path / "here"), make_cluster_house("spark")
+    for house in (here, spark):
+        shutil.copytree(PUBLISHED, house.drop, dirs_exist_ok=True)
+    here.chain()
+    expected = len(here.files("bronze/Files/Process/Imaging"))
+    folder = spark.run.engine.layout.process_folder("default", DAY)
+    zips: list[int] = []
+
+    def lose() -> None:
+        while len(list(folder.glob("[0-9]*.zip"))) < 20:
+            time.sleep(0.01)
+        cluster.lose()
+        zips.append(len(list(folder.glob("[0-9]*.zip"))))
+
+    watching = threading.Thread(target=lose, daemon=True)
+    watching.start()
+    spark.chain()
+    watching.join(60)
+    assert zips, "no worker was lost"
+    assert 20 <= zips[0] < expected, "it was lost in the middle"
+    assert len(here.failures()) > 10
+    assert spark.failures() == here.failures()
+    found, wanted = state(tmp_path / "spark"), state(tmp_path / "here")
+    assert found.keys() == wanted.keys()
+    for name, table in wanted.items():
+        assert found[name] == table, name
+    assert len(spark.files("bronze/Files/Process/Imaging")) == expected
 
 
 def installed(folder: Path) -> Path:
