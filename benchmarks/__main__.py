@@ -29,6 +29,7 @@ _PARTS = (
     "many_runs",
     "memory",
     "durability",
+    "upserts",
     "pull",
 )
 _HERE = Path(__file__).parent

@@ -1,8 +1,10 @@
 """Upserts: new keys are inserted, known ones replaced, others deleted, in one commit.
 
 Decided here: how little of a table an upsert touches. Rows are partitioned by when they first came,
-and stay there. When no key is known, the rows are appended; else they are merged with the
-partitions of the known ones, and no other file is opened.
+and stay there. When no key is known, the rows are appended. Else no file is opened but those of the
+partitions in which known ones stand: a few keys are named, and what stands under them is
+overwritten; many are joined with what stands there (MERGE). The first takes less, of up to some
+hundred keys; the second grows less with their number (`benchmarks/upserts.py`).
 
 Where keys stand must still hold when it is committed: no commit is tried again after another
 writer's, since that one may have brought the same keys. Not decided here: which rows
@@ -19,6 +21,7 @@ from dicom_assets.lakehouse.query import literal, quoted
 from dicom_assets.lakehouse.tables import Table
 
 _GONE = "_gone"
+_MOST_NAMED = 200
 
 
 def upsert(
@@ -64,19 +67,29 @@ def upsert(
             commit_properties=committed,
         )
         return {partition} if rows.num_rows else set()
-    source = source.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
     deleted = sorted(each for each in gone if each in places)
+    merged = set(places.values())
+    if rows.num_rows + len(deleted) <= _MOST_NAMED:
+        named = ", ".join(map(literal, [*rows[key].to_pylist(), *deleted]))
+        write_deltalake(
+            delta,
+            source,
+            mode="overwrite",
+            predicate=f"{_stands_in(table, {*standing, *merged})} AND {quoted(key)} IN ({named})",
+            writer_properties=properties,
+            commit_properties=committed,
+        )
+        return {*standing, *merged}
+    source = source.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
     if deleted:  # of these only the key is known
         source = source.cast(pa.schema([f.with_nullable(True) for f in source.schema]))
         stood = pa.array([places[each] for each in deleted], pa.string()).cast(column.type)
         rest = pa.table({key: deleted, column.name: stood, _GONE: [True] * len(deleted)})
         source = pa.concat_tables([source, rest], promote_options="default")
-    merged = set(places.values())
-    literals = ", ".join(map(literal, table.values_of(merged)))
     (
         delta.merge(
             source,
-            f"target.{quoted(column.name)} IN ({literals})"
+            f"target.{_stands_in(table, merged)}"
             f" AND target.{quoted(column.name)} = source.{quoted(column.name)}"
             f" AND target.{quoted(key)} = source.{quoted(key)}",
             source_alias="source",
@@ -92,3 +105,8 @@ def upsert(
         .execute()
     )
     return {*standing, *merged}
+
+
+def _stands_in(table: Table, partitions: Collection[str]) -> str:
+    literals = ", ".join(map(literal, table.values_of(partitions)))
+    return f"{quoted(table.partition)} IN ({literals})"
