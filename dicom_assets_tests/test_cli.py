@@ -111,8 +111,8 @@ def test_a_second_run_adds_nothing(ingested, call_here):
     assert sorted(ingested.rglob("*")) == before
 
 
-def test_status_shows_files_rows_and_failures(ingested, call):
-    shown = call("status").stdout
+def test_status_shows_files_rows_and_failures(ingested, call_here):
+    shown = call_here("status").stdout
     assert re.search(r"2026-03-14 +96 +96 +96 +9 +9 +24 +0 +1", shown)
     assert re.search(r"gold/Image_Occurrence +24", shown)
 
@@ -124,28 +124,27 @@ def test_failures_shows_what_failed_and_why(ingested, call_here):
     assert call_here("failures", "--date", "2020-01-02").stdout.strip() == "no failures"
 
 
-def test_a_blocking_check_that_does_not_hold_gives_exit_code_1(call, workplace, write_dicom):
+def test_a_blocking_check_that_does_not_hold_gives_exit_code_1(call_here, workplace, write_dicom):
     lakehouse = workplace / "short"
     drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
     write_dicom(drop / "x.dcm")
     (drop / "dicom_assets_manifest.json").write_text('{"expected": {"process_files": 2}}')
-    done = call("run", "--date", "2026-03-14", "--lakehouse", str(lakehouse))
-    assert done.returncode == 1
+    done = call_here("run", "--date", "2026-03-14", "--lakehouse", str(lakehouse))
+    assert done.exit_code == 1
     assert "counts_as_declared" in done.stdout
     assert "blocking check" in done.stderr
     assert "not run" in done.stdout
     assert not (lakehouse / "bronze/Tables/dicomimagingmetastore").exists()
 
 
-def test_the_demo_shows_expected_and_actual_side_by_side(call, call_here, workplace):
-    done = call("demo", "--to", str(workplace / "demo"))
-    assert done.returncode == 0, done.stderr
+def test_the_demo_shows_expected_and_actual_side_by_side(call_here, workplace):
+    done = call_here("demo", "--to", str(workplace / "demo"))
+    assert done.exit_code == 0, done.stderr
     assert re.search(r"rows in gold/Image_Occurrence +24 +24 +ok", done.stdout)
     assert " NO" not in done.stdout
     for line in done.stdout.splitlines():
         if " -c '" in line:
-            code = line.split(" -c '")[1].rstrip("'")
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+            exec(line.split(" -c '")[1].rstrip("'"), {})  # noqa: S102 what a user copies
     assert call_here("demo", "--to", str(workplace / "demo")).exit_code == 0
 
 

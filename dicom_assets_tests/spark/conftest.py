@@ -35,29 +35,15 @@ def surroundings(master: str) -> dict[str, str]:
     return {f"DICOM_ASSETS_{name}": value for name, value in settings.items()}
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of one master and two workers."""
     if reason := missing():
         pytest.skip(reason)
-    with running(tmp_path_factory.mktemp("spark")) as started:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    with running(folder) as started:
         yield started
-        _leave()
-
-
-@pytest.fixture
-def idle_cluster(cluster: Cluster) -> Cluster:
-    """A cluster whose cores this process does not hold."""
-    _leave()
-    return cluster
-
-
-def _leave(unless: str | None = None) -> None:
-    """Ends this process's session, unless Spark is where it should be."""
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.getActiveSession()
-    if session and session.sparkContext.master != unless:
-        session.stop()
 
 
 @pytest.fixture
@@ -65,23 +51,12 @@ def make_spark_house(tmp_path: Path, house_class: Any) -> Callable[..., Any]:
     """Makes lakehouses on which Spark works in this process's JVM."""
     if reason := missing():
         pytest.skip(reason)
-    return _maker("local[2]", tmp_path, house_class)
-
-
-@pytest.fixture
-def make_cluster_house(cluster: Cluster, tmp_path: Path, house_class: Any) -> Callable[..., Any]:
-    """Makes lakehouses on which the cluster works."""
-    return _maker(cluster.address, tmp_path, house_class)
-
-
-def _maker(master: str, folder: Path, house_class: Any) -> Callable[..., Any]:
-    _leave(unless=master)
 
     def make(name: str) -> Any:
         return house_class(
-            folder / name,
+            tmp_path / name,
             engine="spark",
-            spark_master=master,
+            spark_master="local[2]",
             spark_jars=JARS,
             spark_conf=CONF | QUICK,
         )

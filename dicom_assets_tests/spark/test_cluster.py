@@ -1,4 +1,4 @@
-"""A cluster of one master and two workers runs the chain, loses a worker, and is submitted to.
+"""A cluster of a master and two workers runs the chain that is submitted to it, and loses a worker.
 
 spark-submit says where Spark is, and ships the package to executors that have none.
 """
@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pydicom
 
+from benchmarks.spark_cluster import CONF, JARS
 from dicom_assets_tests.conftest import DAY, SHARED_DICOM
+from dicom_assets_tests.spark.conftest import QUICK
 from dicom_assets_tests.spark.states import state
 
-PUBLISHED = SHARED_DICOM if SHARED_DICOM.is_dir() else Path(pydicom.__path__[0]) / "data/test_files"
 ROOT = Path(__file__).parents[2]
+PUBLISHED = SHARED_DICOM if SHARED_DICOM.is_dir() else Path(pydicom.__path__[0]) / "data/test_files"
 SCRIPT = """
 import json
 import sys
@@ -28,6 +30,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from dicom_assets.settings import load_settings
+from dicom_assets.steps.chain import STEPS
 from dicom_assets.steps.run import Run
 
 
@@ -38,7 +41,10 @@ def where(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield pa.RecordBatch.from_pydict({"file": [dicom_assets.__file__], "python": [sys.executable]})
 
 
-spark = Run.of(load_settings(), "2026-03-14", "submitted").engine.spark
+run = Run.of(load_settings(), "2026-03-14", "test-run")
+for step in STEPS.values():
+    step(run)
+spark = run.engine.spark
 found = spark.range(1).mapInArrow(where, "file string, python string").first()
 delta = spark.conf.get("spark.sql.extensions")
 print(json.dumps(found.asDict() | {"master": spark.sparkContext.master, "delta": delta}))
@@ -46,14 +52,14 @@ print(json.dumps(found.asDict() | {"master": spark.sparkContext.master, "delta":
 
 
 def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle(
-    make_cluster_house, house_class, cluster, tmp_path
+    cluster, house_class, tmp_path
 ):
-    here, spark = house_class(tmp_path / "here"), make_cluster_house("spark")
-    for house in (here, spark):
+    here, there = house_class(tmp_path / "here"), house_class(tmp_path / "spark")
+    for house in (here, there):
         shutil.copytree(PUBLISHED, house.drop, dirs_exist_ok=True)
     here.chain()
     expected = len(here.files("bronze/Files/Process/Imaging"))
-    folder = spark.run.engine.layout.process_folder("default", DAY)
+    folder = there.run.engine.layout.process_folder("default", DAY)
     zips: list[int] = []
 
     def lose() -> None:
@@ -64,17 +70,21 @@ def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle
 
     watching = threading.Thread(target=lose, daemon=True)
     watching.start()
-    spark.chain()
+    found = submitted(tmp_path, cluster.address, tmp_path / "spark")
     watching.join(60)
     assert zips, "no worker was lost"
     assert 20 <= zips[0] < expected, "it was lost in the middle"
     assert len(here.failures()) > 10
-    assert spark.failures() == here.failures()
-    found, wanted = state(tmp_path / "spark"), state(tmp_path / "here")
-    assert found.keys() == wanted.keys()
+    assert there.failures() == here.failures()
+    tables, wanted = state(tmp_path / "spark"), state(tmp_path / "here")
+    assert tables.keys() == wanted.keys()
     for name, table in wanted.items():
-        assert found[name] == table, name
-    assert len(spark.files("bronze/Files/Process/Imaging")) == expected
+        assert tables[name] == table, name
+    assert len(there.files("bronze/Files/Process/Imaging")) == expected
+    assert found["master"] == cluster.address
+    assert found["python"] == sys.executable
+    assert Path(found["file"]).is_relative_to(cluster.folder), "the archive's, where it is unpacked"
+    assert found["delta"] == "io.delta.sql.DeltaSparkSessionExtension"
 
 
 def installed(folder: Path) -> Path:
@@ -90,41 +100,41 @@ def installed(folder: Path) -> Path:
     return folder
 
 
-def test_what_is_submitted_runs_where_it_says_with_what_it_ships(idle_cluster, tmp_path):
-    environment = installed(tmp_path / "venv")
-    (tmp_path / "script.py").write_text(SCRIPT)
+def submitted(folder: Path, master: str, lakehouse: Path) -> dict[str, str]:
+    """Lets spark-submit run the script, with what executors import as an archive."""
+    environment = installed(folder / "venv")
+    (folder / "script.py").write_text(SCRIPT)
     python, programs = environment / "bin/python", Path(sys.executable).parent
+    conf = (
+        CONF
+        | QUICK
+        | {
+            "spark.pyspark.driver.python": python,
+            "spark.pyspark.python": sys.executable,
+        }
+    )
     done = subprocess.run(
         [
             programs / "spark-submit",
             *("--properties-file", ROOT / "deploy/spark-defaults.conf"),
-            *("--master", idle_cluster.address),
-            *("--jars", ",".join(map(str, (ROOT / "spark_jars").glob("*.jar")))),
+            *("--master", master),
+            *("--jars", ",".join(map(str, JARS.glob("*.jar")))),
             *("--archives", f"{environment}/packages.tar.gz#packages"),
-            *("--conf", f"spark.pyspark.driver.python={python}"),
-            *("--conf", f"spark.pyspark.python={sys.executable}"),
-            *("--conf", "spark.executor.memory=1g"),
-            *("--conf", "spark.driver.host=127.0.0.1"),
-            *("--conf", "spark.ui.enabled=false"),
-            tmp_path / "script.py",
+            *(part for name, value in conf.items() for part in ("--conf", f"{name}={value}")),
+            folder / "script.py",
         ],
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         | {
             "DICOM_ASSETS_ENGINE": "spark",
-            "DICOM_ASSETS_LAKEHOUSE": str(tmp_path / "lakehouse"),
+            "DICOM_ASSETS_LAKEHOUSE": str(lakehouse),
+            "DICOM_ASSETS_SETTLE_SECONDS": "0",
             "PATH": f"{programs}:{os.environ['PATH']}",  # it looks for PySpark with `python3`
         },
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["master"] == idle_cluster.address
-    assert found["python"] == sys.executable
-    assert Path(found["file"]).is_relative_to(idle_cluster.folder), (
-        "the archive's, where it is unpacked"
-    )
-    assert found["delta"] == "io.delta.sql.DeltaSparkSessionExtension"
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,5 +1,7 @@
 """Spark and this machine do the same, and each goes on where the other stopped."""
 
+import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +14,10 @@ from dicom_assets.defs.checks import RULES
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.lakehouse.engine import Progress
 from dicom_assets.lakehouse.spark_engine import SparkEngine
+from dicom_assets.lakehouse.told import StepError
 from dicom_assets.runner import job
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, to_omop
+from dicom_assets.steps.stream import streaming, today
 from dicom_assets_tests.conftest import DAY
 from dicom_assets_tests.spark.conftest import surroundings
 from dicom_assets_tests.spark.states import drop, state
@@ -43,8 +47,8 @@ def test_the_sample_half_by_half_by_one_engine_and_the_other_is_as_by_one(
     checks = result.get_asset_check_evaluations()
     assert len(checks) == len(RULES)
     assert [check.check_name for check in checks if not check.passed] == []
-    assert "Spark" in merged_by(spark, catalog.silver_imaging_study())
-    assert "delta-rs" in merged_by(spark, catalog.IMAGE_OCCURRENCE)
+    assert "Spark" in written_by(spark, catalog.silver_imaging_study())
+    assert "delta-rs" in written_by(spark, catalog.IMAGE_OCCURRENCE)
     found, expected = state(tmp_path / "spark"), state(tmp_path / "here")
     assert found.keys() == expected.keys()
     for name, table in expected.items():
@@ -76,10 +80,9 @@ def materialized(house: Any, monkeypatch: pytest.MonkeyPatch) -> dg.ExecuteInPro
         )
 
 
-def merged_by(house: Any, table: Any) -> str:
-    """Returns who has done a table's last merge."""
-    history = house.run.engine.open(table).history()
-    return next(each["engineInfo"] for each in history if each["operation"] == "MERGE")
+def written_by(house: Any, table: Any) -> str:
+    """Returns who has done a table's last commit."""
+    return house.run.engine.open(table).history(1)[0]["engineInfo"]
 
 
 def people(*ids: int, said: str) -> pa.Table:
@@ -130,3 +133,66 @@ def test_upserts_insert_replace_and_delete_as_locally(
         (5, "b"),
     ]
     assert version == 3
+
+
+NAME = "Zqxname"
+
+
+def once(house: Any) -> None:
+    with streaming(house.settings) as stream:
+        stream.run(every=None, stop=threading.Event())
+
+
+def tables_of(house: Any) -> dict[str, Any]:
+    """Every table that holds rows."""
+    return {name: it for name, it in state(house.settings.lakehouse).items() if it[0]}
+
+
+def all_but_checkpoints(house: Any) -> dict[str, Any]:
+    return {n: it for n, it in house.everything().items() if not n.startswith(".stream")}
+
+
+def test_each_date_is_worked_on_once_also_when_a_step_broke(
+    make_spark_house, house_class, sample, tmp_path, monkeypatch
+):
+    root, reports = sample / "Imaging/DICOM", sample / "Clinical/FHIR NDJSON"
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    spark, local = make_spark_house("spark"), house_class(tmp_path / "spark")
+    here = house_class(tmp_path / "here")
+    # one date this machine has begun, and was killed; the rest arrives
+    drop(local, files[::2], root)
+    local.chain(until="flatten")
+    drop(spark, files[1::2], root)
+    shutil.copytree(reports, spark.run.engine.layout.fhir_drop_folder, dirs_exist_ok=True)
+
+    def broken(_run: Any) -> None:
+        raise KeyError(NAME)
+
+    monkeypatch.setattr(to_omop, "image_occurrence", broken)
+    with pytest.raises(StepError, match="KeyError") as told:
+        once(spark)
+    assert NAME not in str(told.value)
+    monkeypatch.undo()
+    assert spark.rows(catalog.PERSON), "it broke in the middle"
+    once(spark)
+
+    arrived = today(spark.settings)
+    drop(here, files[::2], root)
+    here.chain()
+    drop(here, files[1::2], root)
+    shutil.copytree(reports, here.run.engine.layout.fhir_drop_folder, dirs_exist_ok=True)
+    here.chain(arrived)
+    found, expected = tables_of(spark), tables_of(here)
+    assert found.keys() == expected.keys()
+    for name, table in expected.items():
+        assert found[name] == table, name
+    counted = (catalog.metastore(), catalog.silver_imaging_study(), catalog.IMAGE_OCCURRENCE)
+    assert [len(found[table.full_name][0]) for table in counted] == [96, 9, 24]
+    assert spark.run.engine.rows_by_date(catalog.metastore()).keys() == {f"{DAY}", f"{arrived}"}
+
+    before = all_but_checkpoints(spark)
+    once(spark)
+    assert all_but_checkpoints(spark) == before, "there is nothing left to do"
+    shutil.rmtree(spark.run.engine.layout.checkpoint_root)
+    once(spark)
+    assert tables_of(spark) == found, "a lost checkpoint costs a look"
