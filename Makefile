@@ -31,7 +31,7 @@ test: $(READY)
 	@.ci/install-packages $(TEST_PACKAGES) $(if $(shell command -v java),$(SPARK_PACKAGES))
 	@$(MAKE) --no-print-directory $(SERVERS_READY)
 	$(if $(shell command -v java),-@$(MAKE) --no-print-directory $(SPARK_READY))
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3
 
 # the Spark engine alone, on a cluster of one master and two workers
 test-spark: $(READY)
