@@ -2,9 +2,9 @@
 
 Decided here: how little of a table an upsert touches. Rows are partitioned by when they first came,
 and stay there. When no key is known, the rows are appended. Else no file is opened but those of the
-partitions in which known ones stand: a few keys are named, and what stands under them is
-overwritten; many are joined with what stands there (MERGE). The first takes less, of up to some
-hundred keys; the second grows less with their number (`benchmarks/upserts.py`).
+partitions in which known ones stand: where a few keys all belong there, they are named, and what
+stands under them is overwritten; others are joined with what stands there (MERGE). The first takes
+less, of up to some hundred keys; the second grows less with their number (`benchmarks/upserts.py`).
 
 Where keys stand must still hold when it is committed: no commit is tried again after another
 writer's, since that one may have brought the same keys. Not decided here: which rows
@@ -69,17 +69,17 @@ def upsert(
         return {partition} if rows.num_rows else set()
     deleted = sorted(each for each in gone if each in places)
     merged = set(places.values())
-    if rows.num_rows + len(deleted) <= _MOST_NAMED:
+    if rows.num_rows + len(deleted) <= _MOST_NAMED and merged.issuperset(standing):
         named = ", ".join(map(literal, [*rows[key].to_pylist(), *deleted]))
         write_deltalake(
             delta,
             source,
             mode="overwrite",
-            predicate=f"{_stands_in(table, {*standing, *merged})} AND {quoted(key)} IN ({named})",
+            predicate=f"{_stands_in(table, merged)} AND {quoted(key)} IN ({named})",
             writer_properties=properties,
             commit_properties=committed,
         )
-        return {*standing, *merged}
+        return merged
     source = source.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
     if deleted:  # of these only the key is known
         source = source.cast(pa.schema([f.with_nullable(True) for f in source.schema]))

@@ -19,7 +19,7 @@ import pickle
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, partial
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 
 from dicom_assets.lakehouse.engine import (
     LocalEngine,
@@ -65,7 +65,9 @@ _TASKS_PER_CORE = 256
 """Of one job: its tasks, and what comes of them, are in the driver's memory."""
 _GROUPS_PER_CORE = 4
 _ROWS_PER_PARTITION = 50_000
-_TXN = ("spark.databricks.delta.write.txnAppId", "spark.databricks.delta.write.txnVersion")
+_CODEC = "spark.sql.parquet.compression.codec"
+_APP_ID = "spark.databricks.delta.write.txnAppId"
+_VERSION = "spark.databricks.delta.write.txnVersion"
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,6 @@ class SparkEngine(LocalEngine):
             return
         if any(each.num_rows for each in rest):
             raise TypeError("rows in memory and rows of executors in one commit")
-        self._add_columns(delta, table)
         self._commit(table, files, f"{ingest_date}", said)
 
     def _commit(
@@ -239,27 +240,35 @@ class SparkEngine(LocalEngine):
         here = in_memory(rest, table.upserted)
         known = self.places(table, {*here[table.key[0]].to_pylist(), *gone})
         merged = {*known.values(), *chain.from_iterable(each.merged for each in files)}
-        if (merged or not files) and self._is_merged_here(table, files, merged):
-            every = [here] if here.num_rows else []
-            every += map(partial(_upserted, table), chain(*self._paths(table, files)))
-            super().upsert(table, every, progress=progress, ingest_date=ingest_date, gone=gone)
-            self._remove(table, files)
+        if not (merged or files):
+            super().upsert(table, here, progress=progress, ingest_date=ingest_date)
+            return
+        if merged and self._is_merged_here(table, files, merged):
+            with self._removed(table, files):
+                every = [here] if here.num_rows else []
+                every += map(partial(_upserted, table), chain(*self._paths(table, files)))
+                super().upsert(table, every, progress=progress, ingest_date=ingest_date, gone=gone)
             return
         self.prepare(table)
-        said = [new_transaction(self._tables.create(table), progress)] if progress else []
         if here.num_rows:
             with _Staging(self, table, ingest_date) as target:
                 files = [*files, stage(here, target, self)]
         partition = table.partition_of(ingest_date)
         if merged:
-            deleted = {key: known[key] for key in gone if key in known}
-            source = self._source(table, files, partition, deleted)
-            self._merge(table, source, merged, progress)
-            self._remove(table, files)
+            with self._removed(table, files):
+                said = self._said(table, progress)
+                deleted = {key: known[key] for key in gone if key in known}
+                source = self._source(table, files, partition, deleted)
+                self._merge(table, source, merged, said)
         else:
-            once = CommitProperties(app_transactions=said, max_commit_retries=0)
-            self._commit(table, files, partition, once)
+            said = CommitProperties(
+                app_transactions=self._said(table, progress), max_commit_retries=0
+            )
+            self._commit(table, files, partition, said)
         self._settle(table, {partition, *merged})
+
+    def _said(self, table: Table, progress: Progress | None) -> list[Transaction]:
+        return [new_transaction(self._tables.create(table), progress)] if progress else []
 
     def _is_merged_here(
         self, table: Table, files: Sequence[Written], partitions: Collection[str]
@@ -305,16 +314,20 @@ class SparkEngine(LocalEngine):
         staged = [str(self.layout.root / _STAGING / each.path) for each in files if each.merged]
         return staged, [str(folder / each.path) for each in files if not each.merged]
 
-    def _remove(self, table: Table, files: Sequence[Written]) -> None:
-        """Removes files whose rows were merged."""
-        staged, ready = self._paths(table, files)
-        for path in ready:
-            Path(path).unlink()
-        for folder in {Path(path).parent for path in staged}:
-            _clear(folder)
+    @contextmanager
+    def _removed(self, table: Table, files: Sequence[Written]) -> Iterator[None]:
+        """Removes files whose rows are merged, also where that fails: they are made again."""
+        try:
+            yield
+        finally:
+            staged, ready = self._paths(table, files)
+            for path in ready:
+                Path(path).unlink()
+            for folder in {Path(path).parent for path in staged}:
+                _clear(folder)
 
     def _merge(
-        self, table: Table, source: "DataFrame", merged: set[str], progress: Progress | None
+        self, table: Table, source: "DataFrame", merged: set[str], said: Sequence[Transaction]
     ) -> None:
         """Merges with the partitions in which rows of the same keys stand (`merge.upsert`)."""
         name = f"arriving_{uuid.uuid4().hex}"
@@ -324,10 +337,12 @@ class SparkEngine(LocalEngine):
         columns = [_ticked(each) for each in table.schema.names]
         literals = ", ".join(map(literal, table.values_of(merged)))
         path = self.layout.table(table.layer, table.name)
+        codec = str(self.spark.conf.get(_CODEC))
         try:
-            if progress:
-                for each, value in zip(_TXN, (progress.app_id, progress.version), strict=True):
-                    self.spark.conf.set(each, str(value))
+            self.spark.conf.set(_CODEC, table.compression.lower())
+            for each in said:
+                self.spark.conf.set(_APP_ID, each.app_id)
+                self.spark.conf.set(_VERSION, str(each.version))
             self.spark.sql(
                 f"MERGE INTO delta.{_ticked(str(path))} AS t USING {name} AS s"  # noqa: S608
                 f" ON t.{part} IN ({literals}) AND t.{part} = s.{part}"
@@ -338,8 +353,9 @@ class SparkEngine(LocalEngine):
                 f" VALUES ({', '.join(f's.{c}' for c in columns)})"
             )
         finally:
-            for each in _TXN:
-                self.spark.conf.unset(each)
+            self.spark.conf.unset(_APP_ID)
+            self.spark.conf.unset(_VERSION)
+            self.spark.conf.set(_CODEC, codec)
             self.spark.catalog.dropTempView(name)
 
     def _new(self, new: New) -> tuple["DataFrame | None", int]:
@@ -373,9 +389,7 @@ class SparkEngine(LocalEngine):
 
     def prepare(self, table: Table) -> None:
         """Makes a table, and its columns, before executors write to it or a stream reads it."""
-        self._add_columns(self._tables.create(table), table)
-
-    def _add_columns(self, delta: DeltaTable, table: Table) -> None:
+        delta = self._tables.create(table)
         known = {each.name for each in delta.schema().fields}
         new = [each for each in table.schema if each.name not in known]
         if new:
@@ -389,7 +403,7 @@ class _Staging:
         _ = engine.spark  # clears what a killed run has left there
         root = engine.layout.root
         self._folder = root / _STAGING / uuid.uuid4().hex
-        self._target = Target(root, table, ingest_date, self._folder)
+        self._target = Target(root, table, ingest_date, self._folder, engine._tables.seen())
 
     def __enter__(self) -> Target:
         self._folder.mkdir(parents=True)

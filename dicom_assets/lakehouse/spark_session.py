@@ -39,7 +39,6 @@ _DEFAULTS = {
 _ALWAYS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-    "spark.sql.parquet.compression.codec": "zstd",
     # rows hold whole headers
     "spark.sql.execution.arrow.maxRecordsPerBatch": "512",
 }
@@ -49,8 +48,8 @@ class SparkError(PlainError):
     """Spark cannot be used as it is set up. The message says what to do."""
 
 
-_SURROUNDINGS = {"PYSPARK_GATEWAY_PORT", "SPARK_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE"}
-"""Variables by which spark-submit, or a machine set up for Spark, says where Spark is."""
+_REMOTE = "SPARK_REMOTE"
+"""The variable by which a Spark Connect server is told."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Spark:
     @property
     def is_remote(self) -> bool:
         """Whether Spark is asked over Spark Connect."""
-        return (self.master or "").startswith("sc://")
+        return (self.master or os.environ.get(_REMOTE) or "").startswith("sc://")
 
 
 Start = Callable[[dict[str, str]], "SparkSession"]
@@ -122,7 +121,7 @@ def _started(spark: Spark, start: Start) -> "SparkSession":
 
     conf = configuration(spark)
     # Spark by itself would start here, and without Delta
-    if not (conf.keys() & {"spark.master", "spark.remote"} or _SURROUNDINGS & os.environ.keys()):
+    if not (conf.keys() & {"spark.master", "spark.remote"} or is_told_by_surroundings()):
         raise SparkError(
             "engine = spark needs spark_master (local[8], spark://…, sc://…), or to be run by"
             " spark-submit or where there is a session; docs/spark.md says more"
@@ -135,6 +134,14 @@ def _started(spark: Spark, start: Start) -> "SparkSession":
         raise SparkError(f"Spark did not start; it needs {need}: {said[:500]}") from error
 
 
+def is_told_by_surroundings() -> bool:
+    """Says whether spark-submit has started this process, or the machine is set up for Spark."""
+    folders = [os.environ.get("SPARK_CONF_DIR"), os.environ.get("SPARK_HOME", "") + "/conf"]
+    return "PYSPARK_GATEWAY_PORT" in os.environ or any(
+        (Path(folder) / "spark-defaults.conf").is_file() for folder in folders if folder
+    )
+
+
 def configuration(spark: Spark) -> dict[str, str]:
     """Returns how a session is set that is started here.
 
@@ -142,7 +149,7 @@ def configuration(spark: Spark) -> dict[str, str]:
         SparkError: The folder of jars holds none of Delta's.
     """
     if spark.is_remote:  # its server has been set already
-        return {"spark.remote": str(spark.master)} | dict(spark.conf)
+        return {"spark.remote": spark.master or os.environ[_REMOTE]} | dict(spark.conf)
     master = {"spark.master": spark.master} if spark.master else {}
     return _DEFAULTS | master | jars_of(spark) | _package() | dict(spark.conf)
 

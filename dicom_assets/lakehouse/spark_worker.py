@@ -7,9 +7,10 @@ done (`dicom_assets.steps`), or committed (`spark_engine`).
 """
 
 import pickle
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import pyarrow as pa
 
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.engine import LocalEngine
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.modes import keep_private
+from dicom_assets.lakehouse.opened import commit_of
 from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.tables import Table
 from dicom_assets.lakehouse.told import told_plainly
@@ -27,6 +30,9 @@ from dicom_assets.lakehouse.written import NOTHING, Written, write_rows
 
 NAMES = pa.schema([pa.field("name", pa.string())])
 _BYTES_PER_FILE = 64 << 20
+_SEEN_WITHIN_SECONDS = 90.0
+"""Longer than a file system's client keeps names by default: NFS up to 60 s."""
+_LOOK_SECONDS = 0.1
 _ENGINES: dict[Path, LocalEngine] = {}
 
 
@@ -39,12 +45,14 @@ class Target:
         table: The table that rows are for; None where there are none.
         ingest_date: When they came.
         staging: Folder of what the driver reads.
+        seen: Folders of tables, with the versions that the driver knows.
     """
 
     root: Path
     table: Table | None
     ingest_date: date
     staging: Path
+    seen: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -57,7 +65,7 @@ def over_tasks(
     batches: Iterable[pa.RecordBatch], work: Callable[[Any], Any], target: Target
 ) -> Iterator[pa.RecordBatch]:
     """Applies `work` to pickled lists of tasks; rows become files of their table (mapInArrow)."""
-    _begin()
+    _begin(target)
     with told_plainly():
         for batch in batches:
             for tasks in batch["tasks"].to_pylist():
@@ -73,7 +81,7 @@ def over_rows(
     most: int | None,
 ) -> Iterator[pa.RecordBatch]:
     """Applies `work` to all rows of a Spark partition, some at a time (mapInArrow)."""
-    _begin()
+    _begin(target)
     with told_plainly():
         rows = list(_cast(batches, new.schema))
         if rows:
@@ -128,9 +136,20 @@ def results_of(path: Path) -> Iterator[Any]:
                 return
 
 
-def _begin() -> None:
+def _begin(target: Target) -> None:
+    """Waits until this worker sees what the driver sees: a network file system may lag behind."""
     keep_private()
     keep_memory()
+    until = time.monotonic() + _SEEN_WITHIN_SECONDS
+    for folder, version in target.seen.items():
+        while not commit_of(folder, version).is_file():
+            if time.monotonic() > until:
+                raise PlainError(
+                    f"a worker does not see version {version} of {folder}, which the driver does."
+                    " Mount the lakehouse under the same path on all machines, with names kept no"
+                    f" longer than {_SEEN_WITHIN_SECONDS:.0f} s, then run the date again"
+                )
+            time.sleep(_LOOK_SECONDS)
 
 
 def _handed_over(results: Iterable[Any], target: Target) -> pa.RecordBatch:

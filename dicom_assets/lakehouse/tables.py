@@ -111,6 +111,10 @@ class Tables:
         known = self._opened.get(path)
         return known and known[1]
 
+    def seen(self) -> dict[Path, int]:
+        """Returns the folders of opened tables with the versions they are opened at."""
+        return {path: delta.version() for path, (_, delta) in self._opened.items()}
+
     def written(self, table: Table) -> None:
         """Says that a table has been written to: it is looked at again when it is next opened."""
         self._looked.pop(self.layout.table(table.layer, table.name), None)

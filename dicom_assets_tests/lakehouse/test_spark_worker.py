@@ -2,17 +2,20 @@
 
 import pickle
 import traceback
+from dataclasses import replace
 from datetime import date
 
 import pyarrow as pa
 import pytest
 from deltalake.exceptions import CommitFailedError
 
+from dicom_assets.lakehouse import spark_session, spark_worker
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.spark_engine import SparkEngine
-from dicom_assets.lakehouse.spark_session import Spark, SparkError, jars_of
+from dicom_assets.lakehouse.spark_session import Spark, SparkError, configuration, jars_of
 from dicom_assets.lakehouse.spark_worker import Target, over_rows, over_tasks, results_of
 from dicom_assets.lakehouse.storage_error import StorageError
 from dicom_assets.lakehouse.written import NOTHING
@@ -38,7 +41,7 @@ def made(ids: list[str]) -> Mapped:
     return Mapped(lines(*ids).to_batches()[0], set())  # pyright: ignore[reportArgumentType]
 
 
-def seen(rows: pa.Table):
+def _see(rows: pa.Table):
     yield rows["id"].to_pylist()
 
 
@@ -97,8 +100,55 @@ def test_rows_of_one_key_are_worked_on_together_however_few_at_a_time(target):
     new = New(TABLE, TABLE.schema.names, None, 9, DAY, by=("id",), schema=TABLE.schema)
     rows = lines("b", "a", "b", "c", "a", "b").to_batches()
     nothing = Target(target.root, None, DAY, target.staging)
-    results = handed_over(over_rows(rows, seen, nothing, new, 2), nothing)
+    results = handed_over(over_rows(rows, _see, nothing, new, 2), nothing)
     assert results == [["a", "a"], ["b", "b", "b"], ["c"]]
+
+
+def test_a_worker_waits_until_it_sees_what_the_driver_sees(target, tmp_path, monkeypatch):
+    engine = SparkEngine(Layout(tmp_path))
+    engine.append(TABLE, lines("a"), progress=None, ingest_date=DAY)
+    newest = engine.layout.table(TABLE.layer, TABLE.name) / f"_delta_log/{1:020}.json"
+    hidden = newest.rename(tmp_path / "hidden")
+    seen = replace(target, table=None, seen=engine._tables.seen())
+    new = New(TABLE, TABLE.schema.names, None, 9, DAY, by=("id",), schema=TABLE.schema)
+
+    def results() -> list[list[str]]:
+        return handed_over(over_rows(lines("b").to_batches(), _see, seen, new, None), seen)
+
+    monkeypatch.setattr(spark_worker, "_SEEN_WITHIN_SECONDS", 0.0)
+    with pytest.raises(PlainError, match="does not see version 1 of"):
+        results()
+    monkeypatch.setattr(spark_worker, "_SEEN_WITHIN_SECONDS", 60.0)
+    monkeypatch.setattr(spark_worker.time, "sleep", lambda _: hidden.rename(newest))
+    assert results() == [["b"]]
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, False),
+        ({"SPARK_HOME": "home"}, False),
+        ({"SPARK_HOME": "set up"}, True),
+        ({"SPARK_CONF_DIR": "set up/conf"}, True),
+        ({"PYSPARK_GATEWAY_PORT": "1"}, True),
+    ],
+)
+def test_spark_is_where_its_settings_or_spark_submit_say(tmp_path, monkeypatch, variables, told):
+    (tmp_path / "set up/conf").mkdir(parents=True)
+    (tmp_path / "set up/conf/spark-defaults.conf").touch()
+    for name in ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_GATEWAY_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, f"{tmp_path}/{value}")
+    assert spark_session.is_told_by_surroundings() == told
+
+
+def test_a_connect_server_may_be_told_by_the_surroundings(monkeypatch):
+    assert not Spark().is_remote
+    monkeypatch.setenv("SPARK_REMOTE", "sc://there:15002")
+    assert Spark().is_remote
+    assert not Spark("local[1]").is_remote
+    assert configuration(Spark()) == {"spark.remote": "sc://there:15002"}
 
 
 def test_a_folder_without_delta_is_refused_before_spark_is_started(tmp_path):
