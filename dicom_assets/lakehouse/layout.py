@@ -46,6 +46,11 @@ class Layout:
         return scratch_of(self.root)
 
     @property
+    def staging(self) -> Path:
+        """Where Spark's executors leave rows for the driver; gone but while a run is at work."""
+        return self.root / ".spark"
+
+    @property
     def checkpoint_root(self) -> Path:
         """Where Spark notes what `stream` has seen of tables; may be deleted while none runs."""
         return self.root / ".stream"

@@ -59,7 +59,6 @@ from dicom_assets.lakehouse.written import Written
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_STAGING = ".spark"
 _GONE = "_gone"
 _TASKS_PER_CORE = 256
 """Of one job: its tasks, and what comes of them, are in the driver's memory."""
@@ -109,8 +108,8 @@ class SparkEngine(LocalEngine):
     @cached_property
     def spark(self) -> "SparkSession":
         """The session; it is started when something is first asked of it."""
-        if (self.layout.root / _STAGING).exists():  # of a run that was killed
-            shutil.rmtree(self.layout.root / _STAGING)
+        if self.layout.staging.exists():  # of a run that was killed
+            shutil.rmtree(self.layout.staging)
         return session(self.choices, self.start)
 
     @property
@@ -311,7 +310,7 @@ class SparkEngine(LocalEngine):
     def _paths(self, table: Table, files: Sequence[Written]) -> tuple[list[str], list[str]]:
         """Returns the files that are staged, and those that lie with the table already."""
         folder = self.layout.table(table.layer, table.name)
-        staged = [str(self.layout.root / _STAGING / each.path) for each in files if each.merged]
+        staged = [str(self.layout.staging / each.path) for each in files if each.merged]
         return staged, [str(folder / each.path) for each in files if not each.merged]
 
     @contextmanager
@@ -402,7 +401,7 @@ class _Staging:
     def __init__(self, engine: SparkEngine, table: Table | None, ingest_date: date) -> None:
         _ = engine.spark  # clears what a killed run has left there
         root = engine.layout.root
-        self._folder = root / _STAGING / uuid.uuid4().hex
+        self._folder = engine.layout.staging / uuid.uuid4().hex
         self._target = Target(root, table, ingest_date, self._folder, engine._tables.seen())
 
     def __enter__(self) -> Target:

@@ -9,6 +9,7 @@ from deltalake import DeltaTable
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.steps import catalog
+from dicom_assets.steps.maintain import maintain
 
 TABLE = catalog.PROCESS_FILES
 DAYS = date(2026, 1, 1), date(2026, 1, 2)
@@ -84,3 +85,11 @@ def test_what_keeps_keys_is_not_taken_for_an_old_file(engine):
     engine.maintain(TABLE, keep_hours=0)
     assert (folder / "_places/0.arrow").exists()
     assert DeltaTable(str(folder)).version() == engine.version(TABLE)
+
+
+def test_upkeep_removes_what_a_killed_run_on_spark_has_left(house):
+    staging = house.run.engine.layout.staging
+    (staging / "0-rows").mkdir(parents=True)
+    (staging / "0-rows/part.parquet").write_bytes(b"rows of patients")
+    assert maintain(house.run.engine, house.settings) == []
+    assert not staging.exists()
