@@ -113,7 +113,9 @@ class Tables:
 
     def seen(self) -> dict[Path, int]:
         """Returns the folders of opened tables with the versions they are opened at."""
-        return {path: delta.version() for path, (_, delta) in self._opened.items()}
+        versions = {path: delta.version() for path, (_, delta) in self._opened.items()}
+        # one that has been removed since it was opened is seen by nobody
+        return {path: n for path, n in versions.items() if commit_of(path, n).is_file()}
 
     def written(self, table: Table) -> None:
         """Says that a table has been written to: it is looked at again when it is next opened."""

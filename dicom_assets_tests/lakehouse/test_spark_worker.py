@@ -1,6 +1,7 @@
 """What Spark's workers do, without Spark."""
 
 import pickle
+import shutil
 import traceback
 from dataclasses import replace
 from datetime import date
@@ -107,9 +108,9 @@ def test_rows_of_one_key_are_worked_on_together_however_few_at_a_time(target):
 def test_a_worker_waits_until_it_sees_what_the_driver_sees(target, tmp_path, monkeypatch):
     engine = SparkEngine(Layout(tmp_path))
     engine.append(TABLE, lines("a"), progress=None, ingest_date=DAY)
+    seen = replace(target, table=None, seen=engine._tables.seen())
     newest = engine.layout.table(TABLE.layer, TABLE.name) / f"_delta_log/{1:020}.json"
     hidden = newest.rename(tmp_path / "hidden")
-    seen = replace(target, table=None, seen=engine._tables.seen())
     new = New(TABLE, TABLE.schema.names, None, 9, DAY, by=("id",), schema=TABLE.schema)
 
     def results() -> list[list[str]]:
@@ -121,6 +122,8 @@ def test_a_worker_waits_until_it_sees_what_the_driver_sees(target, tmp_path, mon
     monkeypatch.setattr(spark_worker, "_SEEN_WITHIN_SECONDS", 60.0)
     monkeypatch.setattr(spark_worker.time, "sleep", lambda _: hidden.rename(newest))
     assert results() == [["b"]]
+    shutil.rmtree(newest.parents[1])
+    assert engine._tables.seen() == {}, "a table that was removed is not waited for"
 
 
 @pytest.mark.parametrize(
