@@ -33,6 +33,7 @@ _DEFAULTS = {
     "spark.databricks.delta.snapshotPartitions": "2",
     "spark.sql.adaptive.coalescePartitions.initialPartitionNum": "64",
     "spark.speculation": "false",  # two would move the same file
+    "spark.executor.memoryOverheadFactor": "0.4",  # Python lives outside of the heap
     "spark.python.worker.reuse": "true",  # what a worker has looked up, it knows
     "spark.ui.showConsoleProgress": "false",
 }

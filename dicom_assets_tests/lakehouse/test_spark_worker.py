@@ -154,6 +154,13 @@ def test_a_connect_server_may_be_told_by_the_surroundings(monkeypatch):
     assert configuration(Spark()) == {"spark.remote": "sc://there:15002"}
 
 
+def test_whatever_a_site_sets_wins():
+    factor = "spark.executor.memoryOverheadFactor"
+    chosen = Spark("yarn", conf=(("spark.jars", "delta.jar"), (factor, "0.2")))
+    assert configuration(chosen)[factor] == "0.2"
+    assert configuration(replace(chosen, conf=chosen.conf[:1]))[factor] == "0.4"
+
+
 def test_a_folder_without_delta_is_refused_before_spark_is_started(tmp_path):
     with pytest.raises(SparkError, match="holds no delta-spark jar"):
         jars_of(Spark("local[1]", tmp_path))
