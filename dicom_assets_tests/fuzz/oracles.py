@@ -77,21 +77,20 @@ def _said(header: Header) -> object:
 def _pydicom(data: bytes) -> dict[str, object] | None:
     """Returns what pydicom reads without a word of doubt, but for sequences; else None.
 
-    It is asked for what stands before the pixel data. An element that stands there again behind
-    them, which no writer may do, is left out: whoever reads on, as we do, has the second.
+    It is asked for the elements before the pixel data. Of one that stands again behind them, which
+    no writer may do, whoever reads on, as we do, has the second.
     """
     mode = config.settings.reading_validation_mode
     config.settings.reading_validation_mode = config.RAISE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-            whole = pydicom.dcmread(io.BytesIO(data))
+            before = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+            dataset = pydicom.dcmread(io.BytesIO(data))
             return {
                 f"{tag:08X}": dataset[tag].to_json_dict(None, BULK_BYTES)
-                for tag in dataset.keys()  # noqa: SIM118
+                for tag in before.keys()  # noqa: SIM118
                 if not is_excluded(int(tag)) and not _is_long(dataset, tag)
-                if whole.get_item(tag) == dataset.get_item(tag)
             }
     except Exception:  # almost anything: what it thinks of bad bytes is not our matter
         return None
