@@ -33,7 +33,7 @@ test: $(READY)
 	$(if $(shell command -v java),-@$(MAKE) --no-print-directory $(SPARK_READY))
 	$(BIN)/pytest -n 3
 
-# the Spark engine alone, on a cluster of one master and two workers
+# the Spark engine alone, part of it on a cluster of one master and two workers
 test-spark: $(READY)
 	@.ci/install-packages $(SPARK_PACKAGES)
 	@$(MAKE) --no-print-directory $(SPARK_READY)

@@ -4,6 +4,7 @@ Decided here: compression, row groups, statistics and file sizes. Not decided he
 were replaced are removed from disk (`maintenance`).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,13 +41,18 @@ def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Pa
     there = (folder / f"{table.partition}={partition}").glob("*.parquet")
     if sum(1 for _ in there) <= _SMALL_FILES:
         return False
-    files = pa.table(delta.get_add_actions(flatten=True))
-    values = map(str, files[f"partition.{table.partition}"].to_pylist())
-    sizes = zip(values, files["size_bytes"].to_pylist(), strict=True)
+    sizes = file_sizes(delta, table)
     small = sum(value == partition and size < FILE_BYTES // 2 for value, size in sizes)
     if small > _SMALL_FILES:
         compact(delta, table, partition)
     return small > _SMALL_FILES
+
+
+def file_sizes(delta: DeltaTable, table: Table) -> Iterator[tuple[str, int]]:
+    """Yields the text of its partition's value, and its bytes, of each of a table's files."""
+    files = pa.table(delta.get_add_actions(flatten=True))
+    values = map(str, files[f"partition.{table.partition}"].to_pylist())
+    yield from zip(values, files["size_bytes"].to_pylist(), strict=True)
 
 
 def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 
 from dicom_assets.lakehouse.places import Key
-from dicom_assets.lakehouse.query import literal, quoted
+from dicom_assets.lakehouse.query import listed, quoted
 from dicom_assets.lakehouse.tables import Table
 
 _GONE = "_gone"
@@ -70,7 +70,7 @@ def upsert(
     deleted = sorted(each for each in gone if each in places)
     merged = set(places.values())
     if rows.num_rows + len(deleted) <= _MOST_NAMED and merged.issuperset(standing):
-        named = ", ".join(map(literal, [*rows[key].to_pylist(), *deleted]))
+        named = listed([*rows[key].to_pylist(), *deleted])
         write_deltalake(
             delta,
             source,
@@ -108,5 +108,4 @@ def upsert(
 
 
 def _stands_in(table: Table, partitions: Collection[str]) -> str:
-    literals = ", ".join(map(literal, table.values_of(partitions)))
-    return f"{quoted(table.partition)} IN ({literals})"
+    return f"{quoted(table.partition)} IN ({listed(table.values_of(partitions))})"

@@ -37,7 +37,7 @@ def stream(delta: DeltaTable, schema: pa.Schema, where: Where) -> Iterator[pa.Re
         return
     present = {f.name for f in delta.schema().fields}
     many = {name: pa.array(v) for name, v in where.items() if len(v) > _MOST_LITERALS}
-    conditions = [f"{quoted(n)} IN ({_in(v)})" for n, v in where.items() if n not in many]
+    conditions = [f"{quoted(n)} IN ({listed(v)})" for n, v in where.items() if n not in many]
     more = [pa.field(name, v.type) for name, v in many.items() if name not in schema.names]
     wider = pa.schema([*schema, *more])
     names = [name for name in wider.names if name in present]
@@ -78,7 +78,8 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _in(values: Collection[str | int | date]) -> str:
+def listed(values: Collection[str | int | date]) -> str:
+    """Returns values as SQL lists them behind IN."""
     return ", ".join(map(literal, values))
 
 

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 
+from dicom_assets.lakehouse.compaction import file_sizes
 from dicom_assets.lakehouse.engine import (
     LocalEngine,
     Progress,
@@ -41,7 +42,7 @@ from dicom_assets.lakehouse.engine import (
     new_transaction,
 )
 from dicom_assets.lakehouse.places import Key
-from dicom_assets.lakehouse.query import columns_of, literal
+from dicom_assets.lakehouse.query import columns_of, listed
 from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.spark_session import Spark, Start, session, start
@@ -276,10 +277,7 @@ class SparkEngine(LocalEngine):
         size = sum(each.size for each in files)
         delta = self.open(table)
         if delta is not None:
-            there = pa.table(delta.get_add_actions(flatten=True))
-            values = map(str, there[f"partition.{table.partition}"].to_pylist())
-            sizes = zip(values, there["size_bytes"].to_pylist(), strict=True)
-            size += sum(each for value, each in sizes if value in partitions)
+            size += sum(each for value, each in file_sizes(delta, table) if value in partitions)
         return size <= self.merged_here
 
     def _source(
@@ -334,7 +332,7 @@ class SparkEngine(LocalEngine):
         (key,) = table.key
         part = _ticked(table.partition)
         columns = [_ticked(each) for each in table.schema.names]
-        literals = ", ".join(map(literal, table.values_of(merged)))
+        literals = listed(table.values_of(merged))
         path = self.layout.table(table.layer, table.name)
         codec = str(self.spark.conf.get(_CODEC))
         try:

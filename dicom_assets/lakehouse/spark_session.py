@@ -137,7 +137,8 @@ def _started(spark: Spark, start: Start) -> "SparkSession":
 
 def is_told_by_surroundings() -> bool:
     """Says whether spark-submit has started this process, or the machine is set up for Spark."""
-    folders = [os.environ.get("SPARK_CONF_DIR"), os.environ.get("SPARK_HOME", "") + "/conf"]
+    home = os.environ.get("SPARK_HOME")
+    folders = [os.environ.get("SPARK_CONF_DIR"), home and f"{home}/conf"]
     return "PYSPARK_GATEWAY_PORT" in os.environ or any(
         (Path(folder) / "spark-defaults.conf").is_file() for folder in folders if folder
     )
