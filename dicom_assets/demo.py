@@ -128,7 +128,7 @@ def counts(day: Day) -> dict[str, int]:
         "rows in bronze/dicomimagingmetastore": len(day.instances),
         "ImagingStudy NDJSON files": len(layout.fhir_files(day.run.ingest_date, "ImagingStudy")),
         "rows in bronze/ImagingStudy": len(day.bronze),
-        "rows in silver/ImagingStudy": day.silver.num_rows,
+        "rows in silver/ImagingStudy": len(day.silver.studies),
         "rows in gold/Image_Occurrence": len(day.gold),
         **dict(zip(OF_REPORTS, of_reports, strict=True)),
         "rows in bronze/ingestion_failures": len(day.failures),

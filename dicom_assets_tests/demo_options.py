@@ -32,6 +32,7 @@ from dicom_assets.demo import (
     expectation,
 )
 from dicom_assets.dicomweb.client import Client
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.sample import write_sample
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps.external import SKIPPED, TO_READ
@@ -133,11 +134,14 @@ def found(run: Run, first: Run) -> dict[str, int]:
     day = Day(run)
     states = day.external["state"]
     objects = int(states.isin(TO_READ).sum() - (states == SKIPPED).sum())
+    return {EXTERNAL: objects, SAME: len(instances(run) & instances(first))} | counts(day)
+
+
+def instances(run: Run) -> set[tuple[str, ...]]:
+    """The date's instances, whatever source system they came from: their UIDs."""
     uids = ["studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
-    here, there = (
-        set(each.instances[uids].itertuples(index=False, name=None)) for each in (day, Day(first))
-    )
-    return {EXTERNAL: objects, SAME: len(here & there)} | counts(day)
+    rows = run.engine.read(run.metastore, uids, ingest_date=run.ingest_date)
+    return set(values_of(rows, *uids))
 
 
 @contextmanager

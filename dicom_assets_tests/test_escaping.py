@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from dicom_assets.console import print_table, shown
 from dicom_assets.defs.metadata import markdown
 from dicom_assets.lakehouse.layout import Layout, is_safe_name, organised_name, printable
-from dicom_assets.lakehouse.query import literal, quoted, select
+from dicom_assets.lakehouse.query import literal, quoted, stream
 from dicom_assets.omop.studies import series_of, studies
 from dicom_assets.settings import SettingsError, load_settings
 from dicom_assets.steps import catalog
@@ -91,12 +91,13 @@ def injected(tmp_path_factory) -> DeltaTable:
 @pytest.mark.parametrize("value", INJECTIONS)
 def test_a_look_up_finds_its_own_row_alone(injected, value):
     schema = pa.schema([("n", pa.int64())])
-    found = select(injected, schema, {"key": [value]})
+    (found,) = stream(injected, schema, {"key": [value]})
     assert found["n"].to_pylist() == [INJECTIONS.index(value)]
 
 
 def test_a_look_up_of_all_finds_each_once(injected):
-    found = select(injected, pa.schema([("key", pa.string())]), {"key": INJECTIONS})
+    batches = stream(injected, pa.schema([("key", pa.string())]), {"key": INJECTIONS})
+    found = pa.Table.from_batches(batches)
     assert sorted(found["key"].to_pylist()) == sorted(INJECTIONS)
 
 

@@ -17,6 +17,7 @@ from dicom_assets.defs.rule import Rule, equal, none
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.settings import load_settings
 from dicom_assets.steps.reconcile import Day
+from dicom_assets.steps.reconcile_rows import PLACE, SERIES, absent
 
 
 def _files_match_rows(day: Day) -> tuple[bool, dict[str, int]]:
@@ -40,13 +41,12 @@ def _shortcuts_are_usable(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _one_zip_per_row(day: Day) -> tuple[bool, dict[str, int]]:
-    zipped = int(day.received["filePath"].str.endswith(".dcm.zip").sum())
-    return equal(zips=day.files["zips"], rows=zipped)
+    return equal(zips=day.files["zips"], rows=int(day.received["isZip"].sum()))
 
 
 def _unique_files(day: Day) -> tuple[bool, dict[str, int]]:
     # a file that was read again has a row for each time, with another instant
-    return none(duplicates=int(day.instances.duplicated(["filePath", "ingestedAt"]).sum()))
+    return none(duplicates=int(day.instances.duplicated(["path", "ingestedAt"]).sum()))
 
 
 def _sent_once(day: Day) -> tuple[bool, dict[str, int]]:
@@ -60,7 +60,7 @@ def _dates_came_in_order(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _every_instance_is_settled(day: Day) -> tuple[bool, dict[str, int]]:
-    return equal(instances=len(day.telling), rows=len(day.current))
+    return equal(instances=len(day.settled), rows=len(day.current))
 
 
 def _no_conflicts(day: Day) -> tuple[bool, dict[str, int]]:
@@ -69,7 +69,7 @@ def _no_conflicts(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _every_study_is_written(day: Day) -> tuple[bool, dict[str, int]]:
-    expected = set(day.belonging.loc[day.belonging["belongs"], "study"])
+    expected = set(day.belonging["study"])
     # a study that was corrected has its line on the date of that
     return none(missing=len(expected - set(day.lines) - day.written_whole))
 
@@ -84,21 +84,17 @@ def _unique_lines(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _every_study_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return equal(studies=len(day.study_ids) - len(day.gone), rows=day.silver.num_rows)
+    return equal(studies=len(day.studies) - len(day.gone), rows=len(day.silver.studies))
 
 
 def _every_instance_in_its_place(day: Day) -> tuple[bool, dict[str, int]]:
-    held = {(*key, uid) for key, uids in day.silver_series.items() for uid in uids}
-    in_studies = {(system, study, uid) for system, study, _, uid in held}
-    columns = ["sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
-    with_lines = day.belonging["study"].isin(day.study_ids)
-    there = day.belonging.loc[with_lines & day.belonging["belongs"], columns]
+    held, in_study = day.silver.instances, ["study", "instance"]
+    there = day.belonging.loc[day.belonging["study"].isin(list(day.studies))]
     # where another date's run has yet to write the study anew, its own check will look at it
-    elsewhere = ~day.belonging["belongs"] & ~day.belonging["study"].isin(list(day.waiting))
-    left = day.belonging.loc[elsewhere, [*columns[:2], columns[3]]]
+    gone = day.not_belonging.loc[~day.not_belonging["study"].isin(list(day.waiting))]
     return none(
-        lost=len(set(there.itertuples(index=False, name=None)) - held),
-        left_behind=len(set(left.itertuples(index=False, name=None)) & in_studies),
+        lost=len(absent(there, held, on=PLACE)),
+        left_behind=len(gone) - len(absent(gone, held, on=in_study)),
     )
 
 
@@ -111,11 +107,13 @@ def _every_study_has_one_procedure(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _every_series_has_one_row(day: Day) -> tuple[bool, dict[str, int]]:
-    return equal(series=len(day.silver_series), rows=len(day.gold))
+    return equal(series=len(day.silver.series), rows=len(day.gold))
 
 
 def _no_orphan_series(day: Day) -> tuple[bool, dict[str, int]]:
-    return none(orphans=len(set(day.gold_series) ^ set(day.silver_series)))
+    silver, gold = day.silver.series, day.gold
+    only_in_gold, missing = (absent(*both, on=SERIES) for both in ((gold, silver), (silver, gold)))
+    return none(orphans=len(only_in_gold) + len(missing))
 
 
 def _unique_series(day: Day) -> tuple[bool, dict[str, int]]:
@@ -127,7 +125,7 @@ def _foreign_keys_resolve(day: Day) -> tuple[bool, dict[str, int]]:
 
 
 def _dates_are_known(day: Day) -> tuple[bool, dict[str, int]]:
-    return none(without_date=int(day.gold["image_occurrence_date"].isna().sum()))
+    return none(without_date=int((~day.gold["isDated"]).sum()))
 
 
 def _codes_are_mapped(day: Day) -> tuple[bool, dict[str, int]]:

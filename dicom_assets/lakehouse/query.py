@@ -26,13 +26,8 @@ _SESSION = {
 }
 
 
-def select(delta: DeltaTable, schema: pa.Schema, where: Where) -> pa.Table:
-    """Returns the columns of a schema of the rows that meet a condition."""
-    return pa.Table.from_batches(stream(delta, schema, where), schema=schema)
-
-
 def stream(delta: DeltaTable, schema: pa.Schema, where: Where) -> Iterator[pa.RecordBatch]:
-    """Yields the same, not all of it at once."""
+    """Yields the columns of a schema of the rows that meet a condition, not all of it at once."""
     if not all(where.values()) and where:
         return
     present = {f.name for f in delta.schema().fields}

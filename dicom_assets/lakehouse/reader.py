@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, count_added, span
 from dicom_assets.lakehouse.places import Key, Places
-from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, select, stream
+from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, stream
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
@@ -71,7 +71,7 @@ class Reader:
         return {}
 
     @cached_property
-    def _last_look_ups(self) -> dict[str, tuple[tuple[Any, ...], pa.Table]]:
+    def _last_look_ups(self) -> dict[str, tuple[tuple[Any, ...], list[pa.RecordBatch]]]:
         return {}
 
     def _places(self, table: Table) -> Places:
@@ -149,43 +149,52 @@ class Reader:
             ingest_date: Only this partition.
             where: Column → values, of which a row must have one.
         """
-        delta, wanted = self.open(table), columns_of(table, columns)
-        if delta is None:
-            return wanted.empty_table()
         conditions = dict(where or {})
         if ingest_date:
             conditions[INGEST_DATE] = [ingest_date]
-        elif where and table.is_looked_up and table.key[0] in where:
-            return self._look_up(delta, table, wanted, conditions)
-        return select(delta, wanted, conditions)
+        batches = self.stream(table, columns, where=conditions)
+        return pa.Table.from_batches(batches, columns_of(table, columns))
 
     def stream(
         self, table: Table, columns: Sequence[str], *, where: Where
     ) -> Iterator[pa.RecordBatch]:
-        """Yields what `read` returns, for tables that are larger than memory."""
-        delta = self.open(table)
-        if delta is not None:
-            yield from stream(delta, columns_of(table, columns), where)
+        """Yields what `read` returns, for what is larger than memory."""
+        delta, wanted = self.open(table), columns_of(table, columns)
+        if delta is None:
+            return
+        if table.is_looked_up and table.key[0] in where and INGEST_DATE not in where:
+            yield from self._look_up(delta, table, wanted, where)
+        else:
+            yield from stream(delta, wanted, where)
 
     def _look_up(
-        self, delta: DeltaTable, table: Table, wanted: pa.Schema, conditions: dict[str, Any]
-    ) -> pa.Table:
+        self, delta: DeltaTable, table: Table, wanted: pa.Schema, where: Where
+    ) -> Iterator[pa.RecordBatch]:
         """Reads rows by key, in the partitions that hold some; the last answer is remembered.
 
         What follows silver, and its checks, ask for the same studies one after another.
         """
-        asked = {name: frozenset(values) for name, values in conditions.items()}
+        asked = {name: frozenset(values) for name, values in where.items()}
         question = (delta.metadata().id, delta.version(), wanted.names, asked)
         last = self._last_look_ups.get(table.full_name)
         if last and last[0] == question:
-            return last[1]
+            yield from last[1]
+            return
+        conditions: dict[str, Any] = dict(where)
         partitions = self._places(table).partitions(delta, conditions[table.key[0]])
-        found = select(delta, wanted, conditions | {table.partition: table.values_of(partitions)})
-        if found.nbytes <= _MOST_REMEMBERED:
-            self._last_look_ups[table.full_name] = question, found
+        conditions[table.partition] = table.values_of(partitions)
+        kept, size = list[pa.RecordBatch](), 0
+        for batch in stream(delta, wanted, conditions):
+            size += batch.nbytes
+            if size <= _MOST_REMEMBERED:
+                kept.append(batch)
+            else:
+                kept.clear()
+            yield batch
+        if size <= _MOST_REMEMBERED:
+            self._last_look_ups[table.full_name] = question, kept
         else:
             self._last_look_ups.pop(table.full_name, None)
-        return found
 
     def read_new(
         self,

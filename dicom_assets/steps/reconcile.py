@@ -1,8 +1,9 @@
 """Reconciliation: what each layer holds for one ingest date, counted from the layers themselves.
 
-Decided here: what is counted and how. Not decided here: what must be equal
-(`dicom_assets.defs.checks`) or how it is shown (`dicom_assets.cli`). Columns read are keys only,
-and only those of the date's partition or of its studies.
+Decided here: what is counted and how. Not decided here: how a date's rows are held meanwhile
+(`reconcile_rows`), what must be equal (`dicom_assets.defs.checks`) or how it is shown
+(`dicom_assets.cli`). Columns read are keys only, and only those of the date's partition or of its
+studies.
 """
 
 import os
@@ -10,45 +11,41 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from dicom_assets.fhir.flatten import silver_id
-from dicom_assets.fhir.imaging_study import is_told, silver_study_id
+from dicom_assets.fhir.imaging_study import silver_study_id
 from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.keys import int_key
-from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout, one_name
+from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout
 from dicom_assets.lakehouse.manifest import about, declared
 from dicom_assets.lakehouse.paths import names_in
 from dicom_assets.lakehouse.reasons import Reason
-from dicom_assets.omop.image_occurrence import unmapped
-from dicom_assets.omop.person import person_id
-from dicom_assets.omop.studies import STUDY_COLUMNS, Study, procedure_occurrence_id, studies
-from dicom_assets.steps import catalog
+from dicom_assets.steps import catalog, reconcile_rows
 from dicom_assets.steps.conflicts import open_conflicts
-from dicom_assets.steps.current_files import instance_key, study_key_of
+from dicom_assets.steps.current_files import study_key, study_key_of
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
 from dicom_assets.steps.flatten import gone_studies
 from dicom_assets.steps.reconcile_arrivals import instances_sent_again, studies_in_parts
 from dicom_assets.steps.reconcile_fhir import Resources
+from dicom_assets.steps.reconcile_rows import (
+    PLACE,
+    SERIES,
+    UNKNOWN,
+    KnownStudy,
+    Silver,
+    absent,
+    file_key,
+)
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.whole import studies_by_key
-from dicom_assets.terminology import body_parts, modality_concepts
-
-_KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
-_SERIES_KEYS = _KEYS[:3]
-_SERIES = ("sourceSystem", "image_study_uid", "image_series_uid")
-_ROWS_AT_A_TIME = 10_000
 
 
 @dataclass
@@ -61,10 +58,6 @@ class Day:
 
     run: Run
 
-    def _read(self, table: Table, columns: list[str]) -> pd.DataFrame:
-        """Reads the date's partition."""
-        return self.run.engine.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
-
     @cached_property
     def files(self) -> Counter[str]:
         """Files in Process: `total` and `zips`."""
@@ -72,20 +65,17 @@ class Day:
 
     @cached_property
     def _lying(self) -> tuple[NDArray[np.int64], Counter[str]]:
-        """Keys (`_file_key`) of the files in Process, and how many there are."""
+        """Keys of the files in Process, and how many there are."""
         keys, zips = array("q"), 0
         for system, name in process_files(self.run.engine.layout, self.run.ingest_date):
-            keys.append(_file_key(system, name))
+            keys.append(file_key(system, name))
             zips += name.endswith(".dcm.zip")
         return np.unique(np.frombuffer(keys, np.int64)), Counter(total=len(keys), zips=zips)
 
     @cached_property
-    def organised(self) -> pa.Table:
-        """Rows of bronze/process_files: filePath, sourceSystem, sourcePath."""
-        columns = ["filePath", "sourceSystem", "sourcePath"]
-        return self.run.engine.read(
-            catalog.PROCESS_FILES, columns, ingest_date=self.run.ingest_date
-        )
+    def organised(self) -> pd.DataFrame:
+        """Rows of bronze/process_files (`reconcile_rows.organised`)."""
+        return reconcile_rows.organised(self.run)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
@@ -93,34 +83,33 @@ class Day:
         columns = ["sourceSystem", "step", "reasonCode", "sourcePath", "failedPath", "line"]
         return self._read(catalog.INGESTION_FAILURES, columns)
 
+    def _read(self, table: Table, columns: list[str]) -> pd.DataFrame:
+        """Reads the date's partition."""
+        return self.run.engine.read(table, columns, ingest_date=self.run.ingest_date).to_pandas()
+
     def failures_of(self, step: str) -> pd.DataFrame:
         """Returns the failure rows of a step."""
         return self.failures.loc[self.failures["step"] == step]
 
     @cached_property
-    def unread(self) -> set[tuple[str, str]]:
-        """Source system and one name of each organised file that was moved to Failed."""
+    def _unread(self) -> set[int]:
+        """Keys of the organised files that were moved to Failed."""
         moved = self.failures_of("extract").dropna(subset="failedPath")
-        pairs = zip(moved["sourceSystem"], moved["failedPath"], strict=True)
-        return {(system, one_name(path)) for system, path in pairs}
+        return set(map(file_key, moved["sourceSystem"], moved["failedPath"]))
 
     @cached_property
     def external(self) -> pd.DataFrame:
-        """Rows of bronze/external_files: sourceSystem, filePath, state, foundAt."""
-        columns = ["sourceSystem", "filePath", "state", "foundAt"]
-        return self._read(catalog.EXTERNAL_FILES, columns)
+        """Rows of bronze/external_files (`reconcile_rows.external`)."""
+        return reconcile_rows.external(self.run)
 
     def external_counts(self) -> dict[str, int]:
         """Counts objects that were to be read, and what came of them."""
-        states = self.external["state"]
-        found = self.external.rename(columns={"foundAt": "ingestedAt"})
-        rows = found.loc[states.isin(TO_READ)].merge(
-            self.instances, on=["filePath", "ingestedAt"], how="inner"
-        )
+        file, states = ["path", "ingestedAt"], self.external["state"]
+        to_read = self.external.loc[states.isin(TO_READ), file]
         failed = self.failures_of(EXTERNAL)
         return {
-            "objects": int(states.isin(TO_READ).sum()),
-            "rows_failures_and_skipped": len(rows.drop_duplicates(["filePath", "ingestedAt"]))
+            "objects": len(to_read),
+            "rows_failures_and_skipped": len(to_read.merge(self.instances[file]).drop_duplicates())
             + int((failed["reasonCode"] != Reason.SHORTCUT_UNUSABLE).sum())
             + int((states == SKIPPED).sum()),
         }
@@ -132,27 +121,18 @@ class Day:
         that is a failure already is accounted for, wherever somebody has put it since.
         """
         layout, day = self.run.engine.layout, self.run.ingest_date
-        lying, _ = self._lying
-        keys = array("q")
-        for batch in self.organised.to_batches(max_chunksize=_ROWS_AT_A_TIME):
-            files = zip(
-                batch["sourceSystem"].to_pylist(), batch["filePath"].to_pylist(), strict=True
-            )
-            keys.extend(_file_key(system, path) for system, path in files)
-        known = np.frombuffer(keys, np.int64)
+        (lying, _), known = self._lying, self.organised["file"].to_numpy()
         failed = self.failures_of("extract")
         missed = set(failed.loc[failed["failedPath"].isna(), "sourcePath"])
-        elsewhere = self.organised.filter(pa.array(~np.isin(known, lying)))
-        gone = {
-            (row["sourceSystem"], one_name(row["filePath"]))
-            for row in elsewhere.to_pylist()
-            if row["sourcePath"] not in missed
-            and not (
-                layout.failed_folder(row["sourceSystem"], day) / Path(row["filePath"]).name
-            ).exists()
-        }
+        gone: set[int] = set()
+        if not np.isin(known, lying).all():
+            for row in reconcile_rows.organised_elsewhere(self.run, lying):
+                system, name = row["sourceSystem"], Path(row["filePath"]).name
+                is_failed = (layout.failed_folder(system, day) / name).exists()
+                if row["sourcePath"] not in missed and not is_failed:
+                    gone.add(file_key(system, name))
         return {
-            "rows_without_file": len(gone - self.unread),
+            "rows_without_file": len(gone - self._unread),
             "files_without_row": len(np.setdiff1d(lying, known)),
         }
 
@@ -175,12 +155,8 @@ class Day:
 
     @cached_property
     def instances(self) -> pd.DataFrame:
-        """Metastore rows: keys, modality, paths, contentHash, and the silver id of the study."""
-        columns = [*_KEYS, "modality", "filePath", "sourcePath", "contentHash", "ingestedAt"]
-        rows = self._read(self.run.metastore, columns)
-        pairs = zip(rows["sourceSystem"], rows["studyInstanceUid"], strict=True)
-        rows["study"] = [silver_study_id(system, uid) for system, uid in pairs]
-        return rows
+        """Rows of the metastore (`reconcile_rows.instances`)."""
+        return reconcile_rows.instances(self.run, places=set(self.organised["place"].unique()))
 
     @cached_property
     def received(self) -> pd.DataFrame:
@@ -188,72 +164,58 @@ class Day:
 
         A file that was read again has several rows; it may have come on another date.
         """
-        known = {path.rpartition("/")[0] for path in self.organised["filePath"].to_pylist()}
-        is_known = [path.rpartition("/")[0] in known for path in self.instances["filePath"]]
-        return self.instances.loc[is_known].drop_duplicates("filePath", keep="last")
+        return self.instances.loc[self.instances["isReceived"]].drop_duplicates("path", keep="last")
 
     @cached_property
-    def converted(self) -> pd.DataFrame:
-        """Those of the instances that could be converted to FHIR."""
-        failed = self.failures_of("convert")["failedPath"]
-        return self.instances.loc[~self.instances["filePath"].isin(failed)]
-
-    @cached_property
-    def telling(self) -> set[tuple[str, str]]:
-        """Source system and SOP Instance UID of the instances that FHIR can hold."""
-        columns = ["sourceSystem", "seriesInstanceUid", "sopInstanceUid"]
-        rows = self.instances[columns].itertuples(index=False, name=None)
-        return {(system, sop) for system, series, sop in rows if is_told(series, sop)}
+    def settled(self) -> NDArray[np.int64]:
+        """Keys of the instances that FHIR can hold: those that silver/current_files must know."""
+        return self.instances.loc[self.instances["isTold"], "instance"].unique()
 
     @cached_property
     def current(self) -> pd.DataFrame:
-        """silver/current_files rows of the date's instances: keys, whether they are deleted."""
-        columns = [*_KEYS, "arrivedAt", "deletedAt"]
-        where = {"id": {instance_key(*each) for each in self.telling}}
-        rows = self.run.engine.read(catalog.CURRENT_FILES, columns, where=where).to_pandas()
-        return rows[list(_KEYS)].assign(isDeleted=rows["arrivedAt"] < rows["deletedAt"])
+        """Where they stand (`reconcile_rows.current`)."""
+        return reconcile_rows.current(self.run, self.settled)
+
+    @cached_property
+    def _converted(self) -> pd.DataFrame:
+        """Keys of study and instance of those that could be converted to FHIR."""
+        failed = [*map(int_key, self.failures_of("convert")["failedPath"].dropna())]
+        is_converted = ~self.instances["path"].isin(failed)
+        return self.instances.loc[is_converted, ["study", "instance"]].drop_duplicates()
 
     @cached_property
     def belonging(self) -> pd.DataFrame:
-        """The converted instances: keys, silver id of their study, whether they belong there.
+        """The converted instances that stand in their study: study, series, instance.
 
-        One whose newest file says another study does not, nor does one that was deleted.
+        One whose newest file says another study does not, nor does one that was deleted, or that is
+        not settled.
         """
-        columns = ["sourceSystem", "studyInstanceUid", "sopInstanceUid", "study"]
-        rows = self.converted[columns].drop_duplicates()
-        current = self.current.rename(columns={"studyInstanceUid": "newest"})
-        rows = rows.merge(current, on=["sourceSystem", "sopInstanceUid"], how="left")
-        is_there = rows["isDeleted"].eq(False)  # one that is not settled is not there
-        rows["belongs"] = (rows["newest"] == rows["studyInstanceUid"]) & is_there
-        return rows
+        return self._converted.merge(self.current.loc[~self.current["isDeleted"], PLACE])
 
     @cached_property
-    def _whole(self) -> dict[str, datetime]:
-        """Silver id → as of when, of those of the date's studies that are written whole."""
-        columns = ["sourceSystem", "studyInstanceUid"]
-        studies = self.instances[columns].drop_duplicates().itertuples(index=False, name=None)
-        found = studies_by_key(self.run.engine, {study_key_of(*study) for study in studies})
-        return {
-            silver_study_id(*study): row["wholeAt"]
-            for study, row in found.items()
-            if row["wholeAt"]
+    def not_belonging(self) -> pd.DataFrame:
+        """Those that do not: study, instance."""
+        return absent(self._converted, self.belonging, on=["study", "instance"])
+
+    @cached_property
+    def _known_studies(self) -> list[KnownStudy]:
+        return reconcile_rows.known_studies(self.run, self.instances["study"].unique().tolist())
+
+    @cached_property
+    def written_whole(self) -> set[int]:
+        """Keys of those of the date's studies that are written whole, on whatever date."""
+        return {study_key_of(*study.uid) for study in self._known_studies if study.whole_at}
+
+    @cached_property
+    def waiting(self) -> set[int]:
+        """Keys of those of these that silver does not yet hold as they were last settled."""
+        whole = {
+            silver_study_id(*study.uid): study for study in self._known_studies if study.whole_at
         }
-
-    @cached_property
-    def written_whole(self) -> set[str]:
-        """Silver ids of those of the date's studies that are written whole, on whatever date."""
-        return set(self._whole)
-
-    @cached_property
-    def waiting(self) -> set[str]:
-        """Silver ids of those of these that silver does not yet hold as they were last settled."""
-        columns = ["id", "meta_lastUpdated"]
-        where = {"id": set(self._whole)}
-        rows = self.run.engine.read(
-            catalog.silver_imaging_study(), columns, where=where
-        ).to_pylist()
-        held = {row["id"]: row["meta_lastUpdated"] for row in rows}
-        return {key for key, at in self._whole.items() if key in held and held[key] < at}
+        columns, silver = ["id", "meta_lastUpdated"], catalog.silver_imaging_study()
+        rows = self.run.engine.read(silver, columns, where={"id": list(whole)}).to_pylist()
+        held = ((whole[row["id"]], row["meta_lastUpdated"]) for row in rows)
+        return {study_key_of(*study.uid) for study, at in held if at < study.whole_at}
 
     @cached_property
     def conflicts(self) -> pd.DataFrame:
@@ -263,93 +225,65 @@ class Day:
         return pd.DataFrame(rows, columns=pd.Index(columns))
 
     @cached_property
-    def lines(self) -> list[str | None]:
-        """Silver id of each line of the date's NDJSON files; None for a bad one."""
+    def lines(self) -> NDArray[np.int64]:
+        """Key of the study of each line of the date's NDJSON files; `UNKNOWN` for a bad one."""
         layout, day = self.run.engine.layout, self.run.ingest_date
-        found: list[str | None] = []
+        found = array("q")
         for system, path in layout.fhir_files(day, "ImagingStudy"):
             with path.open("rb", buffering=0) as stream:
                 for line in read_lines(unpacked(stream), resource_type="ImagingStudy"):
                     known = line.id if isinstance(line, Line) else None
-                    found.append(silver_id(system, "ImagingStudy", known) if known else None)
-        return found
+                    found.append(study_key(system, known) if known else UNKNOWN)
+        return np.frombuffer(found, np.int64)
 
     @cached_property
     def bronze(self) -> pd.DataFrame:
-        """bronze/ImagingStudy rows: sourceSystem, id, filePath, lineNumber."""
-        columns = ["sourceSystem", "id", "filePath", "lineNumber"]
-        return self._read(catalog.BRONZE_IMAGING_STUDY, columns)
+        """Rows of bronze/ImagingStudy (`reconcile_rows.lines`)."""
+        return self._bronze[0]
 
     @cached_property
-    def _study_lines(self) -> dict[str, tuple[str, str]]:
-        """Silver id → source system and id, but for lines that are no valid ImagingStudy."""
+    def _bronze(self) -> tuple[pd.DataFrame, list[str]]:
         failed = self.failures_of("flatten")[["sourcePath", "line"]]
         bad = set(failed.itertuples(index=False, name=None))
-        columns = self.bronze[["sourceSystem", "id", "filePath", "lineNumber"]]
-        return {
-            silver_id(system, "ImagingStudy", study): (system, study)
-            for system, study, *line in columns.itertuples(index=False, name=None)
-            if study and tuple(line) not in bad
-        }
+        return reconcile_rows.lines(self.run, bad)
 
     @cached_property
-    def study_ids(self) -> list[str]:
-        """Silver ids of the date's studies."""
-        return sorted(self._study_lines)
+    def studies(self) -> set[int]:
+        """Keys of the date's studies: those of its lines."""
+        return set(self.bronze["resource"].unique()) - {UNKNOWN}
 
     @cached_property
-    def silver(self) -> pa.Table:
-        """silver/ImagingStudy rows of the date's studies, with what gold is made of."""
-        silver = catalog.silver_imaging_study()
-        return self.run.engine.read(silver, STUDY_COLUMNS, where={"id": self.study_ids})
+    def gone(self) -> set[int]:
+        """Keys of those of them of which lines say that nothing is left."""
+        missing = self.studies - set(self.silver.studies["resource"])
+        if not missing:
+            return set()
+        pairs = reconcile_rows.resources(self.run, missing)
+        return {study_key(*study) for study in gone_studies(self.run.engine, pairs)}
 
     @cached_property
-    def gone(self) -> set[str]:
-        """Silver ids of those of the date's studies of which lines say that nothing is left."""
-        held = set(self.silver["id"].to_pylist())
-        missing = {study for key, study in self._study_lines.items() if key not in held}
-        gone = gone_studies(self.run.engine, missing) if missing else set()
-        return {silver_id(system, "ImagingStudy", study) for system, study in gone}
-
-    @cached_property
-    def studies(self) -> list[Study]:
-        """Those rows as studies."""
-        return list(studies(self.silver))
-
-    @cached_property
-    def silver_series(self) -> dict[tuple[str, str, str], set[str]]:
-        """(source system, study UID, series UID) of those studies → SOP Instance UIDs."""
-        return {
-            (study.source_system, study.uid, series["uid"]): {
-                instance["uid"] for instance in series.get("instance", [])
-            }
-            for study in self.studies
-            for series in orjson.loads(study.row["series_string"] or "[]")
-        }
+    def silver(self) -> Silver:
+        """Rows of silver/ImagingStudy of the date's studies."""
+        return reconcile_rows.silver(self.run, self._bronze[1])
 
     @cached_property
     def gold(self) -> pd.DataFrame:
-        """gold/Image_Occurrence rows of the date's studies."""
-        table = catalog.IMAGE_OCCURRENCE
-        columns = [name for name in table.schema.names if name != "local_path"]
-        where = {"sourceRecordId": self.study_ids}
-        return self.run.engine.read(table, columns, where=where).to_pandas()
+        """Rows of gold/Image_Occurrence of the date's studies (`reconcile_rows.gold`)."""
+        return self._gold[0]
 
     @cached_property
-    def gold_series(self) -> list[tuple[str, str, str]]:
-        """(source system, study UID, series UID) of the gold rows, one a row."""
-        return list(self.gold[list(_SERIES)].itertuples(index=False, name=None))
+    def _gold(self) -> tuple[pd.DataFrame, Counter[str]]:
+        return reconcile_rows.gold(self.run, self._bronze[1])
 
     @cached_property
     def person_ids(self) -> set[int]:
         """Ids of the patients of the date's studies."""
-        walks = self.run.crosswalks
-        return {person_id(s.source_system, s.patient_id, s.uid, walks) for s in self.studies}
+        return set(self.silver.studies["person_id"])
 
     @cached_property
     def procedure_ids(self) -> set[int]:
         """Ids of the date's studies in OMOP."""
-        return {procedure_occurrence_id(study.source_system, study.uid) for study in self.studies}
+        return set(self.silver.studies["procedure_occurrence_id"])
 
     @cached_property
     def people(self) -> pd.DataFrame:
@@ -378,30 +312,23 @@ class Day:
 
     def unmapped(self) -> dict[str, int]:
         """Counts the gold rows by code without a concept, as `modality XX`, `anatomic_site XX`."""
-        rows = pa.Table.from_pandas(self.gold, preserve_index=False)
-        found: Counter[str] = Counter()
-        for kind, codes in unmapped(rows).items():
-            for code, count in codes.items():
-                found[f"{kind} {shown_code(code)}"] += count
-        return dict(found)
+        return dict(self._gold[1])
 
     def by_modality(self) -> pd.DataFrame:
         """Counts the date's instances, series and studies by modality."""
-        rows = self.instances.assign(modality=self.instances["modality"].map(shown_code))
         return (
-            rows.groupby("modality")
+            self.instances.groupby("modality", observed=True)
             .agg(
-                studies=("studyInstanceUid", "nunique"),
-                series=("seriesInstanceUid", "nunique"),
-                instances=("sopInstanceUid", "nunique"),
+                studies=("study", "nunique"),
+                series=("series", "nunique"),
+                instances=("instance", "nunique"),
             )
             .reset_index()
         )
 
     def study_sizes(self) -> pd.DataFrame:
         """Counts the date's studies in silver by their number of series."""
-        studies = Counter(key[:2] for key in self.silver_series)
-        sizes = Counter(studies.values())
+        sizes = Counter(self.silver.series.groupby("study").size())
         return pd.DataFrame(sorted(sizes.items()), columns=pd.Index(["series", "studies"]))
 
     @cached_property
@@ -420,52 +347,46 @@ class Day:
         An organised file that could not be read lies in Failed, and may have been sent again.
         """
         if table == "process_files":
-            files = _below(folder, self.organised.to_pandas())
-            pairs = zip(files["sourceSystem"], files["filePath"], strict=True)
-            return sum((system, one_name(path)) not in self.unread for system, path in pairs)
+            files = _below(folder, self.organised)["file"]
+            return int((~files.isin(list(self._unread))).sum())
         instances = _below(folder, self.received)
         # what was deleted since, or has come elsewhere, was delivered all the same
-        there = instances["sopInstanceUid"].isin(self._belonging_uids)
+        there = instances.loc[instances["instance"].isin(self._in_place)]
         if table == "ImagingStudy":
-            wanted = set(instances.loc[there, "study"]) - set(self.silver["id"].to_pylist())
+            wanted = set(there["study"]) - set(self.silver.studies["resource"])
             return instances["study"].nunique() - len(wanted)
         if table == "Image_Occurrence":
-            columns = list(_SERIES_KEYS)
-            series = set(instances.loc[there, columns].itertuples(index=False, name=None))
-            held = series - set(self.gold_series)
-            return len(instances[columns].drop_duplicates()) - len(held)
+            missing = absent(there, self.gold, on=SERIES)
+            return len(instances[SERIES].drop_duplicates()) - len(missing)
         return len(instances)
 
     @cached_property
-    def _belonging_uids(self) -> list[str]:
-        """SOP Instance UIDs of the instances that stand where the date's files say."""
-        here = ["sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid"]
-        current = self.current.loc[~self.current["isDeleted"], here]
-        return current.merge(self.instances[here].drop_duplicates())["sopInstanceUid"].tolist()
+    def _in_place(self) -> pd.Series:
+        """Keys of the instances that stand where the date's files say."""
+        current = self.current.loc[~self.current["isDeleted"], PLACE]
+        return current.merge(self.instances[PLACE].drop_duplicates())["instance"]
 
     def resent(self) -> Counter[str]:
         """Counts the date's instances with several files: `resent`, and `conflicting` ones."""
-        return instances_sent_again(self.run, self.instances)
+        return instances_sent_again(self.instances, self._of_other_dates)
 
     def in_parts(self) -> dict[str, int]:
         """Counts the date's studies of which files of other dates were there before."""
-        return studies_in_parts(self.run, self.instances)
+        return studies_in_parts(self.run.engine, self.instances, self._of_other_dates)
+
+    @cached_property
+    def _of_other_dates(self) -> pd.DataFrame:
+        """Rows of the metastore of the date's studies that came on other dates."""
+        studies = {s.uid: s.other_dates for s in self._known_studies if s.other_dates}
+        return reconcile_rows.instances_of_others(self.run, studies)
 
 
 def _below(folder: str, rows: pd.DataFrame) -> pd.DataFrame:
-    return rows if not folder else rows.loc[rows["sourcePath"].str.startswith(f"{folder}/")]
-
-
-def _file_key(source_system: str, path: str) -> int:
-    """Returns a number for a file, plain or in its ZIP: of a date there may be millions."""
-    return int_key(source_system, one_name(path))
-
-
-def shown_code(value: str | None) -> str:
-    """Returns a code of the terminology; else `other`, since people type names into any field."""
-    if not value:
-        return "none"
-    return value if value in modality_concepts() or value in body_parts() else "other"
+    if not folder:
+        return rows
+    folders = rows["folder"].cat.categories
+    inside = [each for each in folders if f"{each}/".startswith(f"{folder}/")]
+    return rows.loc[rows["folder"].isin(inside)]
 
 
 def process_files(layout: Layout, day: date) -> Iterator[tuple[str, str]]:
@@ -478,5 +399,6 @@ def process_files(layout: Layout, day: date) -> Iterator[tuple[str, str]]:
             yield from ((system, n) for n in names_in(folder) if not n.startswith("."))
         elif folder.is_dir():
             with os.scandir(folder) as entries:
-                names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
-            yield from ((system, name) for name in names)
+                for entry in entries:
+                    if entry.is_file() and not entry.name.startswith("."):
+                        yield system, entry.name

@@ -29,7 +29,7 @@ def external_files(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> d
     run = lakehouse.run(context)
     report = list_external(run)
     day = Day(run)
-    states = day.external.groupby("state").size().reset_index().set_axis(["state", "rows"], axis=1)
+    states = day.external.groupby("state", observed=True).agg(rows=("path", "size")).reset_index()
     return result(
         ASSET,
         day,

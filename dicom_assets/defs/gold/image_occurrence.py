@@ -7,7 +7,7 @@ from dicom_assets.defs.metadata import lineage, result
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.settings import load_settings
 from dicom_assets.steps import catalog, to_omop
-from dicom_assets.steps.reconcile import Day, shown_code
+from dicom_assets.steps.reconcile import Day
 
 ASSET = "gold/Image_Occurrence"
 LINEAGE = lineage(
@@ -55,13 +55,12 @@ def image_occurrence(
     report = to_omop.image_occurrence(run)
     day = Day(run)
     columns = ["modality_source_value", "modality_concept_id", "anatomic_site_concept_id"]
-    rows = day.gold.assign(modality_source_value=day.gold["modality_source_value"].map(shown_code))
-    groups = rows.groupby(columns, dropna=False)
+    groups = day.gold.groupby(columns, observed=True)
     return result(
         ASSET,
         day,
         report,
-        preview=groups.agg(series=("image_series_uid", "size")).reset_index(),
+        preview=groups.agg(series=("series", "size")).reset_index(),
         partition_rows=len(day.gold),
         table=catalog.IMAGE_OCCURRENCE,
         more=LINEAGE,

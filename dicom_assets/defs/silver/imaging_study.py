@@ -42,7 +42,7 @@ def imaging_study(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg
         day,
         report,
         preview=day.study_sizes(),
-        partition_rows=day.silver.num_rows,
+        partition_rows=len(day.silver.studies),
         table=TABLE,
         more=LINEAGE,
     )
