@@ -7,14 +7,15 @@ what becomes of a file (`dicom_assets.steps.organise`), when to look (`dicom_ass
 import contextlib
 import logging
 import os
+import sqlite3
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, filterfalse, islice
 from pathlib import Path
-from typing import NamedTuple
 
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.paths import is_far, path_of
@@ -74,42 +75,49 @@ def dropped(folder: Path) -> Iterator[Dropped]:
             if status.st_size or path.is_file():
                 yield _dropped(str(path), status)
         return
-    open_folders = [_listed(folder)]
+    open_folders = [(str(folder), _listed(str(folder)))]
     while open_folders:
-        inner = open_folders[-1]
-        if not inner.names:
+        address, inside = open_folders[-1]
+        name, is_folder = next(inside, ("", False))
+        if not name:
             open_folders.pop()
             continue
-        name = inner.names.pop()
-        address = os.path.join(inner.address, name)
-        if name in inner.folders:
-            open_folders.append(_listed(address))
+        address = os.path.join(address, name)
+        if is_folder:
+            open_folders.append((address, _listed(address)))
         elif found := look(address):
             yield found
 
 
-class _Folder(NamedTuple):
-    """What lies in a folder, the first one last; by name, since there may be very many."""
+def _listed(folder: str) -> Iterator[tuple[str, bool]]:
+    """Yields names of what lies in a folder, in order, and whether it is a folder.
 
-    address: str
-    names: list[str]
-    folders: Collection[str]
+    All is listed before the first is yielded. Where it is too much to be held, it is sorted in
+    a database that SQLite has on disk for as long.
+    """
+    entries = iter(_entries(folder))
+    some = list(islice(entries, _ENTRIES_AT_ONCE))
+    if len(some) < _ENTRIES_AT_ONCE:
+        yield from sorted(some, key=lambda entry: os.fsencode(entry[0]))
+        return
+    with closing(sqlite3.connect("")) as database:
+        database.execute("CREATE TABLE entries (name BLOB, is_folder INTEGER)")
+        rows = ((os.fsencode(name), is_folder) for name, is_folder in chain(some, entries))
+        database.executemany("INSERT INTO entries VALUES (?, ?)", rows)
+        some.clear()
+        for name, is_folder in database.execute("SELECT * FROM entries ORDER BY name"):
+            yield os.fsdecode(name), bool(is_folder)
 
 
-def _listed(folder: Path | str) -> _Folder:
-    names, folders = [], set()
+def _entries(folder: str) -> Iterator[tuple[str, bool]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                names.append(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    folders.add(entry.name)
+                yield entry.name, entry.is_dir(follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
-        names = []
+        return
     except OSError as error:  # its name, maybe a person's, must not get into the log
         _LOG.warning("a folder in the drop folder cannot be listed: %s", error.strerror)
-        names = []
-    return _Folder(str(folder), sorted(names, key=os.fsencode, reverse=True), folders)
 
 
 def look(address: str) -> Dropped | None:
@@ -216,10 +224,10 @@ def remove_empty_folders(
     if isinstance(folder, FarPath):  # there are none
         return
     done = set(emptied).union(*(each.parents for each in emptied))
-    found, waiting = [], [folder]
+    found, waiting = list[Path](), [folder]
     while waiting:
-        inner = _listed(waiting.pop())
-        below = [Path(inner.address, name) for name in inner.names if name in inner.folders]
+        inner = waiting.pop()
+        below = [inner / name for name, is_folder in _entries(str(inner)) if is_folder]
         found += below
         waiting += below
     for path in reversed(found):

@@ -1,8 +1,11 @@
 """Entries of the drop folder come in parts: each once, and those that come first before others."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from dicom_assets.lakehouse.drop_folder import Dropped, stable_parts
+from dicom_assets.lakehouse.drop_folder import Dropped, dropped, stable_parts
 
 
 def is_first(entry: Dropped) -> bool:
@@ -21,3 +24,16 @@ def test_each_entry_comes_once_and_some_before_all_others(tmp_path, monkeypatch,
     found = [str(entry.path.relative_to(tmp_path)) for part in parts for entry in part]
     assert sorted(found[:2]) == ["a/x.json", "z/y.json"]
     assert found[2:] == names
+
+
+@pytest.mark.parametrize("most", [2, 100], ids=["too many to hold", "few"])
+def test_names_of_any_bytes_come_in_order_folders_among_them(tmp_path, monkeypatch, most):
+    names = sorted([b"\xff", b"\x80a", "ä".encode(), b"a\nb", b"a", b"b'", b"B", b"10", b"9"])
+    folders = sorted(name + b".d" for name in names)
+    for folder in folders:
+        Path(tmp_path, os.fsdecode(folder)).mkdir()
+        for name in names:
+            Path(tmp_path, os.fsdecode(folder), os.fsdecode(name)).touch()
+    monkeypatch.setattr("dicom_assets.lakehouse.drop_folder._ENTRIES_AT_ONCE", most)
+    found = [os.fsencode(os.path.relpath(entry.address, tmp_path)) for entry in dropped(tmp_path)]
+    assert found == [b"%b/%b" % (folder, name) for folder in folders for name in names]
