@@ -10,10 +10,11 @@ durable before anything that depends on it is done. Not decided here: what is re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.buckets import Buckets
@@ -28,7 +29,7 @@ from dicom_assets.lakehouse.query import literal, quoted
 from dicom_assets.lakehouse.reader import New, Reader
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table
-from dicom_assets.lakehouse.written import Written
+from dicom_assets.lakehouse.written import Written, append
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -85,13 +86,13 @@ class LocalEngine(Reader):
         Raises:
             deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
         """
-        delta = self._tables.create(table)
+        delta = self._with_columns(table, table.schema.names)
         transactions = partition_transactions(delta, ingest_date)
         if progress:
             transactions.append(new_transaction(delta, progress))
         # not tried again under another version: what is said of it would no longer be true
         said = CommitProperties(app_transactions=transactions, max_commit_retries=0)
-        self._append(delta, table, rows, said, ingest_date)
+        self._append(delta, table, rows, said, f"{ingest_date}")
         self._settle(table, [f"{ingest_date}"])
 
     def _append(
@@ -100,20 +101,23 @@ class LocalEngine(Reader):
         table: Table,
         rows: Rows | pa.RecordBatchReader,
         said: CommitProperties,
-        _ingest_date: date,
+        partition: str,
     ) -> None:
+        if not isinstance(rows, pa.RecordBatchReader):
+            rows = in_memory(rows, table.schema)
+        append(rows, delta, table, self._folder(table), partition, said)
+
+    def _folder(self, table: Table) -> Path:
+        return self.layout.table(table.layer, table.name)
+
+    def _with_columns(self, table: Table, names: Sequence[str]) -> DeltaTable:
+        """Opens a table to be written to, with columns that it may not have yet."""
+        delta = self._tables.create(table)
         known = {f.name for f in delta.schema().fields}
-        data: Any = (
-            rows if isinstance(rows, pa.RecordBatchReader) else in_memory(rows, table.schema)
-        )
-        write_deltalake(
-            delta,
-            data,
-            mode="append",
-            schema_mode="merge" if set(table.schema.names) != known else None,
-            writer_properties=writer_properties(table),
-            commit_properties=said,
-        )
+        if new := [table.schema.field(name) for name in names if name not in known]:
+            delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
+            delta = self._tables.create(table)
+        return delta
 
     def upsert(
         self,
@@ -149,13 +153,13 @@ class LocalEngine(Reader):
             partition=table.partition_of(ingest_date),
             gone=gone,
             transactions=[new_transaction(delta, progress)] if progress else [],
-            properties=writer_properties(table),
+            folder=self._folder(table),
         )
         self._settle(table, partitions)
 
     def _settle(self, table: Table, partitions: Iterable[str]) -> None:
         """Makes a commit durable, and joins small files of the partitions it wrote to."""
-        folder = self.layout.table(table.layer, table.name)
+        folder = self._folder(table)
         sync([folder])
         self._tables.written(table)
         for partition in partitions:
@@ -172,13 +176,8 @@ class LocalEngine(Reader):
         ingest_date: date,
     ) -> None:
         """Sets columns of known rows of one partition; columns not there yet are added."""
-        delta = self._tables.create(table)
-        known = {f.name for f in delta.schema().fields}
-        new = [table.schema.field(name) for name in columns if name not in known]
-        if new:
-            delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
         (
-            self._tables.create(table)
+            self._with_columns(table, columns)
             .merge(
                 rows,
                 f"target.{quoted(INGEST_DATE)} = {literal(ingest_date)}"
@@ -200,7 +199,7 @@ class LocalEngine(Reader):
             keep_hours: How long files that are no longer of the table are kept.
         """
         delta = self.open(table)
-        folder = self.layout.table(table.layer, table.name)
+        folder = self._folder(table)
         return maintain(delta, table, folder=folder, keep_hours=keep_hours) if delta else None
 
     def share_out(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 from dicom_assets.lakehouse.paths import names_in, scratch_of
@@ -185,7 +186,7 @@ class Layout:
 
     def table(self, layer: str, name: str) -> Path:
         """Returns the folder of a Delta table."""
-        return self.root / layer / "Tables" / name
+        return _folder_of(self.root, layer, name)
 
     def relative(self, path: Path) -> str:
         """Returns the path as tables hold it: relative to the root, with `/`, printable."""
@@ -261,6 +262,11 @@ def fhir_name(name: str, *, is_gzip: bool) -> str:
 def zip_name(name: str) -> str:
     """Returns the name of the ZIP that will hold an organised file: `<name>.dcm.zip`."""
     return f"{dicom_name(name)}.zip"
+
+
+@lru_cache(maxsize=256)  # it is asked for each time a table is opened
+def _folder_of(root: Path, layer: str, table: str) -> Path:
+    return root / layer / "Tables" / table
 
 
 def one_name(path: str) -> str:

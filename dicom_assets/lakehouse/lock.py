@@ -15,6 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -69,4 +70,9 @@ def holding(root: Path) -> int | None:
 
     It is a number, another one each time the lock is taken.
     """
-    return _HELD.get(root.resolve())
+    return _HELD.get(_real(root))
+
+
+@lru_cache(maxsize=64)  # it is asked for each time a table is opened
+def _real(root: Path) -> Path:
+    return root.resolve()

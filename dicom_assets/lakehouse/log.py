@@ -16,6 +16,8 @@ from deltalake import DeltaTable, Transaction
 
 from dicom_assets.lakehouse.opened import commit_of
 
+_CHANGES = "_change_data/"
+
 
 def partition_transactions(delta: DeltaTable, day: date) -> list[Transaction]:
     """Returns what the next commit must say when it appends to a partition."""
@@ -52,6 +54,18 @@ def count_added(folder: Path, day: date, versions: Iterable[int]) -> int:
     """Returns how many rows versions added to a partition, by the statistics of their files."""
     added = (file for version in versions for file in _added(folder, day, version) or ())
     return sum(json.loads(file.get("stats") or "{}").get("numRecords", 0) for file in added)
+
+
+def inserted(folder: Path, day: date, version: int) -> list[tuple[str, bool]]:
+    """Returns the files with the rows that a version inserted into a partition.
+
+    Returns:
+        Path below the table's folder, and whether it is one of changes, which says of each row what
+        became of it (Delta protocol, change data files): where there are such, they say all.
+    """
+    files = _added(folder, day, version) or []
+    changes = [file for file in files if file["path"].startswith(_CHANGES)]
+    return [(unquote(file["path"]), bool(changes)) for file in changes or files]
 
 
 def _added(folder: Path, day: date, version: int) -> list[dict[str, Any]] | None:

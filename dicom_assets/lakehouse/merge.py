@@ -12,13 +12,16 @@ writer's, since that one may have brought the same keys. Not decided here: which
 """
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
+from dicom_assets.lakehouse.compaction import writer_properties
 from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.query import listed, quoted
 from dicom_assets.lakehouse.tables import Table
+from dicom_assets.lakehouse.written import append
 
 _GONE = "_gone"
 _MOST_NAMED = 200
@@ -33,7 +36,7 @@ def upsert(
     partition: str,
     gone: Collection[Key],
     transactions: list[Transaction],
-    properties: WriterProperties,
+    folder: Path,
 ) -> set[str]:
     """Upserts rows; `dicom_assets.lakehouse.engine.LocalEngine.upsert` says more.
 
@@ -45,7 +48,7 @@ def upsert(
         partition: The partition of rows that are new.
         gone: Keys of known rows to delete.
         transactions: What the commit says.
-        properties: How files are written.
+        folder: Where it lies.
 
     Returns:
         The partitions written to.
@@ -55,18 +58,13 @@ def upsert(
     """
     (key,) = table.key
     column = table.schema.field(table.partition)
-    standing = [places.get(each, partition) for each in rows[key].to_pylist()]
-    source = rows.append_column(column, pa.array(standing, pa.string()).cast(column.type))
     committed = CommitProperties(app_transactions=transactions, max_commit_retries=0)
     if not places:
-        write_deltalake(
-            delta,
-            source,
-            mode="append",
-            writer_properties=properties,
-            commit_properties=committed,
-        )
+        append(rows, delta, table, folder, partition, committed)
         return {partition} if rows.num_rows else set()
+    properties = writer_properties(table)
+    standing = [places.get(each, partition) for each in rows[key].to_pylist()]
+    source = rows.append_column(column, pa.array(standing, pa.string()).cast(column.type))
     deleted = sorted(each for each in gone if each in places)
     merged = set(places.values())
     if rows.num_rows + len(deleted) <= _MOST_NAMED and merged.issuperset(standing):

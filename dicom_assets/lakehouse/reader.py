@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout
-from dicom_assets.lakehouse.log import appends, count_added, span
+from dicom_assets.lakehouse.log import appends, count_added, inserted, span
 from dicom_assets.lakehouse.places import Key, Places
-from dicom_assets.lakehouse.query import Where, columns_of, conform, literal, quoted, stream
+from dicom_assets.lakehouse.query import Where, columns_of, conform, stream
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
+_BYTES_AT_ONCE = 16 << 20
+"""Of a file's rows, of all columns."""
+_CHANGE = "_change_type"
 _MOST_REMEMBERED = 16 << 20
 """Bytes of an answer that is kept for whoever asks the same."""
 
@@ -223,28 +229,12 @@ class Reader:
         wanted = columns_of(table, columns)
         versions = self._versions(table, since, until, ingest_date)
         if versions is None:
-            yield from self.read(table, columns, ingest_date=ingest_date).to_batches()
+            yield from self.stream(table, columns, where={INGEST_DATE: [ingest_date]})
             return
-        delta = self.open(table)
-        if not versions or delta is None:
-            return
-        present = {f.name for f in delta.schema().fields}
-        names = [quoted(name) for name in wanted.names if name in present]
-        # one commit at a time: all files of a range are held at once, however many there are
+        folder = self.layout.table(table.layer, table.name)
         for version in versions:
-            changes = delta.load_cdf(
-                starting_version=version,
-                ending_version=version,
-                columns=[*names, '"_change_type"'],
-                predicate=f"{quoted(INGEST_DATE)} = {literal(ingest_date)}",
-            )
-            for batch in pa.RecordBatchReader.from_stream(changes):
-                rows = pa.Table.from_batches([batch])
-                # filling a column in old rows makes none of them new
-                kind = rows["_change_type"].cast(pa.string())
-                inserted = pc.call_function("equal", [kind, pa.scalar("insert")])
-                # cast first: the reader's string views cannot be filtered
-                yield from conform(rows, wanted).filter(inserted).to_batches()
+            for file, is_of_changes in inserted(folder, ingest_date, version):
+                yield from _rows_of(folder / file, wanted, ingest_date, is_of_changes=is_of_changes)
 
     def new_parts(
         self,
@@ -355,6 +345,29 @@ class Reader:
         """Reads the same as `read_new`, as one table."""
         found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
         return pa.Table.from_batches(list(found), schema=columns_of(table, columns))
+
+
+def _rows_of(
+    path: Path, wanted: pa.Schema, ingest_date: date, *, is_of_changes: bool
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a data file, or those that a file of changes says were inserted."""
+    source: Any = pa.BufferReader(path.read_bytes()) if isinstance(path, FarPath) else path
+    with pq.ParquetFile(source) as file:
+        known = [name for name in wanted.names if name in file.schema_arrow.names]
+        groups = (file.metadata.row_group(at) for at in range(file.metadata.num_row_groups))
+        size = sum(group.total_byte_size for group in groups)
+        rows_at_once = max(1, file.metadata.num_rows * _BYTES_AT_ONCE // max(size, _BYTES_AT_ONCE))
+        for batch in file.iter_batches(
+            rows_at_once, columns=[*known, _CHANGE] if is_of_changes else known
+        ):
+            rows = pa.Table.from_batches([batch])
+            if is_of_changes:  # filling a column in old rows makes none of them new
+                is_new = pc.call_function("equal", [rows[_CHANGE], pa.scalar("insert")])
+                rows = rows.filter(is_new)
+            if INGEST_DATE in wanted.names:
+                day = pa.array([ingest_date] * len(rows), pa.date32())
+                rows = rows.append_column(INGEST_DATE, day)
+            yield from conform(rows, wanted).to_batches()
 
 
 def _larger(one: Any, other: Any) -> Any:

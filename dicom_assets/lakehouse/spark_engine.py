@@ -55,7 +55,7 @@ from dicom_assets.lakehouse.spark_worker import (
     stage,
 )
 from dicom_assets.lakehouse.tables import Table
-from dicom_assets.lakehouse.written import Written
+from dicom_assets.lakehouse.written import Written, commit
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -202,29 +202,16 @@ class SparkEngine(LocalEngine):
         table: Table,
         rows: Rows | pa.RecordBatchReader,
         said: CommitProperties,
-        ingest_date: date,
+        partition: str,
     ) -> None:
         files, rest = _by_kind(rows)
         if not files:
             kept = rows if isinstance(rows, pa.RecordBatchReader) else rest
-            super()._append(delta, table, kept, said, ingest_date)
+            super()._append(delta, table, kept, said, partition)
             return
         if any(each.num_rows for each in rest):
             raise TypeError("rows in memory and rows of executors in one commit")
-        self._commit(table, files, f"{ingest_date}", said)
-
-    def _commit(
-        self, table: Table, files: Sequence[Written], partition: str, said: CommitProperties
-    ) -> None:
-        """Makes files part of a table."""
-        delta = self._tables.create(table)
-        delta.create_write_transaction(
-            [each.added_to(table, partition) for each in files],
-            "append",
-            delta.schema(),
-            partition_by=[table.partition],
-            commit_properties=said,
-        )
+        commit(files, delta, table, partition, said)
 
     def upsert(
         self,
@@ -264,7 +251,7 @@ class SparkEngine(LocalEngine):
             said = CommitProperties(
                 app_transactions=self._said(table, progress), max_commit_retries=0
             )
-            self._commit(table, files, partition, said)
+            commit(files, self._tables.create(table), table, partition, said)
         self._settle(table, {partition, *merged})
 
     def _said(self, table: Table, progress: Progress | None) -> list[Transaction]:

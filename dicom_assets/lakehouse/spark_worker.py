@@ -6,6 +6,7 @@ lost, makes files of other names; those of the first try are of no table. Not de
 done (`dicom_assets.steps`), or committed (`spark_engine`).
 """
 
+import os
 import pickle
 import time
 import uuid
@@ -114,16 +115,24 @@ def stage(rows: pa.Table, target: Target, engine: LocalEngine) -> Written:
     places = engine.places(table, keys)
     new = table.partition_of(target.ingest_date)
     if not places:
-        return write_rows(rows, table, target.folder, within=f"{table.partition}={new}")
+        return _durable(rows, table, target.folder, within=f"{table.partition}={new}")
     column = table.schema.field(table.partition)
     standing = pa.array([places.get(each, new) for each in keys], pa.string()).cast(column.type)
-    return write_rows(
+    return _durable(
         rows.append_column(column, standing),
         table,
         target.staging.parent,
         within=f"{target.staging.name}-rows",  # it is there until it is merged
         merged=frozenset(places.values()),
     )
+
+
+def _durable(rows: pa.Table, table: Table, folder: Path, **choices: Any) -> Written:
+    """Writes rows as `write_rows` does, so that they stay: the driver cannot see to that."""
+    written = write_rows(rows, table, folder, **choices)
+    with (folder / written.path).open("rb") as file:
+        os.fsync(file.fileno())
+    return written
 
 
 def results_of(path: Path) -> Iterator[Any]:
@@ -171,7 +180,7 @@ def _appended(results: Iterable[Any], target: Target) -> Iterator[Any]:
         rows = pa.Table.from_batches([each.rows for each in waiting])
         file = NOTHING
         if rows.num_rows:
-            file = write_rows(
+            file = _durable(
                 rows.drop_columns([table.partition]), table, target.folder, within=within
             )
         *others, last = waiting

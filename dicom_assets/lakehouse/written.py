@@ -1,15 +1,16 @@
-"""Rows that a worker has put into a file: who commits them handles names, not rows.
+"""Rows in files that become part of a table: who commits them handles names, not rows.
 
-Decided here: how such a file is written: as delta-rs writes ours, with statistics of the key, so
-that it becomes part of a table as it stands. Not decided here: who writes (`spark_worker`), or when
-it is committed (`spark_engine`). A file that no commit names is of no table, like what any killed
-writer of Delta leaves; `maintain` removes it.
+Decided here: how rows that are appended are written: with statistics of the key, and no more of
+them in memory than a file holds, where delta-rs keeps several copies of up to 8192 rows, which may
+be as many whole studies. Not decided here: how rows are changed (`merge`), or who writes
+(`engine`, `spark_worker`). A file that no commit names is of no table, like what any killed writer
+of Delta leaves; `maintain` removes it.
 """
 
 import json
-import os
 import time
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,9 +18,15 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction
 
+from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.paths import appear, temporary_of
 from dicom_assets.lakehouse.tables import Table
+
+_BYTES_PER_FILE = 32 << 20
+"""In memory; on disk about a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,64 @@ NOTHING = Written("", 0, 0, "{}")
 """No rows, in no file."""
 
 
+def append(
+    rows: pa.Table | pa.RecordBatchReader,
+    delta: DeltaTable,
+    table: Table,
+    folder: Path,
+    partition: str,
+    said: CommitProperties,
+) -> None:
+    """Appends rows to a partition in one commit.
+
+    Args:
+        rows: Rows with the table's columns, or but for its partition.
+        delta: The table, opened at the newest version.
+        table: What it is.
+        folder: Where it lies.
+        partition: The text of the partition's value.
+        said: What the commit says.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
+    """
+    within = f"{table.partition}={partition}"
+    batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
+    files = [write_rows(some, table, folder, within=within) for some in _files_of(batches, table)]
+    commit(files, delta, table, partition, said)
+
+
+def _files_of(batches: Iterable[pa.RecordBatch], table: Table) -> Iterator[pa.Table]:
+    """Yields rows for a file each, without their partition, which a commit tells."""
+    waiting, size = list[pa.RecordBatch](), 0
+    for batch in batches:
+        columns = [name for name in batch.schema.names if name != table.partition]
+        waiting.append(batch.select(columns))
+        size += batch.nbytes
+        if size >= _BYTES_PER_FILE:
+            yield pa.Table.from_batches(waiting)
+            waiting, size = [], 0
+    if any(batch.num_rows for batch in waiting):
+        yield pa.Table.from_batches(waiting)
+
+
+def commit(
+    files: Iterable[Written],
+    delta: DeltaTable,
+    table: Table,
+    partition: str,
+    said: CommitProperties,
+) -> None:
+    """Makes files part of a table; see `append`."""
+    delta.create_write_transaction(
+        [each.added_to(table, partition) for each in files],
+        "append",
+        delta.schema(),
+        partition_by=[table.partition],
+        commit_properties=said,
+    )
+
+
 def write_rows(
     rows: pa.Table,
     table: Table,
@@ -63,7 +128,7 @@ def write_rows(
     within: str,
     merged: frozenset[str] = frozenset(),
 ) -> Written:
-    """Writes rows to a file of their own, durably.
+    """Writes rows to a file of their own; it is not made durable.
 
     Args:
         rows: Rows with the table's columns, or but for its partition.
@@ -75,17 +140,18 @@ def write_rows(
     path = f"{within}/part-{uuid.uuid4()}.{table.compression.lower()}.parquet"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
+    to = temporary_of(target) if isinstance(target, FarPath) else target
     statistics = [name for name in table.key if name in rows.column_names]
     pq.write_table(
         rows,
-        target,
+        to,
         compression=table.compression,
         row_group_size=table.rows_per_group,
         write_statistics=statistics,  # pyright: ignore[reportArgumentType]
     )
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
-    size = target.stat().st_size
+    size = to.stat().st_size
+    if to is not target:
+        appear(to, target)
     return Written(path, rows.num_rows, size, _stats(rows, table), merged)
 
 
