@@ -9,7 +9,8 @@ made is counted after each run. What is said of the results: `benchmarks.engines
 
 Spark's session, with a first job so that executors are there, is timed apart. The driver's memory
 is the kernel's high-water mark of its Python process and of its JVM, whose heap is bounded, each
-apart; in `local[2]` the JVM is the executor, too.
+apart; in `local[2]` the JVM is the executor, too. What is in use of its heap in the end is told,
+too.
 
 The report is written after every run. One round, but for sizes that take seconds.
 
@@ -36,6 +37,7 @@ from benchmarks.chain import DAY, DROP, counted, drop, expected, in_fresh_proces
 from benchmarks.engines_report import (
     CLUSTER,
     CORES,
+    HEAP_IN_USE,
     JVM,
     LABELS,
     LOCAL,
@@ -174,6 +176,7 @@ def _inside(master: str, lakehouse: Path) -> dict[str, Any]:
     run = Run.of(load_settings(lakehouse=lakehouse, workers=CORES, **choices), DAY)
     seconds, memory = {}, {}
     begin = time.perf_counter()
+    session = None
     if master:
         session = run.engine.spark  # pyright: ignore[reportAttributeAccessIssue] # it is Spark's
         session.range(CORES).count()
@@ -186,8 +189,18 @@ def _inside(master: str, lakehouse: Path) -> dict[str, Any]:
     for child in psutil.Process().children():
         if child.name() == "java":
             memory[JVM] = resident(child.pid)[1]
+    if master:
+        memory[HEAP_IN_USE] = _in_use(session)
     written = counted(lakehouse)
     return {"s": seconds, "MiB": memory, "bytes": _sizes(lakehouse, written), "counted": written}
+
+
+def _in_use(session: Any) -> float:
+    """Returns the MiB of the heap that are still in use when it has been cleaned."""
+    java = session._jvm.java.lang
+    java.System.gc()
+    runtime = java.Runtime.getRuntime()
+    return (runtime.totalMemory() - runtime.freeMemory()) / (1 << 20)
 
 
 def _sizes(lakehouse: Path, written: dict[str, int]) -> dict[str, float]:

@@ -24,6 +24,7 @@ LABELS = {
 }
 SESSION = "start of the session"
 PYTHON, JVM = "driver's Python", "driver's JVM"
+HEAP_IN_USE = "driver's JVM, of its heap in use at the end"
 NDJSON, METASTORE = "NDJSON, bytes an instance", "metastore on disk, bytes a row"
 GROWS = 1.1
 """Memory of the larger size : of the smaller one; peaks of the same work differ by less."""
@@ -37,6 +38,10 @@ are run, of which medians are told, else one. Files are header-only (16 x 16 pix
 cache. All of it runs on one machine, the cluster's master, workers and driver, too. Each JVM, a
 driver's or an executor's, has a heap of {heap}. Less is better. Compare ratios within this run, not
 numbers between machines."""
+
+_HEAPS = """\
+A JVM lets its heap fill up to its bound before it cleans it, so that its peak says how much has
+passed through. What is in use is counted after it has been told to clean."""
 
 _EXTRAPOLATED = """\
 **Extrapolated, not measured:** steps that are shared out take half as long on twice as many cores.
@@ -222,7 +227,7 @@ def _memory(results: Results, sizes: Sequence[int], engines: Sequence[str]) -> s
     ratio_of = f"{label(last[-1])} : {label(last[0])}" if len(last) == 2 else "ratio"
     rows = []
     for engine in engines:
-        for what in (PYTHON,) if engine == LOCAL else (PYTHON, JVM):
+        for what in (PYTHON,) if engine == LOCAL else (PYTHON, JVM, HEAP_IN_USE):
             peaks = [results.median(what, label(size), engine) for size in sizes]
             low, high = peaks[-2:] if len(peaks) > 1 else (None, None)
             ratio = high / low if low and high else None
@@ -230,7 +235,8 @@ def _memory(results: Results, sizes: Sequence[int], engines: Sequence[str]) -> s
             of = what.replace("driver's ", "main process, ") if engine == LOCAL else what
             rows.append((f"{LABELS[engine]}: {of}", *map(short, peaks), short(ratio), verdict))
     head = ("peak, MiB", *map(label, sizes), ratio_of, f"under {GROWS:g}")
-    return markdown([head, *rows])
+    table = markdown([head, *rows])
+    return f"{table}\n\n{_HEAPS}" if {SPARK, CLUSTER} & {*engines} else table
 
 
 def _bytes(results: Results, sizes: Sequence[int], engines: Sequence[str]) -> str:
