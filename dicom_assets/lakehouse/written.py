@@ -27,6 +27,7 @@ from dicom_assets.lakehouse.tables import Table
 
 _BYTES_PER_FILE = 32 << 20
 """In memory; on disk about a tenth."""
+_MOST_OF_A_KEY = 1024  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +157,19 @@ def write_rows(
 
 
 def _stats(rows: pa.Table, table: Table) -> str:
-    found = {
-        name: pc.call_function("min_max", [rows[name]]).as_py()
-        for name in table.key
-        if name in rows.column_names and rows.num_rows
-    }
+    keys = [name for name in table.key if name in rows.column_names]
+    found = {name: pc.call_function("min_max", [rows[name]]).as_py() for name in keys}
+    told = {name: each for name, each in found.items() if all(map(_is_told, each.values()))}
     return json.dumps(
         {
             "numRecords": rows.num_rows,
-            "minValues": {name: each["min"] for name, each in found.items()},
-            "maxValues": {name: each["max"] for name, each in found.items()},
-            "nullCount": {name: rows[name].null_count for name in found},
+            "minValues": {name: each["min"] for name, each in told.items()},
+            "maxValues": {name: each["max"] for name, each in told.items()},
+            "nullCount": {name: rows[name].null_count for name in keys},
         }
     )
+
+
+def _is_told(extreme: str | int | None) -> bool:
+    """Says whether statistics have a key: ids that others chose may be of any length."""
+    return extreme is not None and len(f"{extreme}") <= _MOST_OF_A_KEY

@@ -1,13 +1,13 @@
 import shutil
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError
 
-from dicom_assets.lakehouse import merge, query
+from dicom_assets.lakehouse import merge, query, written
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.lock import locked
@@ -70,6 +70,49 @@ def test_only_rows_after_a_version_are_new(engine):
     assert new(engine, None) == ["a", "b"]
     assert new(engine, 1) == ["b"]
     assert new(engine, engine.version(TABLE)) == []
+
+
+def test_rows_that_are_more_than_a_file_holds_are_one_commit_all_the_same(engine, monkeypatch):
+    monkeypatch.setattr(written, "_BYTES_PER_FILE", 1)
+    names = ["a", "b", "c"]
+    each = [batch for name in names for batch in rows(FIRST, name).to_batches()]
+    batches = pa.RecordBatchReader.from_batches(TABLE.schema, each)
+    engine.append(TABLE, batches, progress=Progress("test", 1), ingest_date=FIRST)
+    assert (engine.version(TABLE), len(engine.open(TABLE).file_uris())) == (1, 3)
+    assert new(engine, None) == names
+    assert sorted(engine.read(TABLE, ["filePath"])["filePath"].to_pylist()) == names
+
+
+def test_nothing_is_appended_but_how_far_was_read(engine):
+    append(engine, FIRST, version=5)
+    assert engine.progress(TABLE, f"test/{FIRST}") == 5
+    assert (engine.row_count(TABLE), new(engine, None)) == (0, [])
+
+
+def test_a_key_too_long_or_missing_has_no_statistics_and_is_found(engine):
+    long, table = "x" * 2000, catalog.bronze_fhir("Patient")
+    for keys in ([long], ["y", long], [None]):
+        found = pa.Table.from_pylist(
+            [
+                {
+                    "ingestDate": FIRST,
+                    "sourceSystem": "default",
+                    "id": key,
+                    "resource": "{}",
+                    "filePath": "f",
+                    "lineNumber": number,
+                    "ingestedAt": datetime(2026, 1, 1, tzinfo=UTC),
+                }
+                for number, key in enumerate(keys)
+            ],
+            schema=table.schema,
+        )
+        engine.append(table, found, progress=None, ingest_date=FIRST)
+    commits = sorted(engine.layout.root.rglob("*.json"))[1:]
+    assert [path.stat().st_size < 1000 for path in commits] == [True] * 3
+    read = engine.read(table, ["id"], where={"id": [long]}, ingest_date=FIRST)
+    assert read["id"].to_pylist() == [long, long]
+    assert engine.row_count(table) == 4
 
 
 def test_a_partition_sees_its_own_rows_alone(engine):
