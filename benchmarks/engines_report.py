@@ -234,7 +234,7 @@ def _memory(results: Results, sizes: Sequence[int], engines: Sequence[str]) -> s
             verdict = "" if ratio is None else "ok" if ratio < GROWS else "**grows**"
             of = what.replace("driver's ", "main process, ") if engine == LOCAL else what
             rows.append((f"{LABELS[engine]}: {of}", *map(short, peaks), short(ratio), verdict))
-    head = ("peak, MiB", *map(label, sizes), ratio_of, f"under {GROWS:g}")
+    head = ("MiB, peaks but for what is in use", *map(label, sizes), ratio_of, f"under {GROWS:g}")
     table = markdown([head, *rows])
     return f"{table}\n\n{_HEAPS}" if {SPARK, CLUSTER} & {*engines} else table
 

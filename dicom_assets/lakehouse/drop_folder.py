@@ -7,17 +7,16 @@ what becomes of a file (`dicom_assets.steps.organise`), when to look (`dicom_ass
 import contextlib
 import logging
 import os
-import sqlite3
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, filterfalse, islice
 from pathlib import Path
 
 from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.listing import listing
 from dicom_assets.lakehouse.paths import is_far, path_of
 from dicom_assets.lakehouse.pool import over_threads
 
@@ -64,10 +63,14 @@ def _path(address: str) -> Path:
     return path_of(address)
 
 
-def dropped(folder: Path) -> Iterator[Dropped]:
+def dropped(folder: Path, *, scratch: Path | None = None) -> Iterator[Dropped]:
     """Lists every entry but folders, at any depth, in a fixed order; follows no link.
 
     What may not be looked at is left out, with a warning.
+
+    Args:
+        folder: The folder.
+        scratch: Where names wait that are too many to be held; None holds them all.
     """
     if isinstance(folder, FarPath):
         for path, status in folder.below():
@@ -75,7 +78,7 @@ def dropped(folder: Path) -> Iterator[Dropped]:
             if status.st_size or path.is_file():
                 yield _dropped(str(path), status)
         return
-    open_folders = [(str(folder), _listed(str(folder)))]
+    open_folders = [(str(folder), _listed(str(folder), scratch))]
     while open_folders:
         address, inside = open_folders[-1]
         name, is_folder = next(inside, ("", False))
@@ -84,40 +87,27 @@ def dropped(folder: Path) -> Iterator[Dropped]:
             continue
         address = os.path.join(address, name)
         if is_folder:
-            open_folders.append((address, _listed(address)))
+            open_folders.append((address, _listed(address, scratch)))
         elif found := look(address):
             yield found
 
 
-def _listed(folder: str) -> Iterator[tuple[str, bool]]:
-    """Yields names of what lies in a folder, in order, and whether it is a folder.
-
-    All is listed before the first is yielded. Where it is too much to be held, it is sorted in
-    a database that SQLite has on disk for as long.
-    """
-    entries = iter(_entries(folder))
-    some = list(islice(entries, _ENTRIES_AT_ONCE))
-    if len(some) < _ENTRIES_AT_ONCE:
-        yield from sorted(some, key=lambda entry: os.fsencode(entry[0]))
-        return
-    with closing(sqlite3.connect("")) as database:
-        database.execute("CREATE TABLE entries (name BLOB, is_folder INTEGER)")
-        rows = ((os.fsencode(name), is_folder) for name, is_folder in chain(some, entries))
-        database.executemany("INSERT INTO entries VALUES (?, ?)", rows)
-        some.clear()
-        for name, is_folder in database.execute("SELECT * FROM entries ORDER BY name"):
-            yield os.fsdecode(name), bool(is_folder)
-
-
-def _entries(folder: str) -> Iterator[tuple[str, bool]]:
+def _listed(folder: str, scratch: Path | None = None) -> Iterator[tuple[str, bool]]:
+    """Yields what `listing` yields; nothing of what cannot be listed."""
+    entries = listing(folder, scratch)
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                yield entry.name, entry.is_dir(follow_symlinks=False)
+        first = next(entries, None)  # all has been listed then
     except (FileNotFoundError, NotADirectoryError):
         return
-    except OSError as error:  # its name, maybe a person's, must not get into the log
+    except OSError as error:
+        if error.filename != folder:
+            raise
+        # its name, maybe a person's, must not get into the log
         _LOG.warning("a folder in the drop folder cannot be listed: %s", error.strerror)
+        return
+    if first:
+        yield first
+        yield from entries
 
 
 def look(address: str) -> Dropped | None:
@@ -170,7 +160,7 @@ def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
 
 
 def stable_parts(
-    folder: Path, *, settle_seconds: float, is_first: Callable[[Dropped], bool]
+    folder: Path, *, settle_seconds: float, is_first: Callable[[Dropped], bool], scratch: Path
 ) -> Iterator[tuple[list[Dropped], int]]:
     """Yields what `stable` returns in parts, of a folder that may hold any number of entries.
 
@@ -178,13 +168,14 @@ def stable_parts(
         folder: The folder.
         settle_seconds: How long an entry must not have changed.
         is_first: Says which entries come before all others, wherever they lie.
+        scratch: Where names wait that are too many to be held.
     """
-    entries = dropped(folder)
+    entries = dropped(folder, scratch=scratch)
     part = list(islice(entries, _ENTRIES_AT_ONCE))
     if len(part) < _ENTRIES_AT_ONCE:
         part.sort(key=lambda entry: not is_first(entry))
     else:
-        first = [entry for entry in dropped(folder) if is_first(entry)]
+        first = [e for e in dropped(folder, scratch=scratch) if is_first(e)]
         yield without_changing(first, settle_seconds=settle_seconds)
         entries = filterfalse(is_first, chain(part, entries))
         part = list(islice(entries, _ENTRIES_AT_ONCE))
@@ -227,7 +218,7 @@ def remove_empty_folders(
     found, waiting = list[Path](), [folder]
     while waiting:
         inner = waiting.pop()
-        below = [inner / name for name, is_folder in _entries(str(inner)) if is_folder]
+        below = [inner / name for name, is_folder in _listed(str(inner)) if is_folder]
         found += below
         waiting += below
     for path in reversed(found):

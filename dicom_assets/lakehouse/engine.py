@@ -116,6 +116,7 @@ class LocalEngine(Reader):
         known = {f.name for f in delta.schema().fields}
         if new := [table.schema.field(name) for name in names if name not in known]:
             delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
+            sync([self._folder(table)])  # or a power cut could tear it, and not what is built on it
             delta = self._tables.create(table)
         return delta
 
@@ -143,7 +144,7 @@ class LocalEngine(Reader):
         here = in_memory(rows, table.upserted)
         if not (here.num_rows or gone or progress):
             return
-        delta = self._tables.create(table)
+        delta = self._with_columns(table, table.schema.names)
         keys = {*here[table.key[0]].to_pylist(), *gone}
         partitions = upsert(
             delta,

@@ -15,7 +15,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -70,9 +69,5 @@ def holding(root: Path) -> int | None:
 
     It is a number, another one each time the lock is taken.
     """
-    return _HELD.get(_real(root))
-
-
-@lru_cache(maxsize=64)  # it is asked for each time a table is opened
-def _real(root: Path) -> Path:
-    return root.resolve()
+    # asked for each time a table is opened; to resolve a path takes longer than all the rest
+    return _HELD.get(root) or (_HELD.get(root.resolve()) if _HELD else None)

@@ -14,9 +14,8 @@ from urllib.parse import unquote
 
 from deltalake import DeltaTable, Transaction
 
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.opened import commit_of
-
-_CHANGES = "_change_data/"
 
 
 def partition_transactions(delta: DeltaTable, day: date) -> list[Transaction]:
@@ -37,7 +36,7 @@ def span(delta: DeltaTable, day: date) -> tuple[int, int] | None:
 def appends(folder: Path, day: date, first: int, last: int) -> list[int] | None:
     """Returns the versions that added rows to a partition; None where one is no longer there.
 
-    The log says it (Delta protocol, actions add and cdc), so that nothing else need be read of
+    The log says it (Delta protocol, actions add and remove), so that nothing else need be read of
     other partitions' commits.
     """
     found = []
@@ -56,16 +55,16 @@ def count_added(folder: Path, day: date, versions: Iterable[int]) -> int:
     return sum(json.loads(file.get("stats") or "{}").get("numRecords", 0) for file in added)
 
 
-def inserted(folder: Path, day: date, version: int) -> list[tuple[str, bool]]:
-    """Returns the files with the rows that a version inserted into a partition.
+def inserted(folder: Path, day: date, version: int) -> list[Path]:
+    """Returns the files with the rows that a version added to a partition.
 
-    Returns:
-        Path below the table's folder, and whether it is one of changes, which says of each row what
-        became of it (Delta protocol, change data files): where there are such, they say all.
+    Raises:
+        PlainError: The version is no longer there.
     """
-    files = _added(folder, day, version) or []
-    changes = [file for file in files if file["path"].startswith(_CHANGES)]
-    return [(unquote(file["path"]), bool(changes)) for file in changes or files]
+    files = _added(folder, day, version)
+    if files is None:
+        raise PlainError(f"the log of {folder} was cleaned while it was read. Run the date again")
+    return [folder / unquote(file["path"]) for file in files]
 
 
 def _added(folder: Path, day: date, version: int) -> list[dict[str, Any]] | None:
@@ -75,13 +74,18 @@ def _added(folder: Path, day: date, version: int) -> list[dict[str, Any]] | None
     except FileNotFoundError:
         return None
     actions = [json.loads(line) for line in text.splitlines()]
-    files = [a[kind] for a in actions for kind in ("add", "cdc") if kind in a]
+    if any(_changes(each["remove"]) for each in actions if "remove" in each):
+        return []  # it wrote rows anew that were there: tables are appended to, or changed
+    files = (each["add"] for each in actions if "add" in each)
     return [
         file
         for file in files
-        if file["partitionValues"].get("ingestDate") == f"{day}"
-        and file.get("dataChange") is not False  # compaction changes none
+        if file["partitionValues"].get("ingestDate") == f"{day}" and _changes(file)
     ]
+
+
+def _changes(action: dict[str, Any]) -> bool:
+    return action.get("dataChange") is not False  # compaction changes nothing
 
 
 def _before_id(day: date) -> str:

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, count_added, inserted, span
 from dicom_assets.lakehouse.places import Key, Places
@@ -28,7 +27,8 @@ from dicom_assets.lakehouse.tables import Table, Tables
 
 _BYTES_AT_ONCE = 16 << 20
 """Of a file's rows, of all columns."""
-_CHANGE = "_change_type"
+_MOST_ASKED = 10_000
+"""Keys of a question that is remembered with its answer."""
 _MOST_REMEMBERED = 16 << 20
 """Bytes of an answer that is kept for whoever asks the same."""
 
@@ -180,27 +180,27 @@ class Reader:
 
         What follows silver, and its checks, ask for the same studies one after another.
         """
-        asked = {name: frozenset(values) for name, values in where.items()}
-        question = (delta.metadata().id, delta.version(), wanted.names, asked)
+        conditions: dict[str, Any] = dict(where)
+        keys = conditions[table.key[0]]
+        question = None
+        if len(keys) <= _MOST_ASKED:
+            asked = {name: frozenset(values) for name, values in where.items()}
+            question = (delta.metadata().id, delta.version(), wanted.names, asked)
         last = self._last_look_ups.get(table.full_name)
         if last and last[0] == question:
             yield from last[1]
             return
-        conditions: dict[str, Any] = dict(where)
-        partitions = self._places(table).partitions(delta, conditions[table.key[0]])
+        partitions = self._places(table).partitions(delta, keys)
         conditions[table.partition] = table.values_of(partitions)
         kept, size = list[pa.RecordBatch](), 0
         for batch in stream(delta, wanted, conditions):
             size += batch.nbytes
-            if size <= _MOST_REMEMBERED:
+            if question and size <= _MOST_REMEMBERED:
                 kept.append(batch)
-            else:
-                kept.clear()
             yield batch
-        if size <= _MOST_REMEMBERED:
+        self._last_look_ups.pop(table.full_name, None)
+        if question and size <= _MOST_REMEMBERED:
             self._last_look_ups[table.full_name] = question, kept
-        else:
-            self._last_look_ups.pop(table.full_name, None)
 
     def read_new(
         self,
@@ -233,8 +233,8 @@ class Reader:
             return
         folder = self.layout.table(table.layer, table.name)
         for version in versions:
-            for file, is_of_changes in inserted(folder, ingest_date, version):
-                yield from _rows_of(folder / file, wanted, ingest_date, is_of_changes=is_of_changes)
+            for file in inserted(folder, ingest_date, version):
+                yield from _rows_of(file, wanted, ingest_date)
 
     def new_parts(
         self,
@@ -347,25 +347,17 @@ class Reader:
         return pa.Table.from_batches(list(found), schema=columns_of(table, columns))
 
 
-def _rows_of(
-    path: Path, wanted: pa.Schema, ingest_date: date, *, is_of_changes: bool
-) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a data file, or those that a file of changes says were inserted."""
-    source: Any = pa.BufferReader(path.read_bytes()) if isinstance(path, FarPath) else path
-    with pq.ParquetFile(source) as file:
+def _rows_of(path: Path, wanted: pa.Schema, ingest_date: date) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a data file, which does not hold its partition."""
+    with path.open("rb") as stream, pq.ParquetFile(stream) as file:
+        held = file.metadata
+        size = sum(held.row_group(at).total_byte_size for at in range(held.num_row_groups))
+        rows_at_once = max(1, held.num_rows * _BYTES_AT_ONCE // max(size, _BYTES_AT_ONCE))
         known = [name for name in wanted.names if name in file.schema_arrow.names]
-        groups = (file.metadata.row_group(at) for at in range(file.metadata.num_row_groups))
-        size = sum(group.total_byte_size for group in groups)
-        rows_at_once = max(1, file.metadata.num_rows * _BYTES_AT_ONCE // max(size, _BYTES_AT_ONCE))
-        for batch in file.iter_batches(
-            rows_at_once, columns=[*known, _CHANGE] if is_of_changes else known
-        ):
+        for batch in file.iter_batches(rows_at_once, columns=known):
             rows = pa.Table.from_batches([batch])
-            if is_of_changes:  # filling a column in old rows makes none of them new
-                is_new = pc.call_function("equal", [rows[_CHANGE], pa.scalar("insert")])
-                rows = rows.filter(is_new)
             if INGEST_DATE in wanted.names:
-                day = pa.array([ingest_date] * len(rows), pa.date32())
+                day = pa.array([ingest_date] * batch.num_rows, pa.date32())
                 rows = rows.append_column(INGEST_DATE, day)
             yield from conform(rows, wanted).to_batches()
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake import CommitProperties, DeltaTable, Transaction
 
 from dicom_assets.lakehouse.compaction import file_sizes
 from dicom_assets.lakehouse.engine import (
@@ -373,11 +373,7 @@ class SparkEngine(LocalEngine):
 
     def prepare(self, table: Table) -> None:
         """Makes a table, and its columns, before executors write to it or a stream reads it."""
-        delta = self._tables.create(table)
-        known = {each.name for each in delta.schema().fields}
-        new = [each for each in table.schema if each.name not in known]
-        if new:
-            delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
+        self._with_columns(table, table.schema.names)
 
 
 class _Staging:

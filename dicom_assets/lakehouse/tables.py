@@ -102,7 +102,7 @@ class Tables:
         """Opens a table at its newest version, or returns None where it does not exist yet.
 
         Raises:
-            TableError: It is partitioned otherwise than it should be.
+            TableError: It is partitioned otherwise than it should be, or holds something else.
         """
         path, held = self.layout.table(table.layer, table.name), holding(self.layout.root)
         if held is None or self._looked.get(path) != held:
@@ -142,7 +142,7 @@ class Tables:
             self._keep(table, path, OpenedTable(str(path), options))
 
     def _keep(self, table: Table, path: Path, delta: DeltaTable) -> None:
-        _check_partition(table, delta, path)
+        _check(table, delta, path)
         self._opened[path] = _made(path), delta
 
     def create(self, table: Table) -> DeltaTable:
@@ -189,11 +189,18 @@ def _made(path: Path) -> int | None:
         return None
 
 
-def _check_partition(table: Table, delta: DeltaTable, path: Path) -> None:
-    columns = delta.metadata().partition_columns
-    if columns != [table.partition]:
+def _check(table: Table, delta: DeltaTable, path: Path) -> None:
+    """Checks that a table is what rows are written for; it may lack columns."""
+    partition, wrong = delta.metadata().partition_columns, ""
+    types = {each.name: each.type for each in Schema.from_arrow(table.schema).fields}
+    others = [e.name for e in delta.schema().fields if e.type != types.get(e.name, e.type)]
+    if partition != [table.partition]:
+        wrong = f"is partitioned by {', '.join(partition) or 'nothing'}, not by {table.partition}"
+    elif others:
+        wrong = f"holds something else in column {others[0]}"
+    if wrong:
         raise TableError(
-            f"{path} is partitioned by {', '.join(columns) or 'nothing'}, not by {table.partition}:"
-            f" an earlier version made it. Move the folder {table.layer}/Tables/{table.name} away"
-            " and run every ingest date again; the table is made anew from the layer before it"
+            f"{path} {wrong}: another version made it. Move the folder"
+            f" {table.layer}/Tables/{table.name} away and run every ingest date again; the table is"
+            " made anew from the layer before it"
         )

@@ -85,13 +85,23 @@ def append(
         deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
     """
     within = f"{table.partition}={partition}"
-    batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
-    files = [write_rows(some, table, folder, within=within) for some in _files_of(batches, table)]
+    files: list[Written] = []
+    try:
+        for some in _files_of(rows, table):
+            files.append(write_rows(some, table, folder, within=within))  # noqa: PERF401 some fail
+    except BaseException:
+        for file in files:
+            (folder / file.path).unlink()
+        raise
     commit(files, delta, table, partition, said)
 
 
-def _files_of(batches: Iterable[pa.RecordBatch], table: Table) -> Iterator[pa.Table]:
+def _files_of(rows: pa.Table | pa.RecordBatchReader, table: Table) -> Iterator[pa.Table]:
     """Yields rows for a file each, without their partition, which a commit tells."""
+    batches: Iterable[pa.RecordBatch] = rows
+    if isinstance(rows, pa.Table):
+        most = rows.num_rows * _BYTES_PER_FILE // max(rows.nbytes, 1)
+        batches = rows.to_batches(max_chunksize=max(1, most))
     waiting, size = list[pa.RecordBatch](), 0
     for batch in batches:
         columns = [name for name in batch.schema.names if name != table.partition]
@@ -143,16 +153,20 @@ def write_rows(
     target.parent.mkdir(parents=True, exist_ok=True)
     to = temporary_of(target) if isinstance(target, FarPath) else target
     statistics = [name for name in table.key if name in rows.column_names]
-    pq.write_table(
-        rows,
-        to,
-        compression=table.compression,
-        row_group_size=table.rows_per_group,
-        write_statistics=statistics,  # pyright: ignore[reportArgumentType]
-    )
-    size = to.stat().st_size
-    if to is not target:
-        appear(to, target)
+    try:
+        pq.write_table(
+            rows,
+            to,
+            compression=table.compression,
+            row_group_size=table.rows_per_group,
+            write_statistics=statistics,  # pyright: ignore[reportArgumentType]
+        )
+        size = to.stat().st_size
+        if to is not target:
+            appear(to, target)
+    except BaseException:
+        to.unlink(missing_ok=True)
+        raise
     return Written(path, rows.num_rows, size, _stats(rows, table), merged)
 
 

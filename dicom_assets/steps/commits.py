@@ -13,7 +13,7 @@ from dicom_assets.lakehouse.written import Written
 
 T = TypeVar("T")
 
-_BYTES_PER_COMMIT = 32 << 20  # of rows in memory; their writer holds them several times
+_BYTES_PER_COMMIT = 32 << 20  # of rows in memory
 
 
 def commits(

@@ -67,6 +67,7 @@ def organise(run: Run) -> Report:
             layout.drop_folder,
             settle_seconds=settings.settle_seconds,
             is_first=turn.is_of_operations,
+            scratch=layout.scratch,
         )
         for entries, changing in parts:
             report.count({"still_changing": changing})

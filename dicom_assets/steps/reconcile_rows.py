@@ -2,8 +2,8 @@
 
 Decided here: what stands for a file, an instance, a series, a study and a FHIR resource: 63 bits of
 a hash, for the last four those of silver/current_files; so that the millions of rows that a date
-may have take some 100 bytes each in memory. Rows are read a batch at a time. Not decided here: what
-is counted of them (`reconcile`).
+may have take some 100 bytes each in memory. Only studies keep their ids in silver. Rows are read a
+batch at a time. Not decided here: what is counted of them (`reconcile`).
 """
 
 from collections import Counter
@@ -65,7 +65,8 @@ class _Texts:
         return np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int32)
 
     def column(self, numbers: NDArray[np.int32]) -> pd.Categorical:
-        return pd.Categorical.from_codes(numbers, list(self._numbers))
+        found = pd.Categorical.from_codes(numbers, list(self._numbers))
+        return found.reorder_categories(sorted(self._numbers))
 
 
 def organised(run: Run) -> pd.DataFrame:
@@ -456,5 +457,5 @@ def _content(content_hash: str | None) -> int:
     return int(content_hash[:15], 16) if content_hash else UNKNOWN
 
 
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
+def _folder(path: str | None) -> str:
+    return (path or "").rpartition("/")[0]

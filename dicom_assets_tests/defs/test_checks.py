@@ -261,6 +261,11 @@ def test_filling_a_promoted_column_makes_no_row_new(make_house, write_dicom):
     house.chain()
     assert len(house.rows(catalog.BRONZE_IMAGING_STUDY)) == 1
     assert len(house.files("bronze/Files/Process/Clinical")) == 1
+    write_dicom(house.drop / "y.dcm", StudyInstanceUID="1.2.2")
+    house.chain()
+    studies = [row["id"] for row in house.rows(catalog.BRONZE_IMAGING_STUDY)]
+    assert sorted(studies) == ["1.2.2", "1.2.3.4"], "what comes later is new alone"
+    assert broken(house) == set()
 
 
 def test_failures_of_the_same_name_at_the_same_time_are_both_kept(house, write_dicom, monkeypatch):

@@ -17,6 +17,7 @@ from dicom_assets.steps import catalog
 
 TABLE = catalog.PROCESS_FILES
 FIRST, SECOND = date(2026, 1, 1), date(2026, 1, 2)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_key_too_long_or_missing_has_no_statistics_and_is_found(engine):
                     "resource": "{}",
                     "filePath": "f",
                     "lineNumber": number,
-                    "ingestedAt": datetime(2026, 1, 1, tzinfo=UTC),
+                    "ingestedAt": NOW,
                 }
                 for number, key in enumerate(keys)
             ],
@@ -160,7 +161,7 @@ def test_where_files_have_been_vacuumed_the_whole_partition_is_new(engine):
 def test_a_partition_that_nobody_wrote_to_since_is_not_looked_for_in_the_log(engine, monkeypatch):
     append(engine, FIRST, "a", version=1)
     append(engine, SECOND, "b", version=1)
-    monkeypatch.setattr(DeltaTable, "load_cdf", None)
+    monkeypatch.setattr("dicom_assets.lakehouse.log.commit_of", None)
     assert new(engine, 1, FIRST) == []
     assert new(engine, None, date(2026, 1, 3)) == []
 
@@ -284,6 +285,36 @@ def test_a_column_added_later_is_null_in_old_rows(engine):
     assert new(engine, None) == ["a", "b"]
 
 
+def test_an_upsert_adds_the_columns_that_an_older_table_lacks(engine):
+    table = catalog.PROCEDURE_OCCURRENCE
+    wider = replace(table, schema=table.schema.append(field("extra", pa.string(), "added")))
+    for key, each in enumerate((table, wider)):
+        filled = {f.name: f"{f.name}" for f in each.upserted if pa.types.is_string(f.type)}
+        filled |= {f.name: key for f in each.upserted if pa.types.is_integer(f.type)}
+        filled |= {f.name: SECOND for f in each.upserted if pa.types.is_date(f.type)}
+        filled |= {f.name: NOW for f in each.upserted if pa.types.is_timestamp(f.type)}
+        found = pa.Table.from_pylist([filled], schema=each.upserted)
+        engine.upsert(each, found, progress=None, ingest_date=FIRST)
+    rows = engine.read(wider, [*table.key, "extra"]).to_pylist()
+    assert {row[table.key[0]]: row["extra"] for row in rows} == {0: None, 1: "extra"}
+
+
+def test_of_an_append_that_breaks_off_nothing_stays(engine, monkeypatch):
+    append(engine, FIRST, "a", version=1)
+    monkeypatch.setattr(written, "_BYTES_PER_FILE", 1)
+    before = {path for path in engine.layout.root.rglob("*") if path.is_file()}
+
+    def batches():
+        yield from rows(FIRST, "b").to_batches()
+        raise OSError("the storage fails")
+
+    reader = pa.RecordBatchReader.from_batches(TABLE.schema, batches())
+    with pytest.raises(OSError, match="the storage fails"):
+        engine.append(TABLE, reader, progress=Progress("test", 1), ingest_date=FIRST)
+    assert {path for path in engine.layout.root.rglob("*") if path.is_file()} == before
+    assert new(engine, None) == ["a"]
+
+
 def test_column_descriptions_and_compression_are_in_the_table(engine):
     append(engine, FIRST, "a", version=1)
     delta = DeltaTable(str(engine.layout.table("bronze", TABLE.name)))
@@ -394,6 +425,13 @@ def test_a_table_that_is_partitioned_otherwise_is_refused_with_what_to_do(engine
         engine.read(catalog.PERSON, ["person_id"])
     with pytest.raises(TableError, match="not by ingestMonth"):
         upsert(engine, person(1, 1950))
+
+
+def test_a_table_that_holds_something_else_is_refused_with_what_to_do(engine, tmp_path):
+    append(engine, FIRST, "a", version=1)
+    changed = [f.with_type(pa.string()) if f.name == "fileSize" else f for f in TABLE.schema]
+    with pytest.raises(TableError, match=r"fileSize.*Move the folder bronze/Tables/process_files"):
+        LocalEngine(Layout(tmp_path)).open(replace(TABLE, schema=pa.schema(changed)))
 
 
 def test_what_others_commit_and_make_anew_is_seen(engine):
