@@ -1,7 +1,8 @@
-"""How a table's files are written, and how small ones are joined.
+"""How delta-rs writes a table's files anew, and how small ones are joined.
 
-Decided here: compression, row groups, statistics and file sizes. Not decided here: when files that
-were replaced are removed from disk (`maintenance`).
+Decided here: compression, row groups, statistics and file sizes. Not decided here: how rows that
+are appended are written (`written`), or when files that were replaced are removed from disk
+(`maintenance`).
 """
 
 from collections.abc import Iterator

@@ -97,13 +97,12 @@ def _listed(folder: str, scratch: Path | None = None) -> Iterator[tuple[str, boo
     entries = listing(folder, scratch)
     try:
         first = next(entries, None)  # all has been listed then
-    except (FileNotFoundError, NotADirectoryError):
-        return
     except OSError as error:
-        if error.filename != folder:
+        if not f"{error.filename}".startswith(folder):  # it is the names that cannot be kept
             raise
-        # its name, maybe a person's, must not get into the log
-        _LOG.warning("a folder in the drop folder cannot be listed: %s", error.strerror)
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            # its name, maybe a person's, must not get into the log
+            _LOG.warning("a folder in the drop folder cannot be listed: %s", error.strerror)
         return
     if first:
         yield first

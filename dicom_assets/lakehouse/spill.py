@@ -1,9 +1,9 @@
 """Rows that wait on disk until all of them are there.
 
 Decided here: that they lie, as an Arrow stream, in an unnamed file of the lakehouse's file system,
-which is gone when it is closed or the process ends. A table's writer pulls rows from a thread of
-its own, in which no other table may be written; so whatever must be committed before the rows is
-written while they wait here, and not as many rows as there are need be in memory.
+which is gone when it is closed or the process ends. What must be committed before the rows, and is
+known when the last of them is, is written while they wait here, and not as many rows as there are
+need be in memory.
 """
 
 import tempfile

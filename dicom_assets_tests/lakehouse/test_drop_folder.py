@@ -42,3 +42,13 @@ def test_names_of_any_bytes_come_in_order_folders_among_them(tmp_path, monkeypat
     entries = dropped(drop, scratch=tmp_path)
     found = [os.fsencode(os.path.relpath(entry.address, drop)) for entry in entries]
     assert found == [b"%b/%b" % (folder, name) for folder in folders for name in names]
+
+
+def test_where_names_cannot_wait_the_run_ends_instead_of_finding_nothing(tmp_path, monkeypatch):
+    (tmp_path / "drop").mkdir()
+    for name in "abc":
+        (tmp_path / "drop" / name).touch()
+    monkeypatch.setattr("dicom_assets.lakehouse.listing._AT_ONCE", 2)
+    with pytest.raises(OSError, match="absent"):
+        list(dropped(tmp_path / "drop", scratch=tmp_path / "absent"))
+    assert list(dropped(tmp_path / "gone", scratch=tmp_path)) == []

@@ -116,6 +116,18 @@ def test_a_key_too_long_or_missing_has_no_statistics_and_is_found(engine):
     assert engine.row_count(table) == 4
 
 
+def test_rows_of_which_a_column_was_set_are_not_new_again(engine):
+    append(engine, FIRST, "a", "b", version=1)
+    changed = pa.table({"filePath": ["a"], "fileSize": pa.array([7], pa.int64())})
+    columns = ["fileSize"]
+    engine.update(TABLE, changed, key="filePath", columns=columns, ingest_date=FIRST)
+    append(engine, FIRST, "c", version=2)
+    assert new(engine, None) == ["a", "b", "c"]
+    assert new(engine, 1) == ["c"]
+    sizes = engine.read(TABLE, ["filePath", "fileSize"]).to_pylist()
+    assert {row["filePath"]: row["fileSize"] for row in sizes} == {"a": 7, "b": None, "c": None}
+
+
 def test_a_partition_sees_its_own_rows_alone(engine):
     append(engine, FIRST, "a", version=1)
     append(engine, SECOND, "b", version=1)
