@@ -21,8 +21,6 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction
 
-from dicom_assets.lakehouse.far import FarPath
-from dicom_assets.lakehouse.paths import appear, temporary_of
 from dicom_assets.lakehouse.tables import Table
 
 _BYTES_PER_FILE = 32 << 20
@@ -151,23 +149,22 @@ def write_rows(
     path = f"{within}/part-{uuid.uuid4()}.{table.compression.lower()}.parquet"
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    to = temporary_of(target) if isinstance(target, FarPath) else target
     statistics = [name for name in table.key if name in rows.column_names]
+    sink = pa.BufferOutputStream()  # a file of ours, Arrow would write in hundreds of pieces
+    pq.write_table(
+        rows,
+        sink,
+        compression=table.compression,
+        row_group_size=table.rows_per_group,
+        write_statistics=statistics,  # pyright: ignore[reportArgumentType]
+    )
+    content = sink.getvalue()
     try:
-        pq.write_table(
-            rows,
-            to,
-            compression=table.compression,
-            row_group_size=table.rows_per_group,
-            write_statistics=statistics,  # pyright: ignore[reportArgumentType]
-        )
-        size = to.stat().st_size
-        if to is not target:
-            appear(to, target)
+        target.write_bytes(content)
     except BaseException:
-        to.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
         raise
-    return Written(path, rows.num_rows, size, _stats(rows, table), merged)
+    return Written(path, rows.num_rows, content.size, _stats(rows, table), merged)
 
 
 def _stats(rows: pa.Table, table: Table) -> str:
