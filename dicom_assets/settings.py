@@ -41,6 +41,7 @@ _NO_NAMESPACE = re.compile(rf"default|\d{{4}}|{OPERATIONS_FOLDER}")
 
 # so that the environment, whose letters' case does not count, can name it
 _SERVICE_NAME = re.compile(r"[a-z](?:[a-z0-9-]|_(?!_)){0,63}")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+")
 
 
@@ -192,6 +193,11 @@ class Settings(BaseSettings):
         if ":/" in str(value):
             return FarPath(lakehouse_address(str(value)))
         root = Path(value).expanduser().absolute()
+        if _ESCAPE.search(str(root)):
+            raise ValueError(
+                f"{root} has a % before two digits or letters a to f, which tables take for one"
+                " character; it must be another folder"
+            )
         if root.exists() and not root.is_dir():
             raise ValueError(f"{root} is a file; it must be a folder")
         return root

@@ -48,6 +48,7 @@ def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
         ("PROMOTED_TAGS", "KVP=kvp", "promoted_tags"),
         ("PERSON_CROSSWALK", "/nowhere.csv", "/nowhere.csv does not exist"),
         ("LAKEHOUSE", __file__, "is a file; it must be a folder"),
+        ("LAKEHOUSE", "/data/a%20b", "has a % before two digits"),
         ("LAKEHOUSE", "", "lakehouse: must not be empty"),
         ("PATIENT_ID_SYSTEM", "foo bar", "patient_id_system: must be a URI"),
         ("DICOMWEB_BASE_ADDRESS", "not a url", "dicomweb_base_address: must be an address"),

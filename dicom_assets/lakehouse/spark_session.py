@@ -10,6 +10,7 @@ what Spark is asked to do (`spark_engine`).
 # PySpark is an extra: `pip install 'dicom-assets[spark]'`
 
 import os
+import re
 import shutil
 import site
 import sys
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _DELTA = "io.delta:delta-spark_{spark}_2.13:{delta}"
+_PARTITIONS = "spark.sql.shuffle.partitions"
+_AT_FIRST = "spark.sql.adaptive.coalescePartitions.initialPartitionNum"
 _DEFAULTS = {
     "spark.app.name": "dicom_assets",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     # a table's log is read in so many tasks: ours are short, by checkpoints
     "spark.databricks.delta.snapshotPartitions": "2",
-    "spark.sql.adaptive.coalescePartitions.initialPartitionNum": "64",
+    _AT_FIRST: "64",
     "spark.speculation": "false",  # two would move the same file
     "spark.executor.memoryOverheadFactor": "0.4",  # Python lives outside of the heap
     "spark.python.worker.reuse": "true",  # what a worker has looked up, it knows
@@ -49,6 +52,7 @@ class SparkError(PlainError):
     """Spark cannot be used as it is set up. The message says what to do."""
 
 
+_SPECULATES = "spark.speculation must be false: two would move the same file"
 _REMOTE = "SPARK_REMOTE"
 """The variable by which a Spark Connect server is told."""
 
@@ -95,44 +99,85 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
         SparkError: PySpark is not installed, nothing says where Spark is, the folder of jars holds
             none of Delta's, Spark does not start, or tasks are done twice.
     """
+    session_class = _session_class()
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    chosen = dict(spark.conf).get("spark.pyspark.python", sys.executable)
+    os.environ.setdefault("PYSPARK_PYTHON", chosen)  # only spark-submit itself heeds that setting
+    found = session_class.getActiveSession()
+    if found is None:
+        found = _started(spark, start)
+        if spark.is_remote:
+            _send_package(found)
+    try:
+        if found.conf.get("spark.speculation", "false") == "true":
+            raise SparkError(_SPECULATES)
+        for name, value in _ALWAYS.items():
+            if name not in dict(spark.conf):
+                found.conf.set(name, value)
+    except (Py4JError, PySparkException) as error:
+        raise SparkError(f"Spark refuses how it is set; see spark_conf: {_words(error)}") from error
+    return found
+
+
+def check(spark: Spark) -> None:
+    """Checks what can be told before Spark is started, which takes long.
+
+    Raises:
+        SparkError: As `session`.
+    """
+    session_class = _session_class()
+    if dict(spark.conf).get("spark.speculation") == "true":
+        raise SparkError(_SPECULATES)
+    if session_class.getActiveSession() is None:
+        _configured(spark)
+
+
+def _session_class() -> type["SparkSession"]:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise SparkError(
             "engine = spark needs PySpark: pip install 'dicom-assets[spark]'"
         ) from error
-    chosen = dict(spark.conf).get("spark.pyspark.python", sys.executable)
-    os.environ.setdefault("PYSPARK_PYTHON", chosen)  # only spark-submit itself heeds that setting
-    found = SparkSession.getActiveSession()
-    if found is None:
-        found = _started(spark, start)
-        if spark.is_remote:
-            _send_package(found)
-    if found.conf.get("spark.speculation", "false") == "true":
-        raise SparkError("spark.speculation must be false: two would move the same file")
-    for name, value in _ALWAYS.items():
-        if name not in dict(spark.conf):
-            found.conf.set(name, value)
-    return found
+    return SparkSession
 
 
 def _started(spark: Spark, start: Start) -> "SparkSession":
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
+    conf = _configured(spark)
+    try:
+        return start(conf)
+    except (Py4JError, PySparkException) as error:
+        said = _words(error)
+        why = "see spark_master and spark_conf"
+        if spark.is_remote:
+            why = "it needs a server that answers"
+        elif "JAVA_GATEWAY_EXITED" in said:
+            why = "it needs Java 17 (JAVA_HOME), or says above what is wrong with spark_conf"
+        elif "stopped SparkContext" in said:
+            why, said = "spark_master does not answer", f"{spark.master}"
+        raise SparkError(f"Spark did not start; {why}: {said}") from error
+
+
+def _configured(spark: Spark) -> dict[str, str]:
+    """Returns `configuration`; Spark by itself would start here, and without Delta."""
     conf = configuration(spark)
-    # Spark by itself would start here, and without Delta
     if not (conf.keys() & {"spark.master", "spark.remote"} or is_told_by_surroundings()):
         raise SparkError(
             "engine = spark needs spark_master (local[8], spark://…, sc://…), or to be run by"
             " spark-submit or where there is a session; docs/spark.md says more"
         )
-    try:
-        return start(conf)
-    except (Py4JError, PySparkException) as error:
-        said = " ".join(str(error).split("\n\tat ")[0].split())  # without Java's stack
-        need = "a server that answers" if spark.is_remote else "Java 17 (JAVA_HOME)"
-        raise SparkError(f"Spark did not start; it needs {need}: {said[:500]}") from error
+    return conf
+
+
+def _words(error: Exception) -> str:
+    """Returns what Spark says of an error, without Java's stack and py4j's preface."""
+    said = " ".join(str(error).split("\n\tat ")[0].split())
+    return re.sub(r"^An error occurred while calling \S+ : ", "", said)[:500]
 
 
 def is_told_by_surroundings() -> bool:
@@ -153,7 +198,10 @@ def configuration(spark: Spark) -> dict[str, str]:
     if spark.is_remote:  # its server has been set already
         return {"spark.remote": spark.master or os.environ[_REMOTE]} | dict(spark.conf)
     master = {"spark.master": spark.master} if spark.master else {}
-    return _DEFAULTS | master | jars_of(spark) | _package() | dict(spark.conf)
+    defaults = dict(_DEFAULTS)
+    if _PARTITIONS in dict(spark.conf):  # which Spark would not heed beside ours
+        del defaults[_AT_FIRST]
+    return defaults | master | jars_of(spark) | _package() | dict(spark.conf)
 
 
 def jars_of(spark: Spark) -> dict[str, str]:
@@ -165,7 +213,7 @@ def jars_of(spark: Spark) -> dict[str, str]:
                 f"spark_jars: {spark.jars} holds no delta-spark jar; docs/spark.md says which"
             )
         return {"spark.jars": ",".join(jars)}
-    if any(name.startswith("spark.jars") for name, _ in spark.conf):
+    if {"spark.jars", "spark.jars.packages"} & dict(spark.conf).keys():
         return {}
     if spark.master is None:
         return {}  # an image that has them

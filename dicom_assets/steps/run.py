@@ -18,7 +18,7 @@ from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.places import Key
-from dicom_assets.lakehouse.spark_session import Spark, Start, start
+from dicom_assets.lakehouse.spark_session import Spark, Start, check, start
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
@@ -112,9 +112,11 @@ class Run:
         """Checks what settings name, so that a fault in it stops the first step.
 
         Raises:
-            ValueError: A crosswalk or the vocabulary cannot be read, or a promoted column holds
-                something else already; says which, and where.
+            ValueError: A crosswalk or the vocabulary cannot be read, a promoted column holds
+                something else already, or Spark cannot start so; says which, and where.
         """
+        if self.settings.spark:
+            check(self.settings.spark)
         _ = self.crosswalks, self.vocabulary
         check_columns(self.engine, self.metastore)
 

@@ -21,6 +21,7 @@ from dicom_assets.lakehouse.spark_worker import Target, over_rows, over_tasks, r
 from dicom_assets.lakehouse.storage_error import StorageError
 from dicom_assets.lakehouse.written import NOTHING
 from dicom_assets.steps import catalog
+from dicom_assets.steps.organise import organise
 from dicom_assets.steps.to_omop import Mapped
 
 DAY = date(2026, 3, 14)
@@ -155,10 +156,42 @@ def test_a_connect_server_may_be_told_by_the_surroundings(monkeypatch):
 
 
 def test_whatever_a_site_sets_wins():
-    factor = "spark.executor.memoryOverheadFactor"
-    chosen = Spark("yarn", conf=(("spark.jars", "delta.jar"), (factor, "0.2")))
-    assert configuration(chosen)[factor] == "0.2"
-    assert configuration(replace(chosen, conf=chosen.conf[:1]))[factor] == "0.4"
+    factor, partitions = "spark.executor.memoryOverheadFactor", "spark.sql.shuffle.partitions"
+    site = (("spark.jars", "delta.jar"), (factor, "0.2"), (partitions, "3"))
+    found = configuration(Spark("yarn", conf=site))
+    assert (found[factor], found[partitions]) == ("0.2", "3")
+    at_first = "spark.sql.adaptive.coalescePartitions.initialPartitionNum"
+    assert at_first not in found, "Spark heeds it before what the site has set"
+    ours = configuration(Spark("yarn", conf=site[:1]))
+    assert (ours[factor], ours[at_first]) == ("0.4", "64")
+
+
+def test_a_mirror_of_maven_leaves_delta_in():
+    mirror = (("spark.jars.ivySettings", "/etc/ivy.xml"),)
+    assert "delta-spark" in jars_of(Spark("yarn", conf=mirror))["spark.jars.packages"]
+    assert jars_of(Spark("yarn", conf=(("spark.jars.packages", "x"),))) == {}
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({}, "needs spark_master"),
+        ({"spark_master": "local[1]", "spark_jars": "."}, "holds no delta-spark jar"),
+        ({"spark_master": "x", "spark_conf": {"spark.speculation": "true"}}, "must be false"),
+    ],
+)
+def test_what_spark_lacks_is_told_before_anything_is_moved(
+    make_house, write_dicom, monkeypatch, choices, told
+):
+    pytest.importorskip("pyspark")
+    for name in ("SPARK_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    house = make_house(engine="spark", **choices)
+    write_dicom(house.drop / "x.dcm")
+    before = house.everything()
+    with pytest.raises(SparkError, match=told):
+        organise(house.run)
+    assert house.everything() == before
 
 
 def test_a_folder_without_delta_is_refused_before_spark_is_started(tmp_path):
