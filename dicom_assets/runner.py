@@ -165,7 +165,9 @@ def _error(result: dg.ExecuteInProcessResult, blocked: set[str]) -> str | None:
         if error and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
             return "interrupted; run it again, it goes on from where it was"
         if error and not blocked:
-            return error.message.strip()
+            name, _, said = error.message.strip().partition(": ")
+            # ours say what to do; what they are called says nothing more
+            return said if name.startswith("dicom_assets.") else error.message.strip()
     return None
 
 
