@@ -51,6 +51,15 @@ PLACE = [*SERIES, "instance"]
 UNKNOWN = -1
 """Stands for what has no key."""
 
+_KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+_OF_STUDY = ("resource", "study", "person_id", "procedure_occurrence_id")
+_IN_GOLD = (
+    "image_occurrence_id",
+    "person_id",
+    "procedure_occurrence_id",
+    "modality_concept_id",
+    "anatomic_site_concept_id",
+)
 _Columns = dict[str, Any]
 
 
@@ -405,17 +414,6 @@ def shown_code(value: str | None) -> str:
     if not value:
         return "none"
     return value if value in modality_concepts() or value in body_parts() else "other"
-
-
-_KEYS = ("sourceSystem", "studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
-_OF_STUDY = ("resource", "study", "person_id", "procedure_occurrence_id")
-_IN_GOLD = (
-    "image_occurrence_id",
-    "person_id",
-    "procedure_occurrence_id",
-    "modality_concept_id",
-    "anatomic_site_concept_id",
-)
 
 
 def _of_date(run: Run, table: Table, columns: list[str]) -> Iterator[pa.RecordBatch]:
