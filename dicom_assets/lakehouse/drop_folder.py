@@ -93,20 +93,16 @@ def dropped(folder: Path, *, scratch: Path | None = None) -> Iterator[Dropped]:
 
 
 def _listed(folder: str, scratch: Path | None = None) -> Iterator[tuple[str, bool]]:
-    """Yields what `listing` yields; nothing of what cannot be listed."""
-    entries = listing(folder, scratch)
+    """Returns what `listing` does; nothing of what cannot be listed."""
     try:
-        first = next(entries, None)  # all has been listed then
+        return listing(folder, scratch)
     except OSError as error:
         if not f"{error.filename}".startswith(folder):  # it is the names that cannot be kept
             raise
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             # its name, maybe a person's, must not get into the log
             _LOG.warning("a folder in the drop folder cannot be listed: %s", error.strerror)
-        return
-    if first:
-        yield first
-        yield from entries
+        return iter(())
 
 
 def look(address: str) -> Dropped | None:

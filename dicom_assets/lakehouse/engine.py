@@ -10,7 +10,6 @@ durable before anything that depends on it is done. Not decided here: what is re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
@@ -106,9 +105,6 @@ class LocalEngine(Reader):
         if not isinstance(rows, pa.RecordBatchReader):
             rows = in_memory(rows, table.schema)
         append(rows, delta, table, self._folder(table), partition, said)
-
-    def _folder(self, table: Table) -> Path:
-        return self.layout.table(table.layer, table.name)
 
     def _with_columns(self, table: Table, names: Sequence[str]) -> DeltaTable:
         """Opens a table to be written to, with columns that it may not have yet."""

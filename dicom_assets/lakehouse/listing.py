@@ -21,9 +21,9 @@ _RECORD = re.compile(rb"[^\0]+\0[fd]", re.DOTALL)
 
 
 def listing(folder: str, scratch: Path | None) -> Iterator[tuple[str, bool]]:
-    """Yields names of what lies in a folder, by their bytes, and whether it is a folder.
+    """Lists a folder; returns names by their bytes, and whether it is a folder.
 
-    All is listed before the first is yielded. Links to folders count as none.
+    Links to folders count as none.
 
     Args:
         folder: The folder.
@@ -46,8 +46,8 @@ def listing(folder: str, scratch: Path | None) -> Iterator[tuple[str, bool]]:
                 waiting = []
     if file:
         file.flush()
-    for record in heapq.merge(sorted(waiting), *runs):
-        yield os.fsdecode(record[:-2]), record[-1:] == b"d"
+    records = heapq.merge(sorted(waiting), *runs)
+    return ((os.fsdecode(record[:-2]), record[-1:] == b"d") for record in records)
 
 
 def _run(file: IO[bytes], begin: int, end: int) -> Iterator[bytes]:

@@ -80,9 +80,12 @@ class Reader:
     def _last_look_ups(self) -> dict[str, tuple[tuple[Any, ...], list[pa.RecordBatch]]]:
         return {}
 
+    def _folder(self, table: Table) -> Path:
+        return self.layout.table(table.layer, table.name)
+
     def _places(self, table: Table) -> Places:
-        folder = self.layout.table(table.layer, table.name)
-        return self._places_by_table.setdefault(table.full_name, Places(table, folder))
+        found = Places(table, self._folder(table))
+        return self._places_by_table.setdefault(table.full_name, found)
 
     def open(self, table: Table) -> DeltaTable | None:
         """Opens a table, or returns None where it does not exist yet."""
@@ -231,7 +234,7 @@ class Reader:
         if versions is None:
             yield from self.stream(table, columns, where={INGEST_DATE: [ingest_date]})
             return
-        folder = self.layout.table(table.layer, table.name)
+        folder = self._folder(table)
         for version in versions:
             for file in inserted(folder, ingest_date, version):
                 yield from _rows_of(file, wanted, ingest_date)
@@ -287,7 +290,7 @@ class Reader:
             return []
         first, last = versions_held
         first = first if since is None else since + 1
-        folder = self.layout.table(table.layer, table.name)
+        folder = self._folder(table)
         return appends(folder, ingest_date, first, min(last, until))
 
     def _count(self, new: New) -> int:
@@ -295,14 +298,14 @@ class Reader:
         versions = self._versions(new.table, new.since, new.until, new.ingest_date)
         if versions is None:
             return self.rows_by_date(new.table).get(f"{new.ingest_date}", 0)
-        folder = self.layout.table(new.table.layer, new.table.name)
+        folder = self._folder(new.table)
         return count_added(folder, new.ingest_date, versions)
 
     def _ends_of_parts(
         self, table: Table, versions: Sequence[int], day: date, most: int, in_order_of: str | None
     ) -> Iterator[int]:
         """Yields the versions, but for the last, with which parts of so many rows end."""
-        folder = self.layout.table(table.layer, table.name)
+        folder = self._folder(table)
         counts = [count_added(folder, day, [version]) for version in versions]
         if sum(counts) <= most:
             return

@@ -294,7 +294,7 @@ class SparkEngine(LocalEngine):
 
     def _paths(self, table: Table, files: Sequence[Written]) -> tuple[list[str], list[str]]:
         """Returns the files that are staged, and those that lie with the table already."""
-        folder = self.layout.table(table.layer, table.name)
+        folder = self._folder(table)
         staged = [str(self.layout.staging / each.path) for each in files if each.merged]
         return staged, [str(folder / each.path) for each in files if not each.merged]
 
@@ -320,7 +320,7 @@ class SparkEngine(LocalEngine):
         part = _ticked(table.partition)
         columns = [_ticked(each) for each in table.schema.names]
         literals = listed(table.values_of(merged))
-        path = self.layout.table(table.layer, table.name)
+        path = self._folder(table)
         codec = str(self.spark.conf.get(_CODEC))
         try:
             self.spark.conf.set(_CODEC, table.compression.lower())
@@ -347,7 +347,7 @@ class SparkEngine(LocalEngine):
         versions = self._versions(new.table, new.since, new.until, new.ingest_date)
         if versions is not None and not versions:
             return None, 0
-        folder = self.layout.table(new.table.layer, new.table.name)
+        folder = self._folder(new.table)
         from pyspark.sql import functions as f
 
         reader = self.spark.read.format("delta")

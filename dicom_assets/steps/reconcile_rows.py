@@ -242,14 +242,14 @@ class KnownStudy:
 
 def known_studies(run: Run, wanted: Iterable[int]) -> list[KnownStudy]:
     """Returns those of some studies, by their keys, that have other dates or are written whole."""
-    columns = ["id", "sourceSystem", "studyInstanceUid", "wholeAt", "ingestDates"]
+    columns = ["sourceSystem", "studyInstanceUid", "wholeAt", "ingestDates"]
     found = []
     where = {"id": list(wanted)}
     for batch in run.engine.stream(catalog.CURRENT_FILES, columns, where=where):
-        for _, *uid, whole_at, days in zip(*_lists(batch, *columns), strict=True):
+        for system, uid, whole_at, days in zip(*_lists(batch, *columns), strict=True):
             others = frozenset(days) - {run.ingest_date}
             if others or whole_at:
-                found.append(KnownStudy((uid[0], uid[1]), whole_at, others))
+                found.append(KnownStudy((system, uid), whole_at, others))
     return found
 
 
