@@ -26,10 +26,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 
 TAKE_LONG = (
     "test_spark_engine.py",
-    "test_stream.py",
-    "test_ui.py",
-    "test_connect.py",
     "test_cluster.py",
+    "test_ui.py",
     "test_disturbed.py",
     "test_corrections.py",
     "test_object_store_root.py",

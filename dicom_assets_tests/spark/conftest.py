@@ -3,6 +3,7 @@
 # pyright: reportMissingImports=false
 # PySpark is an extra: `pip install 'dicom-assets[spark]'`
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks.spark_cluster import CONF, JARS, Cluster, missing, running
+from dicom_assets.lakehouse.spark_session import Spark, session
+from dicom_assets_tests.serving import free_port
 
-_JAVA = "-XX:TieredStopAtLevel=1 -Duser.timezone=Asia/Kolkata"
+MASTER = "local[2]"
+_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Duser.timezone=Asia/Kolkata"
 QUICK = {
     "spark.ui.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
@@ -48,19 +52,32 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture
-def make_spark_house(tmp_path: Path, house_class: Any) -> Callable[..., Any]:
-    """Makes lakehouses on which Spark works in this process's JVM."""
+@pytest.fixture(scope="session")
+def connect_server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of this process's JVM, which is a Spark Connect server beside.
+
+    All tests share it: it takes longer to start and to warm up than most of them.
+    """
     if reason := missing():
         pytest.skip(reason)
+    port = free_port()
+    connect = {
+        "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": f"{port}",
+        "spark.executorEnv.PYTHONPATH": "",  # what its workers have of us was sent to them
+    }
+    settings = tuple((CONF | QUICK | connect).items())
+    with contextlib.chdir(tmp_path_factory.mktemp("jvm")):  # nor do they find a checkout here
+        session(Spark(MASTER, JARS, settings))
+    return f"sc://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def make_spark_house(tmp_path: Path, house_class: Any, connect_server: str) -> Callable[..., Any]:
+    """Makes lakehouses on which Spark works in this process's JVM."""
 
     def make(name: str) -> Any:
-        return house_class(
-            tmp_path / name,
-            engine="spark",
-            spark_master="local[2]",
-            spark_jars=JARS,
-            spark_conf=CONF | QUICK,
-        )
+        return house_class(tmp_path / name, engine="spark", spark_master=MASTER)
 
     return make

@@ -16,12 +16,13 @@ from pathlib import Path
 import pydicom
 
 from benchmarks.spark_cluster import CONF, JARS
-from dicom_assets_tests.conftest import DAY, SHARED_DICOM
+from dicom_assets_tests.conftest import DAY, SHARED_DICOM, dicom
 from dicom_assets_tests.spark.conftest import QUICK
 from dicom_assets_tests.spark.states import state
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = SHARED_DICOM if SHARED_DICOM.is_dir() else Path(pydicom.__path__[0]) / "data/test_files"
+NAME = "Zqxname"
 SCRIPT = """
 import json
 import sys
@@ -55,8 +56,10 @@ def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle
     cluster, house_class, tmp_path
 ):
     here, there = house_class(tmp_path / "here"), house_class(tmp_path / "spark")
+    dicom(tmp_path / NAME, PatientName=NAME)
     for house in (here, there):
         shutil.copytree(PUBLISHED, house.drop, dirs_exist_ok=True)
+        shutil.copyfile(tmp_path / NAME, house.drop / NAME)
     here.chain()
     expected = len(here.files("bronze/Files/Process/Imaging"))
     folder = there.run.engine.layout.process_folder("default", DAY)
@@ -137,4 +140,5 @@ def submitted(folder: Path, master: str, lakehouse: Path) -> dict[str, str]:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    assert NAME not in done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])

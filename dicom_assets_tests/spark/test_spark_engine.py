@@ -1,15 +1,30 @@
-"""Spark and this machine do the same, and each goes on where the other stopped."""
+"""Spark and this machine do the same, and each goes on where the other stopped.
 
+So does Spark as a stream, and over Spark Connect. All on one JVM, which takes long to warm up.
+"""
+
+import json
+import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from deltalake.exceptions import CommitFailedError
 
+from dicom_assets.cli import main
 from dicom_assets.defs.checks import RULES
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.lakehouse.engine import Progress
@@ -196,3 +211,114 @@ def test_each_date_is_worked_on_once_also_when_a_step_broke(
     shutil.rmtree(spark.run.engine.layout.checkpoint_root)
     once(spark)
     assert tables_of(spark) == found, "a lost checkpoint costs a look"
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """What a command changes of its process, which is ours."""
+    ours = logging.getLogger("dicom_assets")
+    handlers, level = [*ours.handlers], ours.level
+    signals = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        ours.handlers[:] = handlers
+        ours.setLevel(level)
+        for each, handler in signals.items():
+            signal.signal(each, handler)
+
+
+def test_what_is_dropped_while_it_runs_comes_out_in_gold_until_it_is_stopped(
+    make_spark_house, house_class, write_dicom, tmp_path, monkeypatch
+):
+    house, local = make_spark_house("lakehouse"), house_class(tmp_path / "lakehouse")
+    for name, value in surroundings(house.settings.spark.master).items():
+        monkeypatch.setenv(name, value)
+    reached, over = [], threading.Event()
+
+    def gold_has(rows: int) -> bool:
+        until = time.monotonic() + 240
+        while local.run.engine.row_count(catalog.IMAGE_OCCURRENCE) != rows:
+            if over.wait(0.2) or time.monotonic() > until:
+                return False
+        reached.append(rows)
+        return True
+
+    def send() -> None:
+        write_dicom(tmp_path / "one.dcm", PatientName=NAME)
+        (tmp_path / "one.dcm").rename(local.drop / NAME)
+        # what brings no metastore row is news, too
+        asked = {"operation": "delete", "requestedBy": "a", "reason": "b"}
+        folder = tmp_path / "operations"
+        folder.mkdir()
+        (folder / "one.json").write_text(json.dumps(asked | {"studyInstanceUid": "1.2.3.4"}))
+        if gold_has(1):
+            folder.rename(local.run.engine.layout.operations_drop("default"))
+            gold_has(0)
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sending = threading.Thread(target=send)
+    with left_as_it_was():
+        sending.start()
+        try:
+            root = str(house.settings.lakehouse)
+            said = CliRunner().invoke(main, ["stream", "--every", "1", "--lakehouse", root])
+        finally:
+            over.set()
+            sending.join()
+    assert (said.exit_code, reached) == (0, [1, 0]), said.output
+    assert "\nstopped\n" in said.output
+    assert "worked on" in said.output
+    assert NAME not in said.output
+    assert "1.2.3.4" not in said.output
+
+
+_OVER_CONNECT = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+
+    import dicom_assets
+    import pyarrow as pa
+    from dicom_assets.sample import write_sample
+    from dicom_assets.settings import load_settings
+    from dicom_assets.steps import catalog
+    from dicom_assets.steps.chain import STEPS
+    from dicom_assets.steps.run import Run
+
+    def where(batches):
+        import dicom_assets
+
+        for batch in batches:
+            yield pa.RecordBatch.from_pydict({"path": [dicom_assets.__path__[0]] * len(batch)})
+
+    root, address = sys.argv[1:]
+    settings = load_settings(
+        lakehouse=Path(root), engine="spark", spark_master=address, settle_seconds=0
+    )
+    run = Run.of(settings, "2026-03-14")
+    write_sample(run.engine.layout.drop_folder.parents[1])
+    for step in STEPS.values():
+        step(run)
+    for table in (run.metastore, catalog.silver_imaging_study(), catalog.IMAGE_OCCURRENCE):
+        print(run.engine.row_count(table))
+    print(run.engine.spark.range(1).mapInArrow(where, "path string").first()["path"])
+    """
+)
+
+
+def test_over_spark_connect_the_sample_goes_through_and_workers_are_sent_the_package(
+    connect_server, tmp_path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", _OVER_CONNECT, str(tmp_path / "lakehouse"), connect_server],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    *counts, package = done.stdout.split()
+    assert counts == ["96", "9", "24"]
+    assert "dicom_assets.zip" in package
