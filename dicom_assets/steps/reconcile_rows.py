@@ -74,8 +74,10 @@ class _Texts:
         return np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int32)
 
     def column(self, numbers: NDArray[np.int32]) -> pd.Categorical:
-        found = pd.Categorical.from_codes(numbers, list(self._numbers))
-        return found.reorder_categories(sorted(self._numbers))
+        in_order = sorted(self._numbers)
+        places = {text: place for place, text in enumerate(in_order)}
+        moved = np.fromiter((places[text] for text in self._numbers), np.int32)
+        return pd.Categorical.from_codes(moved[numbers], in_order)
 
 
 def organised(run: Run) -> pd.DataFrame:
@@ -394,9 +396,8 @@ def gold(run: Run, ids: Collection[str]) -> tuple[pd.DataFrame, Counter[str]]:
 
 def absent(rows: pd.DataFrame, others: pd.DataFrame, *, on: list[str]) -> pd.DataFrame:
     """Returns, of some columns, the distinct rows that are not among others."""
-    mine, theirs = (each.loc[:, on].drop_duplicates() for each in (rows, others))
-    both = mine.merge(theirs, how="left", indicator=True)
-    return both.loc[both["_merge"] == "left_only", on]
+    both = pd.concat([others.loc[:, on], rows.loc[:, on]], ignore_index=True)
+    return both.loc[~both.duplicated().to_numpy() & (both.index >= len(others))]
 
 
 def file_key(source_system: str, path: str) -> int:
@@ -426,17 +427,14 @@ def _frame(
     **types: str | _Texts,
 ) -> pd.DataFrame:
     """Puts batches together, each made into numbers."""
-    kinds = {name: "int32" if isinstance(kind, _Texts) else kind for name, kind in types.items()}
-    parts = [pd.DataFrame(numbered(batch)) for batch in batches]
-    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
-    found = pd.concat([empty, *parts], ignore_index=True).astype(kinds)
-    return found.assign(
-        **{
-            k: texts.column(np.asarray(found[k]))
-            for k, texts in types.items()
-            if isinstance(texts, _Texts)
-        }
-    )
+    parts = [numbered(batch) for batch in batches]
+    found: _Columns = {}
+    for name, kind in types.items():
+        dtype = "int32" if isinstance(kind, _Texts) else kind
+        pieces = [np.asarray(part.pop(name), dtype) for part in parts]
+        numbers = np.concatenate(pieces) if pieces else np.empty(0, dtype)
+        found[name] = kind.column(numbers) if isinstance(kind, _Texts) else numbers
+    return pd.DataFrame(found)
 
 
 def _places(rows: list[tuple[int, ...]], columns: list[str]) -> pd.DataFrame:
