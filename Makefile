@@ -14,6 +14,9 @@ SPARK_PACKAGES := $(if $(shell command -v java),,default-jre-headless) \
 	$(if $(shell command -v mvn),,maven)
 SPARK_READY := .venv/.spark-ready
 
+# each process would compile the same modules again
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo demo-options test test-spark torture fuzz bench bench-spark profile dev screenshots \
 	lint fmt clean
 

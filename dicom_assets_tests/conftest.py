@@ -1,5 +1,6 @@
 """What tests share: a fresh lakehouse, DICOM files to drop, and the chain without Dagster."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -66,10 +67,18 @@ def shared_dicom() -> Path:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample, written once for all processes of a run. Nobody changes it."""
     from dicom_assets.sample import write_sample
 
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder)
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "sample"
+    with (shared / "sample.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            write_sample(shared / "sample.unfinished")
+            (shared / "sample.unfinished").rename(folder)
     return folder
 
 

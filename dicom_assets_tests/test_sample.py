@@ -17,7 +17,7 @@ from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from dicom_assets.sample import DICOM_FOLDER, MANIFEST_NAME, REPORT_FOLDER, write_sample
+from dicom_assets.sample import DICOM_FOLDER, MANIFEST_NAME, REPORT_FOLDER
 from dicom_assets.sample.cases import studies
 from dicom_assets.sample.instances import instances
 
@@ -44,13 +44,6 @@ def everything_in(name: str, content: bytes, archives: int = 0) -> Iterator[Foun
     with ZipFile(BytesIO(content)) as archive:
         for member in archive.namelist():
             yield from everything_in(member, archive.read(member), archives + 1)
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def wait_for(what: Callable[[], Any], *, seconds: float = SECONDS) -> Any:
         found = what()
         if found:
             return found
-        time.sleep(0.2)
+        time.sleep(0.5)  # each look is work for the server
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
