@@ -27,7 +27,7 @@ QUICK = {"mkdir": 20, "open": 14, "write": 5, "syncfs": 8, "chmod": 6, "rename":
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
 KILLS = 16
 """So many runs in a row are killed, each further on, before one gets through."""
-SHARES = 8
+SHARES = 4
 """Tests into which the suite cuts a scene's kill points."""
 
 
