@@ -5,15 +5,19 @@ are appended are written (`written`), or when files that were replaced are remov
 (`maintenance`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 from deltalake import ColumnProperties, DeltaTable, WriterProperties
 
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.tables import FILE_BYTES, Table
 
 _SMALL_FILES = 8
+_MOST_GROUPS = 8
+"""Of a joined file, which delta-rs holds uncompressed: like rows take little room on disk."""
 
 
 def writer_properties(table: Table) -> WriterProperties:
@@ -42,25 +46,43 @@ def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Pa
     there = (folder / f"{table.partition}={partition}").glob("*.parquet")
     if sum(1 for _ in there) <= _SMALL_FILES:
         return False
-    sizes = file_sizes(delta, table)
-    small = sum(value == partition and size < FILE_BYTES // 2 for value, size in sizes)
+    files = [file for file in files_of(delta, table) if file.partition == partition]
+    small = sum(file.size < _file_bytes(table, files) // 2 for file in files)
     if small > _SMALL_FILES:
         compact(delta, table, partition)
     return small > _SMALL_FILES
 
 
-def file_sizes(delta: DeltaTable, table: Table) -> Iterator[tuple[str, int]]:
-    """Yields the text of its partition's value, and its bytes, of each of a table's files."""
+class DataFile(NamedTuple):
+    """A table's file: the text of its partition's value, bytes on disk, and rows."""
+
+    partition: str
+    size: int
+    rows: int
+
+
+def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
+    """Returns a table's files."""
     files = pa.table(delta.get_add_actions(flatten=True))
-    values = map(str, files[f"partition.{table.partition}"].to_pylist())
-    yield from zip(values, files["size_bytes"].to_pylist(), strict=True)
+    names = f"partition.{table.partition}", "size_bytes", "num_records"
+    return [DataFile(str(value), *rest) for value, *rest in values_of(files, *names)]
 
 
 def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> None:
     """Joins small files of a partition, or of every partition."""
+    files = [file for file in files_of(delta, table) if partition in (None, file.partition)]
     delta.optimize.compact(
         partition_filters=[(table.partition, "=", partition)] if partition else None,
-        target_size=FILE_BYTES,
+        target_size=_file_bytes(table, files),
         max_concurrent_tasks=1,
         writer_properties=writer_properties(table),
     )
+
+
+def _file_bytes(table: Table, files: Sequence[DataFile]) -> int:
+    """Returns how large a joined file is to be, of rows like those of some files."""
+    rows = sum(file.rows for file in files)
+    if not rows:
+        return FILE_BYTES
+    of_rows = sum(file.size for file in files) * _MOST_GROUPS * table.rows_per_group // rows
+    return min(FILE_BYTES, of_rows)

@@ -22,7 +22,7 @@ from dicom_assets.lakehouse.pool import over_threads
 
 _LOG = logging.getLogger(__name__)
 _AT_ONCE = 16
-_ENTRIES_AT_ONCE = 20_000
+_ENTRIES_AT_ONCE = 10_000
 """Each takes some 350 bytes."""
 
 

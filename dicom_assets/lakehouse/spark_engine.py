@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 
-from dicom_assets.lakehouse.compaction import file_sizes
+from dicom_assets.lakehouse.compaction import files_of
 from dicom_assets.lakehouse.engine import (
     LocalEngine,
     Progress,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _GONE = "_gone"
+_FILES_PER_CORE = 2500
 _TASKS_PER_CORE = 256
 """Of one job: its tasks, and what comes of them, are in the driver's memory."""
 _GROUPS_PER_CORE = 4
@@ -112,6 +113,11 @@ class SparkEngine(LocalEngine):
         if self.layout.staging.exists():  # of a run that was killed
             shutil.rmtree(self.layout.staging)
         return session(self.choices, self.start)
+
+    @property
+    def files_at_once(self) -> int:
+        """Enough for each core to work longer than it takes to tell it what."""
+        return max(super().files_at_once, _FILES_PER_CORE * self._cores)
 
     @property
     def _cores(self) -> int:
@@ -264,7 +270,8 @@ class SparkEngine(LocalEngine):
         size = sum(each.size for each in files)
         delta = self.open(table)
         if delta is not None:
-            size += sum(each for value, each in file_sizes(delta, table) if value in partitions)
+            there = files_of(delta, table)
+            size += sum(file.size for file in there if file.partition in partitions)
         return size <= self.merged_here
 
     def _source(

@@ -41,8 +41,6 @@ from dicom_assets.steps.run import Run
 _LOG = logging.getLogger(__name__)
 _FILES_PER_TASK = 16
 _BYTES_PER_TASK = 8 << 20
-_FILES_AT_ONCE = 20_000
-"""What is to be read of them is held at once."""
 _BYTES_TWICE = 1 << 30
 
 
@@ -64,7 +62,6 @@ def extract(run: Run) -> Report:
         parts = run.new_parts(
             catalog.PROCESS_FILES,
             app_id,
-            most=_FILES_AT_ONCE,
             said_in=[catalog.INGESTION_FAILURES],
         )
         is_first = True

@@ -33,7 +33,6 @@ from dicom_assets.steps.run import Run
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 _OBJECTS_PER_TASK = 64
-_OBJECTS_AT_ONCE = 10_000
 _TABLE = catalog.EXTERNAL_FILES
 _NO_DICOM = (Reason.NOT_DICOM, Reason.DICOMDIR)
 
@@ -86,7 +85,7 @@ def read_external(run: Run, done: Report) -> None:
     """
     app_id = run.engine.app_id(STEP, _TABLE, run.ingest_date)
     said_in = [catalog.INGESTION_FAILURES, _TABLE]
-    parts = run.new_parts(_TABLE, app_id, most=_OBJECTS_AT_ONCE, said_in=said_in)
+    parts = run.new_parts(_TABLE, app_id, said_in=said_in)
     is_first = True
     for found, version in parts:
         objects = found.filter(pc.is_in(found["state"], pa.array(TO_READ)))

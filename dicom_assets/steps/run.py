@@ -121,7 +121,7 @@ class Run:
         check_columns(self.engine, self.metastore)
 
     def new_parts(
-        self, source: Table, app_id: str, *, most: int, said_in: Sequence[Table]
+        self, source: Table, app_id: str, *, said_in: Sequence[Table]
     ) -> Iterator[tuple[pa.Table, int]]:
         """Reads a source's rows that have no metastore rows yet in parts (`Reader.new_parts`).
 
@@ -131,7 +131,6 @@ class Run:
         Args:
             source: Where the rows are.
             app_id: Under which the metastore says how far they have been read.
-            most: So many rows at a time.
             said_in: Tables to which something is said of a part before its last rows are appended.
         """
         engine = self.engine
@@ -145,7 +144,6 @@ class Run:
                     since=since,
                     until=end,
                     ingest_date=self.ingest_date,
-                    most=most,
                 ):
                     yield rows, version
                     since = version

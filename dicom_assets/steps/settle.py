@@ -36,7 +36,7 @@ from dicom_assets.steps.run import Run
 
 STEP = "settle"
 TABLE = catalog.CURRENT_FILES
-_FILES_AT_ONCE = 20_000
+_FILES_AT_ONCE = 10_000
 """Each takes some 5 KB while it is compared."""
 
 

@@ -203,6 +203,17 @@ def test_many_small_commits_become_few_files_and_their_rows_stay_new_once(engine
     assert engine.rows_by_date(TABLE) == {"2026-01-01": 40, "2026-01-02": 40}
 
 
+def test_of_rows_that_take_little_room_on_disk_no_file_gets_very_many(engine):
+    few = replace(TABLE, rows_per_group=4)
+    for at in range(0, 120, 4):
+        names = [f"{number:03}" for number in range(at, at + 4)]
+        engine.append(few, rows(FIRST, *names), progress=None, ingest_date=FIRST)
+    files = pa.table(engine.open(few).get_add_actions(flatten=True))
+    assert sum(files["num_records"].to_pylist()) == 120
+    assert 8 * 4 // 2 < max(files["num_records"].to_pylist()) < 2 * 8 * 4
+    assert len(files) < 120 // 4
+
+
 def test_many_upserts_become_few_files(engine):
     for number in range(20):
         upsert(engine, person(number, 1950), progress=Progress("p", number + 1))
