@@ -13,12 +13,14 @@ import os
 import re
 import shutil
 import site
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from dicom_assets.lakehouse.errors import PlainError
 
@@ -52,6 +54,9 @@ class SparkError(PlainError):
     """Spark cannot be used as it is set up. The message says what to do."""
 
 
+_CONNECT_PORT = 15002
+_CONNECT_SECONDS = 10
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _SPECULATES = "spark.speculation must be false: two would move the same file"
 _REMOTE = "SPARK_REMOTE"
 """The variable by which a Spark Connect server is told."""
@@ -131,7 +136,24 @@ def check(spark: Spark) -> None:
     if dict(spark.conf).get("spark.speculation") == "true":
         raise SparkError(_SPECULATES)
     if session_class.getActiveSession() is None:
-        _configured(spark)
+        conf = _configured(spark)
+        if spark.is_remote:
+            _check_that_it_answers(conf["spark.remote"])
+
+
+def _check_that_it_answers(address: str) -> None:
+    """Checks that somebody listens there: PySpark would try again for minutes, and say nothing."""
+    if any(os.environ.get(name) for name in _PROXIES):
+        return  # that one is asked, and it the server
+    server = urlsplit(address)
+    try:
+        to = server.hostname or "", server.port or _CONNECT_PORT
+        socket.create_connection(to, _CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise SparkError(
+            f"no Spark Connect server answers at {address.partition(';')[0]}: {error}. Start it, or"
+            " see spark_master"
+        ) from error
 
 
 def _session_class() -> type["SparkSession"]:

@@ -23,6 +23,7 @@ from dicom_assets.lakehouse.written import NOTHING
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.to_omop import Mapped
+from dicom_assets_tests.serving import free_port
 
 DAY = date(2026, 3, 14)
 PATIENT = "DOE^JANE"
@@ -178,6 +179,8 @@ def test_a_mirror_of_maven_leaves_delta_in():
         ({}, "needs spark_master"),
         ({"spark_master": "local[1]", "spark_jars": "."}, "holds no delta-spark jar"),
         ({"spark_master": "x", "spark_conf": {"spark.speculation": "true"}}, "must be false"),
+        ({"spark_master": f"sc://127.0.0.1:{free_port()}/;token=x"}, "no Spark Connect server an"),
+        ({"spark_master": "sc://127.0.0.1:port"}, "no Spark Connect server answers at sc:"),
     ],
 )
 def test_what_spark_lacks_is_told_before_anything_is_moved(
@@ -186,7 +189,8 @@ def test_what_spark_lacks_is_told_before_anything_is_moved(
     sql = pytest.importorskip("pyspark.sql")
     # what other tests have started would do as it is
     monkeypatch.setattr(sql.SparkSession, "getActiveSession", lambda: None)
-    for name in ("SPARK_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT"):
+    ours = ("SPARK_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE", "PYSPARK_GATEWAY_PORT")
+    for name in (*ours, "grpc_proxy", "https_proxy", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
     house = make_house(engine="spark", **choices)
     write_dicom(house.drop / "x.dcm")
