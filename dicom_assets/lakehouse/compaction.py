@@ -47,18 +47,19 @@ def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Pa
     if sum(1 for _ in there) <= _SMALL_FILES:
         return False
     files = [file for file in files_of(delta, table) if file.partition == partition]
-    small = sum(file.size < _file_bytes(table, files) // 2 for file in files)
+    file_bytes = _file_bytes(table, files)
+    small = sum(file.size < file_bytes // 2 for file in files)
     if small > _SMALL_FILES:
-        compact(delta, table, partition)
+        _compact(delta, table, partition, file_bytes)
     return small > _SMALL_FILES
 
 
 class DataFile(NamedTuple):
-    """A table's file: the text of its partition's value, bytes on disk, and rows."""
+    """A table's file: the text of its partition's value, bytes on disk, and rows, where known."""
 
     partition: str
     size: int
-    rows: int
+    rows: int | None
 
 
 def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
@@ -68,12 +69,20 @@ def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
     return [DataFile(str(value), *rest) for value, *rest in values_of(files, *names)]
 
 
-def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> None:
-    """Joins small files of a partition, or of every partition."""
-    files = [file for file in files_of(delta, table) if partition in (None, file.partition)]
+def compact(delta: DeltaTable, table: Table) -> None:
+    """Joins the small files of every partition."""
+    partitions: dict[str, list[DataFile]] = {}
+    for file in files_of(delta, table):
+        partitions.setdefault(file.partition, []).append(file)
+    for partition, files in partitions.items():
+        if len(files) > 1:
+            _compact(delta, table, partition, _file_bytes(table, files))
+
+
+def _compact(delta: DeltaTable, table: Table, partition: str, file_bytes: int) -> None:
     delta.optimize.compact(
-        partition_filters=[(table.partition, "=", partition)] if partition else None,
-        target_size=_file_bytes(table, files),
+        partition_filters=[(table.partition, "=", partition)],
+        target_size=file_bytes,
         max_concurrent_tasks=1,
         writer_properties=writer_properties(table),
     )
@@ -81,8 +90,8 @@ def compact(delta: DeltaTable, table: Table, partition: str | None = None) -> No
 
 def _file_bytes(table: Table, files: Sequence[DataFile]) -> int:
     """Returns how large a joined file is to be, of rows like those of some files."""
-    rows = sum(file.rows for file in files)
-    if not rows:
+    counted = [(file.size, file.rows) for file in files if file.rows]
+    if not counted:
         return FILE_BYTES
-    of_rows = sum(file.size for file in files) * _MOST_GROUPS * table.rows_per_group // rows
-    return min(FILE_BYTES, of_rows)
+    size, rows = map(sum, zip(*counted, strict=True))
+    return min(FILE_BYTES, size * _MOST_GROUPS * table.rows_per_group // rows)

@@ -25,7 +25,6 @@ from dicom_assets.lakehouse.query import Where, columns_of, conform, stream
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables
 
-FILES_AT_ONCE = 10_000
 _BYTES_AT_ONCE = 16 << 20
 """Of a file's rows, of all columns."""
 _MOST_ASKED = 10_000
@@ -68,11 +67,6 @@ class Reader:
     """
 
     layout: Layout
-
-    @property
-    def files_at_once(self) -> int:
-        """Of so many files, what is known of them is held while they are read."""
-        return FILES_AT_ONCE
 
     @cached_property
     def _tables(self) -> Tables:
@@ -253,7 +247,7 @@ class Reader:
         since: int | None,
         until: int,
         ingest_date: date,
-        most: int | None = None,
+        most: int,
         in_order_of: str | None = None,
     ) -> Iterator[tuple[pa.Table, int]]:
         """Reads what `read_new` reads in parts, each of which is said to be done on its own.
@@ -264,8 +258,8 @@ class Reader:
             since: Version already read; None for the beginning.
             until: Last version to read.
             ingest_date: The partition.
-            most: So many rows at a time, `files_at_once` by default, but never less than those of
-                one commit, or, where commits can no longer be told apart, than all.
+            most: So many rows at a time, but never less than those of one commit, or, where commits
+                can no longer be told apart, than all.
             in_order_of: A column that no part has a smaller value of than one before it; parts are
                 larger where commits do not follow each other so.
 
@@ -308,17 +302,11 @@ class Reader:
         return count_added(folder, new.ingest_date, versions)
 
     def _ends_of_parts(
-        self,
-        table: Table,
-        versions: Sequence[int],
-        day: date,
-        most: int | None,
-        in_order_of: str | None,
+        self, table: Table, versions: Sequence[int], day: date, most: int, in_order_of: str | None
     ) -> Iterator[int]:
         """Yields the versions, but for the last, with which parts of so many rows end."""
         folder = self._folder(table)
         counts = [count_added(folder, day, [version]) for version in versions]
-        most = most or self.files_at_once
         if sum(counts) <= most:
             return
         follows = self._follows(table, versions, day, in_order_of) if in_order_of else None

@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _GONE = "_gone"
-_FILES_PER_CORE = 2500
 _TASKS_PER_CORE = 256
 """Of one job: its tasks, and what comes of them, are in the driver's memory."""
 _GROUPS_PER_CORE = 4
@@ -113,11 +112,6 @@ class SparkEngine(LocalEngine):
         if self.layout.staging.exists():  # of a run that was killed
             shutil.rmtree(self.layout.staging)
         return session(self.choices, self.start)
-
-    @property
-    def files_at_once(self) -> int:
-        """Enough for each core to work longer than it takes to tell it what."""
-        return max(super().files_at_once, _FILES_PER_CORE * self._cores)
 
     @property
     def _cores(self) -> int:

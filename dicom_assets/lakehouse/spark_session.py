@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 from dicom_assets.lakehouse.errors import PlainError
 
@@ -54,7 +54,6 @@ class SparkError(PlainError):
     """Spark cannot be used as it is set up. The message says what to do."""
 
 
-_CONNECT_PORT = 15002
 _CONNECT_SECONDS = 10
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _SPECULATES = "spark.speculation must be false: two would move the same file"
@@ -143,16 +142,27 @@ def check(spark: Spark) -> None:
 
 def _check_that_it_answers(address: str) -> None:
     """Checks that somebody listens there: PySpark would try again for minutes, and say nothing."""
-    if any(os.environ.get(name) for name in _PROXIES):
-        return  # that one is asked, and it the server
-    server = urlsplit(address)
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
     try:
-        to = server.hostname or "", server.port or _CONNECT_PORT
-        socket.create_connection(to, _CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
+        endpoint = DefaultChannelBuilder(address).endpoint
+    except (PySparkException, ValueError):  # whose words may hold a token
+        endpoint = ""
+    if not endpoint or ";" in endpoint:
         raise SparkError(
-            f"no Spark Connect server answers at {address.partition(';')[0]}: {error}. Start it, or"
-            " see spark_master"
+            "spark_master is no address of a Spark Connect server: sc://host:port, or"
+            " sc://host:port/;name=value"
+        )
+    host, _, port = endpoint.rpartition(":")
+    is_proxied = any(os.environ.get(name) for name in _PROXIES)
+    if is_proxied and not proxy_bypass(host):
+        return  # that one is asked, and it the server
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SparkError(
+            f"no Spark Connect server answers at {endpoint}: {error}. Start it, or see spark_master"
         ) from error
 
 

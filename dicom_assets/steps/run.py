@@ -29,6 +29,10 @@ from dicom_assets.steps.report import now
 T = TypeVar("T")
 R = TypeVar("R")
 
+_FILES_AT_ONCE = 10_000
+"""What is to be read of them is held at once. The same for every engine and run: what a killed run
+has committed of a part is looked for in that part alone."""
+
 
 class Made(Protocol):
     """What a worker makes for a table that is upserted."""
@@ -144,6 +148,7 @@ class Run:
                     since=since,
                     until=end,
                     ingest_date=self.ingest_date,
+                    most=_FILES_AT_ONCE,
                 ):
                     yield rows, version
                     since = version

@@ -65,18 +65,24 @@ def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle
     folder = there.run.engine.layout.process_folder("default", DAY)
     zips: list[int] = []
 
+    def count() -> int:
+        return len(list(folder.glob("[0-9]*.zip")))
+
     def lose() -> None:
-        while len(list(folder.glob("[0-9]*.zip"))) < 20:
+        while len(list(cluster.folder.glob("worker-*/app-*"))) < 2:
+            time.sleep(0.01)
+        zips.append(count())
+        while count() < zips[0] + 20:  # which executors have made
             time.sleep(0.01)
         cluster.lose()
-        zips.append(len(list(folder.glob("[0-9]*.zip"))))
+        zips.append(count())
 
     watching = threading.Thread(target=lose, daemon=True)
     watching.start()
     found = submitted(tmp_path, cluster.address, tmp_path / "spark")
     watching.join(60)
-    assert zips, "no worker was lost"
-    assert 20 <= zips[0] < expected, "it was lost in the middle"
+    assert len(zips) == 2, "no worker was lost"
+    assert zips[0] + 20 <= zips[1] < expected, "it was lost in the middle"
     assert len(here.failures()) > 10
     assert there.failures() == here.failures()
     tables, wanted = state(tmp_path / "spark"), state(tmp_path / "here")
@@ -88,6 +94,9 @@ def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle
     assert found["python"] == sys.executable
     assert Path(found["file"]).is_relative_to(cluster.folder), "the archive's, where it is unpacked"
     assert found["delta"] == "io.delta.sql.DeltaSparkSessionExtension"
+    logs = [path.read_text() for path in cluster.folder.rglob("std*") if path.is_file()]
+    assert len(logs) >= 4, "of two executors, at least"
+    assert [log for log in logs if NAME in log] == []
 
 
 def installed(folder: Path) -> Path:

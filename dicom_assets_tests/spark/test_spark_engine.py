@@ -244,19 +244,22 @@ def test_what_is_dropped_while_it_runs_comes_out_in_gold_until_it_is_stopped(
         reached.append(rows)
         return True
 
+    write_dicom(tmp_path / "one.dcm", PatientName=NAME)
+    # what brings no metastore row is news, too
+    asked = {"operation": "delete", "requestedBy": "a", "reason": "b"}
+    folder = tmp_path / "operations"
+    folder.mkdir()
+    (folder / "one.json").write_text(json.dumps(asked | {"studyInstanceUid": "1.2.3.4"}))
+
     def send() -> None:
-        write_dicom(tmp_path / "one.dcm", PatientName=NAME)
-        (tmp_path / "one.dcm").rename(local.drop / NAME)
-        # what brings no metastore row is news, too
-        asked = {"operation": "delete", "requestedBy": "a", "reason": "b"}
-        folder = tmp_path / "operations"
-        folder.mkdir()
-        (folder / "one.json").write_text(json.dumps(asked | {"studyInstanceUid": "1.2.3.4"}))
-        if gold_has(1):
-            folder.rename(local.run.engine.layout.operations_drop("default"))
-            gold_has(0)
-        if not over.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            (tmp_path / "one.dcm").rename(local.drop / NAME)
+            if gold_has(1):
+                folder.rename(local.run.engine.layout.operations_drop("default"))
+                gold_has(0)
+        finally:
+            if not over.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     sending = threading.Thread(target=send)
     with left_as_it_was():

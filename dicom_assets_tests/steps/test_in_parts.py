@@ -54,7 +54,7 @@ def in_small_parts(monkeypatch) -> None:
         ("lakehouse.drop_folder._ENTRIES_AT_ONCE", 4),
         ("lakehouse.journal.ROWS_PER_COMMIT", 2),
         ("steps.organise.ROWS_PER_COMMIT", 2),
-        ("lakehouse.reader.FILES_AT_ONCE", 4),
+        ("steps.run._FILES_AT_ONCE", 4),
         ("steps.extract._FILES_PER_TASK", 1),
         ("steps.settle._FILES_AT_ONCE", 4),
         ("steps.convert._INSTANCES_AT_ONCE", 4),
