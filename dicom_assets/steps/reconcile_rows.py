@@ -431,14 +431,14 @@ def _frame(
     found: _Columns = {}
     for name, kind in types.items():
         dtype = "int32" if isinstance(kind, _Texts) else kind
-        pieces = [_whole_numbers(part.pop(name), dtype) for part in parts]
+        pieces = [_typed(part.pop(name), dtype) for part in parts]
         numbers = np.concatenate(pieces) if pieces else np.empty(0, dtype)
         found[name] = kind.column(numbers) if isinstance(kind, _Texts) else numbers
     return pd.DataFrame(found)
 
 
-def _whole_numbers(values: Any, dtype: str) -> NDArray[Any]:
-    """Returns values as they are meant; nothing is made of what is missing among them."""
+def _typed(values: Any, dtype: str) -> NDArray[Any]:
+    """Returns values in a type that holds them all; refuses to make a number of what is missing."""
     if isinstance(values, list):
         return np.asarray(values, dtype)
     return values.astype(dtype, casting="safe", copy=False)
