@@ -40,6 +40,7 @@ test: $(READY)
 test-spark: $(READY)
 	@.ci/install-packages $(SPARK_PACKAGES)
 	@$(MAKE) --no-print-directory $(SPARK_READY)
+	@$(BIN)/python -c 'import sys; from benchmarks.spark_cluster import missing; sys.exit(missing())'
 	$(BIN)/pytest -n 0 dicom_assets_tests/spark
 
 # each target for FUZZ_SECONDS; what is found is kept as a test in dicom_assets_tests/fuzz/corpus
