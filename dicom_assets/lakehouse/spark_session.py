@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.request import proxy_bypass
 
 from dicom_assets.lakehouse.errors import PlainError
@@ -114,6 +114,8 @@ def session(spark: Spark, start: Start = start) -> "SparkSession":
         found = _started(spark, start)
         if spark.is_remote:
             _send_package(found)
+        else:
+            _hush(found)
     try:
         if found.conf.get("spark.speculation", "false") == "true":
             raise SparkError(_SPECULATES)
@@ -262,6 +264,15 @@ def _package() -> dict[str, str]:
     """
     folder = str(_package_folder().parent)
     return {} if folder in site.getsitepackages() else {"spark.executorEnv.PYTHONPATH": folder}
+
+
+def _hush(spark: "SparkSession") -> None:
+    """Silences the class that warns three times of each read of new rows, about Delta's options."""
+    jvm: Any = spark._jvm  # PySpark itself sets no level but that of all loggers
+    log4j = jvm.org.apache.logging.log4j
+    log4j.core.config.Configurator.setLevel(
+        "org.apache.spark.sql.util.CaseInsensitiveStringMap", log4j.Level.ERROR
+    )
 
 
 def _send_package(spark: "SparkSession") -> None:
