@@ -211,3 +211,9 @@ def test_each_setting_of_spark_that_is_named_is_one():
                     content = opened.read(entry)
                     named = {each for each in named if each.encode() not in content}
     assert not named, "Spark knows nothing of them"
+
+
+def test_where_no_package_is_missing_none_is_installed():
+    # as for Spark where Java and Maven are there
+    done = subprocess.run([ROOT / ".ci/install-packages"], check=True, capture_output=True)
+    assert done.stdout + done.stderr == b""
