@@ -90,26 +90,21 @@ def running(folder: Path) -> Iterator[Cluster]:
 
 
 def _start(folder: Path, name: str, number: int, *arguments: str) -> subprocess.Popen:
-    return spark_class(
-        folder / f"{name}-{number}.log",
-        f"org.apache.spark.deploy.{name.lower()}.{name}",
-        *("--host", "127.0.0.1", "--webui-port", str(free_port())),
-        *arguments,
-    )
-
-
-def spark_class(log: Path, *arguments: str) -> subprocess.Popen:
-    """Starts a class of PySpark's Java, with its arguments, in the folder of its log."""
     import pyspark  # pyright: ignore[reportMissingImports]
 
     home = Path(str(pyspark.__file__)).parent
-    with log.open("wb") as sink:
+    with (folder / f"{name}-{number}.log").open("wb") as sink:
         return subprocess.Popen(  # noqa: S603
-            [str(home / "bin/spark-class"), *arguments],
+            [
+                str(home / "bin/spark-class"),
+                f"org.apache.spark.deploy.{name.lower()}.{name}",
+                *("--host", "127.0.0.1", "--webui-port", str(free_port())),
+                *arguments,
+            ],
             env=os.environ | {"SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable},
             stdout=sink,
             stderr=subprocess.STDOUT,
-            cwd=log.parent,
+            cwd=folder,
         )
 
 

@@ -7,13 +7,10 @@ are appended are written (`written`), or when files that were replaced are remov
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import pyarrow as pa
 from deltalake import ColumnProperties, DeltaTable, WriterProperties
 
-from dicom_assets.lakehouse.query import values_of
-from dicom_assets.lakehouse.tables import FILE_BYTES, Table
+from dicom_assets.lakehouse.tables import FILE_BYTES, DataFile, Table, files_of
 
 _SMALL_FILES = 8
 _MOST_GROUPS = 8
@@ -52,21 +49,6 @@ def compact_small(delta: DeltaTable, table: Table, partition: str, *, folder: Pa
     if small > _SMALL_FILES:
         _compact(delta, table, partition, file_bytes)
     return small > _SMALL_FILES
-
-
-class DataFile(NamedTuple):
-    """A table's file: the text of its partition's value, bytes on disk, and rows, where known."""
-
-    partition: str
-    size: int
-    rows: int | None
-
-
-def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
-    """Returns a table's files."""
-    files = pa.table(delta.get_add_actions(flatten=True))
-    names = f"partition.{table.partition}", "size_bytes", "num_records"
-    return [DataFile(str(value), *rest) for value, *rest in values_of(files, *names)]
 
 
 def compact(delta: DeltaTable, table: Table) -> None:

@@ -23,7 +23,7 @@ from dicom_assets.lakehouse.log import appends, count_added, inserted, span
 from dicom_assets.lakehouse.places import Key, Places
 from dicom_assets.lakehouse.query import Where, columns_of, conform, stream
 from dicom_assets.lakehouse.schemas import INGEST_DATE
-from dicom_assets.lakehouse.tables import Table, Tables
+from dicom_assets.lakehouse.tables import Table, Tables, files_of
 
 _BYTES_AT_ONCE = 16 << 20
 """Of a file's rows, of all columns."""
@@ -128,10 +128,10 @@ class Reader:
         delta = self.open(table)
         found: dict[str, int] = {}
         if delta is not None:
-            files = pa.table(delta.get_add_actions(flatten=True))
-            days, counts = files["partition.ingestDate"], files["num_records"]
-            for day, count in zip(days.to_pylist(), counts.to_pylist(), strict=True):
-                found[str(day)] = found.get(str(day), 0) + count
+            for file in files_of(delta, table):
+                # where a count is not known, none is made up
+                rows: Any = file.rows
+                found[file.partition] = found.get(file.partition, 0) + rows
         return found
 
     def partitions(self, table: Table) -> list[str | date]:
@@ -139,8 +139,7 @@ class Reader:
         delta = self.open(table)
         if delta is None:
             return []
-        files = pa.table(delta.get_add_actions(flatten=True))
-        return sorted(set(files[f"partition.{table.partition}"].to_pylist()))
+        return table.values_of(file.partition for file in files_of(delta, table))
 
     def read(
         self,

@@ -31,7 +31,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 
-from dicom_assets.lakehouse.compaction import files_of
 from dicom_assets.lakehouse.engine import (
     LocalEngine,
     Progress,
@@ -54,7 +53,7 @@ from dicom_assets.lakehouse.spark_worker import (
     results_of,
     stage,
 )
-from dicom_assets.lakehouse.tables import Table
+from dicom_assets.lakehouse.tables import Table, files_of
 from dicom_assets.lakehouse.written import Written, commit
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
@@ -83,6 +83,22 @@ class Table:
         """Returns partitions' values from their texts."""
         texts = pa.array(sorted(set(partitions)), pa.string())
         return texts.cast(self.schema.field(self.partition).type).to_pylist()
+
+
+class DataFile(NamedTuple):
+    """A table's file: the text of its partition's value, bytes on disk, and rows, where known."""
+
+    partition: str
+    size: int
+    rows: int | None
+
+
+def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
+    """Returns an opened table's files, from its log alone."""
+    files = pa.table(delta.get_add_actions(flatten=True))
+    names = f"partition.{table.partition}", "size_bytes", "num_records"
+    columns = (files[name].to_pylist() for name in names)
+    return [DataFile(str(value), *rest) for value, *rest in zip(*columns, strict=True)]
 
 
 @dataclass

@@ -74,10 +74,8 @@ class _Texts:
         return np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int32)
 
     def column(self, numbers: NDArray[np.int32]) -> pd.Categorical:
-        in_order = sorted(self._numbers)
-        places = {text: place for place, text in enumerate(in_order)}
-        moved = np.fromiter((places[text] for text in self._numbers), np.int32)
-        return pd.Categorical.from_codes(moved[numbers], in_order)
+        found = pd.Categorical.from_codes(numbers, list(self._numbers))
+        return found.reorder_categories(sorted(self._numbers))
 
 
 def organised(run: Run) -> pd.DataFrame:
@@ -348,7 +346,7 @@ def silver(run: Run, ids: Collection[str]) -> Silver:
                 inner += [(*place, instance_key(system, one.uid)) for one in each.instance]
         of_series.append(_places(series, SERIES))
         of_instances.append(_places(inner, PLACE))
-        return found
+        return {name: _keys(keys) for name, keys in found.items()}
 
     table = catalog.silver_imaging_study()
     batches = run.engine.stream(table, STUDY_COLUMNS, where={"id": ids})
@@ -431,17 +429,11 @@ def _frame(
     found: _Columns = {}
     for name, kind in types.items():
         dtype = "int32" if isinstance(kind, _Texts) else kind
-        pieces = [_typed(part.pop(name), dtype) for part in parts]
+        # safe: no number is made of what is missing
+        pieces = [part.pop(name).astype(dtype, casting="safe", copy=False) for part in parts]
         numbers = np.concatenate(pieces) if pieces else np.empty(0, dtype)
         found[name] = kind.column(numbers) if isinstance(kind, _Texts) else numbers
     return pd.DataFrame(found)
-
-
-def _typed(values: Any, dtype: str) -> NDArray[Any]:
-    """Returns values in a type that holds them all; refuses to make a number of what is missing."""
-    if isinstance(values, list):
-        return np.asarray(values, dtype)
-    return values.astype(dtype, casting="safe", copy=False)
 
 
 def _places(rows: list[tuple[int, ...]], columns: list[str]) -> pd.DataFrame:

@@ -284,7 +284,6 @@ _OVER_CONNECT = textwrap.dedent(
 
     import dicom_assets
     import pyarrow as pa
-    from dicom_assets.sample import write_sample
     from dicom_assets.settings import load_settings
     from dicom_assets.steps import catalog
     from dicom_assets.steps.chain import STEPS
@@ -301,7 +300,6 @@ _OVER_CONNECT = textwrap.dedent(
         lakehouse=Path(root), engine="spark", spark_master=address, settle_seconds=0
     )
     run = Run.of(settings, "2026-03-14")
-    write_sample(run.engine.layout.drop_folder.parents[1])
     for step in STEPS.values():
         step(run)
     for table in (run.metastore, catalog.silver_imaging_study(), catalog.IMAGE_OCCURRENCE):
@@ -312,10 +310,12 @@ _OVER_CONNECT = textwrap.dedent(
 
 
 def test_over_spark_connect_the_sample_goes_through_and_workers_are_sent_the_package(
-    connect_server, tmp_path
+    connect_server, sample, house_class, tmp_path
 ):
+    house = house_class(tmp_path / "lakehouse")
+    shutil.copytree(sample, house.drop.parents[1], dirs_exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", _OVER_CONNECT, str(tmp_path / "lakehouse"), connect_server],
+        [sys.executable, "-c", _OVER_CONNECT, str(house.settings.lakehouse), connect_server],
         capture_output=True,
         text=True,
         check=False,

@@ -12,7 +12,6 @@ from dicom_assets.cli import main
 from dicom_assets_tests.spark.conftest import JARS, missing
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
-NAME = "Zqxname"
 
 
 def test_without_spark_it_says_what_to_set(tmp_path):
