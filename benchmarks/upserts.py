@@ -1,25 +1,25 @@
-"""Measures the two ways of an upsert: keys that are named, and keys that are joined with.
+"""Measures upserts into a table that holds some of the keys, against delta-rs's own MERGE.
 
-Rows of silver ImagingStudy and of silver current_files, some of which are upserted again, by turns
-in the one way and the other. CPU time of the commit alone, with the table's newest files in the
-page cache.
+Rows of silver ImagingStudy and of silver current_files, some of which are upserted again, into one
+copy of the table by our engine and into another by MERGE. CPU time of the commit alone, with the
+table's newest files in the page cache.
 
     python -m benchmarks upserts [--quick]
 """
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from benchmarks.results import OURS, Row
-from dicom_assets.lakehouse import merge
+from dicom_assets.lakehouse.compaction import writer_properties
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.tables import Table
@@ -32,42 +32,65 @@ _ROWS = (1_000, 20_000)
 _KEYS = (1, 100, 500, 2_000)
 _TURNS = 5
 
+_Way = Callable[[LocalEngine, Table, pa.Table], None]
+
 
 def measure(folder: Path, *, quick: bool) -> list[Row]:
-    """Runs each way on each table with so many keys."""
+    """Upserts so many keys into tables of so many rows, in each way."""
     turns = 1 if quick else _TURNS
     found = []
     for table in (catalog.silver_imaging_study(), catalog.CURRENT_FILES):
         for rows in _ROWS[:1] if quick else _ROWS:
-            engine = LocalEngine(Layout(folder / table.name))
-            _upsert(engine, table, _rows(table, range(rows), "first"))
+            engines = {way: LocalEngine(Layout(folder / way)) for way in _WAYS}
+            for engine in engines.values():
+                _ours(engine, table, _rows(table, range(rows), "first"))
             for keys in _KEYS:
                 if keys <= rows:
-                    found += _each_way(engine, table, rows, keys, turns)
-            shutil.rmtree(folder / table.name)
+                    found += _each_way(engines, table, rows, keys, turns)
+            for way in _WAYS:
+                shutil.rmtree(folder / way)
     return found
 
 
-def _each_way(engine: LocalEngine, table: Table, rows: int, keys: int, turns: int) -> list[Row]:
+def _each_way(
+    engines: dict[str, LocalEngine], table: Table, rows: int, keys: int, turns: int
+) -> list[Row]:
     """Upserts some of a table's rows by turns in the one way and the other."""
-    took: dict[str, list[float]] = {"named": [], "joined": []}
+    took: dict[str, list[float]] = {way: [] for way in _WAYS}
     for turn in range(turns):
         for way, seconds in took.items():
             new = _rows(table, range(0, rows, rows // keys)[:keys], f"{turn} {way}")
-            with patch.object(merge, "_MOST_NAMED", keys if way == "named" else 0):
-                begin = time.process_time()
-                _upsert(engine, table, new)
-                seconds.append(time.process_time() - begin)
-    ours = "named" if keys <= merge._MOST_NAMED else "joined"
+            begin = time.process_time()
+            _WAYS[way](engines[way], table, new)
+            seconds.append(time.process_time() - begin)
     case = f"{keys:,} of {rows:,} rows of {table.full_name}"
-    return [
-        Row(PART, case, OURS if way == ours else f"keys are {way}", median(seconds), "s of CPU")
-        for way, seconds in took.items()
-    ]
+    return [Row(PART, case, way, median(seconds), "s of CPU") for way, seconds in took.items()]
 
 
-def _upsert(engine: LocalEngine, table: Table, rows: pa.Table) -> None:
+def _ours(engine: LocalEngine, table: Table, rows: pa.Table) -> None:
     engine.upsert(table, rows, progress=None, ingest_date=_DAY)
+
+
+def _merge(engine: LocalEngine, table: Table, rows: pa.Table) -> None:
+    (key,) = table.key
+    day = pa.array([_DAY] * rows.num_rows, table.schema.field(table.partition).type)
+    (
+        DeltaTable(str(engine.layout.table(table.layer, table.name)))
+        .merge(
+            rows.append_column(table.partition, day),
+            f't."{table.partition}" = DATE \'{_DAY}\' AND t."{key}" = s."{key}"',
+            source_alias="s",
+            target_alias="t",
+            writer_properties=writer_properties(table),
+            streamed_exec=False,
+        )
+        .when_matched_update_all()
+        .when_not_matched_insert_all()
+        .execute()
+    )
+
+
+_WAYS: dict[str, _Way] = {OURS: _ours, "MERGE of delta-rs": _merge}
 
 
 def _rows(table: Table, keys: Sequence[int], said: str) -> pa.Table:

@@ -12,15 +12,17 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, QueryBuilder, write_deltalake
+from deltalake import QueryBuilder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dicom_assets.console import print_table, shown
 from dicom_assets.defs.metadata import markdown
 from dicom_assets.lakehouse.layout import Layout, is_safe_name, organised_name, printable
-from dicom_assets.lakehouse.query import literal, quoted, stream
+from dicom_assets.lakehouse.query import rows_of
+from dicom_assets.lakehouse.sql import literal, quoted
 from dicom_assets.omop.studies import series_of, studies
 from dicom_assets.settings import SettingsError, load_settings
 from dicom_assets.steps import catalog
@@ -82,21 +84,22 @@ def test_a_quoted_name_is_the_column_and_nothing_else(name):
 
 
 @pytest.fixture(scope="module")
-def injected(tmp_path_factory) -> DeltaTable:
-    folder = tmp_path_factory.mktemp("injected") / "table"
-    write_deltalake(folder, pa.table({"key": INJECTIONS, "n": range(len(INJECTIONS))}))
-    return DeltaTable(folder)
+def injected(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("injected") / "file.parquet"
+    pq.write_table(pa.table({"key": INJECTIONS, "n": range(len(INJECTIONS))}), path)
+    return path
 
 
 @pytest.mark.parametrize("value", INJECTIONS)
 def test_a_look_up_finds_its_own_row_alone(injected, value):
     schema = pa.schema([("n", pa.int64())])
-    (found,) = stream(injected, schema, {"key": [value]})
+    (found,) = rows_of(injected, schema, {}, {"key": pa.array([value])})
     assert found["n"].to_pylist() == [INJECTIONS.index(value)]
 
 
 def test_a_look_up_of_all_finds_each_once(injected):
-    batches = stream(injected, pa.schema([("key", pa.string())]), {"key": INJECTIONS})
+    schema = pa.schema([("key", pa.string())])
+    batches = rows_of(injected, schema, {}, {"key": pa.array(INJECTIONS)})
     found = pa.Table.from_batches(batches)
     assert sorted(found["key"].to_pylist()) == sorted(INJECTIONS)
 

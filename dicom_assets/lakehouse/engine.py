@@ -24,9 +24,9 @@ from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
 from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.pool import shared_out
-from dicom_assets.lakehouse.query import literal, quoted
 from dicom_assets.lakehouse.reader import New, Reader
 from dicom_assets.lakehouse.schemas import INGEST_DATE
+from dicom_assets.lakehouse.sql import literal, quoted
 from dicom_assets.lakehouse.tables import Table
 from dicom_assets.lakehouse.written import Written, append
 
@@ -146,9 +146,8 @@ class LocalEngine(Reader):
             delta,
             table,
             here,
-            places=self.places(table, keys),
+            found=self.found(table, keys),
             partition=table.partition_of(ingest_date),
-            gone=gone,
             transactions=[new_transaction(delta, progress)] if progress else [],
             folder=self._folder(table),
         )

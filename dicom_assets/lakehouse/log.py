@@ -55,8 +55,8 @@ def count_added(folder: Path, day: date, versions: Iterable[int]) -> int:
     return sum(json.loads(file.get("stats") or "{}").get("numRecords", 0) for file in added)
 
 
-def inserted(folder: Path, day: date, version: int) -> list[Path]:
-    """Returns the files with the rows that a version added to a partition.
+def inserted(folder: Path, day: date, version: int) -> list[str]:
+    """Returns the files, within the table's folder, that a version added to a partition.
 
     Raises:
         PlainError: The version is no longer there.
@@ -64,7 +64,7 @@ def inserted(folder: Path, day: date, version: int) -> list[Path]:
     files = _added(folder, day, version)
     if files is None:
         raise PlainError(f"the log of {folder} was cleaned while it was read. Run the date again")
-    return [folder / unquote(file["path"]) for file in files]
+    return [unquote(file["path"]) for file in files]
 
 
 def _added(folder: Path, day: date, version: int) -> list[dict[str, Any]] | None:

@@ -1,30 +1,26 @@
 """Upserts: new keys are inserted, known ones replaced, others deleted, in one commit.
 
 Decided here: how little of a table an upsert touches. Rows are partitioned by when they first came,
-and stay there. When no key is known, the rows are appended. Else no file is opened but those of the
-partitions in which known ones stand: where a few keys all belong there, they are named, and what
-stands under them is overwritten; others are joined with what stands there (MERGE). The first takes
-less, of up to some hundred keys; the second grows less with their number (`benchmarks/upserts.py`).
-
-Where keys stand must still hold when it is committed: no commit is tried again after another
-writer's, since that one may have brought the same keys. Not decided here: which rows
-(`dicom_assets.steps`), and how keys are found (`places`).
+and stay there. Of known keys it is known in which files they stand: these are written anew, file by
+file, without the rows that are replaced or gone, and no other is opened. Where keys stand must
+still hold when it is committed: no commit is tried again after another writer's, since that one may
+have brought the same keys. Not decided here: which rows (`dicom_assets.steps`), how keys are found
+(`places`), and how files are written (`written`).
 """
 
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction
 
-from dicom_assets.lakehouse.compaction import writer_properties
-from dicom_assets.lakehouse.places import Key
-from dicom_assets.lakehouse.query import listed, quoted
-from dicom_assets.lakehouse.tables import Table
-from dicom_assets.lakehouse.written import append
-
-_GONE = "_gone"
-_MOST_NAMED = 200
+from dicom_assets.lakehouse.places import Key, partition_of
+from dicom_assets.lakehouse.query import conform, one_of, rows_of
+from dicom_assets.lakehouse.tables import Table, files_of
+from dicom_assets.lakehouse.written import batches_of, replace
 
 
 def upsert(
@@ -32,9 +28,8 @@ def upsert(
     table: Table,
     rows: pa.Table,
     *,
-    places: Mapping[Key, str],
+    found: Collection[tuple[Key, str]],
     partition: str,
-    gone: Collection[Key],
     transactions: list[Transaction],
     folder: Path,
 ) -> set[str]:
@@ -44,9 +39,9 @@ def upsert(
         delta: The table, opened at the newest version.
         table: What it is.
         rows: Rows with the table's columns but for its partition, none of them twice by key.
-        places: Known keys, of the rows and of those that are gone → their partitions.
+        found: Known keys, of the rows and of those that are gone, each with a file in which a row
+            has it.
         partition: The partition of rows that are new.
-        gone: Keys of known rows to delete.
         transactions: What the commit says.
         folder: Where it lies.
 
@@ -57,53 +52,45 @@ def upsert(
         deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
     """
     (key,) = table.key
-    column = table.schema.field(table.partition)
-    committed = CommitProperties(app_transactions=transactions, max_commit_retries=0)
-    if not places:
-        append(rows, delta, table, folder, partition, committed)
-        return {partition} if rows.num_rows else set()
-    properties = writer_properties(table)
-    standing = [places.get(each, partition) for each in rows[key].to_pylist()]
-    source = rows.append_column(column, pa.array(standing, pa.string()).cast(column.type))
-    deleted = sorted(each for each in gone if each in places)
-    merged = set(places.values())
-    if rows.num_rows + len(deleted) <= _MOST_NAMED and merged.issuperset(standing):
-        named = listed([*rows[key].to_pylist(), *deleted])
-        write_deltalake(
-            delta,
-            source,
-            mode="overwrite",
-            predicate=f"{_stands_in(table, merged)} AND {quoted(key)} IN ({named})",
-            writer_properties=properties,
-            commit_properties=committed,
-        )
-        return merged
-    source = source.append_column(_GONE, pa.array([False] * rows.num_rows, pa.bool_()))
-    if deleted:  # of these only the key is known
-        source = source.cast(pa.schema([f.with_nullable(True) for f in source.schema]))
-        stood = pa.array([places[each] for each in deleted], pa.string()).cast(column.type)
-        rest = pa.table({key: deleted, column.name: stood, _GONE: [True] * len(deleted)})
-        source = pa.concat_tables([source, rest], promote_options="default")
-    (
-        delta.merge(
-            source,
-            f"target.{_stands_in(table, merged)}"
-            f" AND target.{quoted(column.name)} = source.{quoted(column.name)}"
-            f" AND target.{quoted(key)} = source.{quoted(key)}",
-            source_alias="source",
-            target_alias="target",
-            writer_properties=properties,
-            commit_properties=committed,
-            # the source's own extremes narrow down the files further
-            streamed_exec=False,
-        )
-        .when_matched_delete(f"source.{_GONE}")
-        .when_matched_update_all(except_cols=[_GONE])
-        .when_not_matched_insert_all(f"NOT source.{_GONE}", except_cols=[_GONE])
-        .execute()
+    schema = _with_others(rows.schema, delta, table)
+    stands = {each: partition_of(file) for each, file in found}
+    changed: dict[str, list[Key]] = defaultdict(list)
+    for each, file in found:
+        changed[file].append(each)
+    counts = {file.path: file.rows for file in files_of(delta, table)} if changed else {}
+    parts: dict[str, list[Iterable[pa.RecordBatch]]] = defaultdict(list)
+    for file, keys in changed.items():
+        kept = () if len(keys) == counts.get(file) else _others(folder / file, schema, key, keys)
+        parts[partition_of(file)].append(kept)
+    standing = pa.array([stands.get(each, partition) for each in rows[key].to_pylist()])
+    written = standing.unique()
+    for each in written.to_pylist():
+        its = rows if len(written) == 1 else rows.filter(one_of(standing, pa.array([each])))
+        parts[each].append(batches_of(conform(its, schema)))
+    replace(
+        list(changed),
+        {each: chain.from_iterable(some) for each, some in parts.items()},
+        delta,
+        table,
+        folder,
+        CommitProperties(app_transactions=transactions, max_commit_retries=0),
     )
-    return {*standing, *merged}
+    return set(parts)
 
 
-def _stands_in(table: Table, partitions: Collection[str]) -> str:
-    return f"{quoted(table.partition)} IN ({listed(table.values_of(partitions))})"
+def _with_others(schema: pa.Schema, delta: DeltaTable, table: Table) -> pa.Schema:
+    """Returns a schema with the columns that others have added to a table."""
+    more = [f.name for f in delta.schema().fields if f.name not in table.schema.names]
+    if not more:
+        return schema
+    held = pa.schema(delta.schema().to_arrow())
+    return pa.schema([*schema, *(held.field(name) for name in more)])
+
+
+def _others(
+    path: Path, schema: pa.Schema, key: str, keys: Sequence[Key]
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file that have other keys."""
+    values = pa.array(keys)
+    for batch in rows_of(path, schema, {}, {}):
+        yield batch.filter(pc.call_function("invert", [one_of(batch[key], values)]))

@@ -16,11 +16,11 @@ from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.paths import scratch_of
+from dicom_assets.lakehouse.query import opened
 from dicom_assets.lakehouse.segments import SUFFIX, UNFINISHED, Segment, sortable
 from dicom_assets.lakehouse.tables import Table
 
@@ -54,16 +54,11 @@ class Places:
         self._segments: list[Segment] | None = None
         self._seen: tuple[str, int] | None = None
 
-    def of(self, delta: DeltaTable, keys: Collection[Key]) -> dict[Key, str]:
-        """Returns known key → text of its partition's value, as of the opened version."""
-        return {key: _partition_of(file) for key, file in self._found(delta, keys)}
+    def of(self, delta: DeltaTable, keys: Collection[Key]) -> Iterator[tuple[Key, str]]:
+        """Yields known keys with the data files in which they stand, as of the opened version.
 
-    def partitions(self, delta: DeltaTable, keys: Collection[Key]) -> set[str]:
-        """Returns the texts of the partitions' values in which rows have one of the keys."""
-        return {_partition_of(file) for _, file in self._found(delta, keys)}
-
-    def _found(self, delta: DeltaTable, keys: Collection[Key]) -> Iterator[tuple[Key, str]]:
-        """Yields keys with the data files in which they stand."""
+        A key comes as often as there are rows that have it.
+        """
         segments = self._as_of(delta)
         listed = list(keys)
         asked = sortable(listed, is_text=self._is_text)
@@ -100,10 +95,8 @@ class Places:
                 keys, count = [], 0
 
     def _keys_of(self, file: str) -> np.ndarray:
-        path = self._folder / file
-        source = path.open("rb") if isinstance(path, FarPath) else path
-        read = pq.ParquetFile(source).read([self._key], use_threads=False)
-        keys = read[self._key].drop_null()
+        with opened(self._folder / file) as (data, _):
+            keys = data.read([self._key], use_threads=False)[self._key].drop_null()
         if self._is_text:
             return sortable(keys.to_pylist(), is_text=True)
         return keys.cast(pa.int64()).to_numpy()
@@ -143,6 +136,6 @@ class Places:
         return [*rest, kept]
 
 
-def _partition_of(file: str) -> str:
+def partition_of(file: str) -> str:
     """Returns the value that the folder's name says: <column>=<value>."""
     return file.partition("/")[0].partition("=")[2]

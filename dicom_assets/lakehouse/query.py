@@ -1,57 +1,122 @@
-"""Rows out of a Delta table: which columns, of which rows.
+"""Rows out of a table's data files: which columns, of which rows.
 
-Decided here: how a condition becomes SQL and that rows come back in the table's own types. Not
-decided here: which version is read (`reader`).
+Decided here: that a file is read group by group, and of a group first the columns that a condition
+is about, the others only where some row meets it. Not decided here: which files (`reader`,
+`merge`).
 """
 
+import os
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date
+from functools import lru_cache, reduce
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable, QueryBuilder
+import pyarrow.parquet as pq
 
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.tables import Table
 
 Where = Mapping[str, Collection[str | int | date]]
 """Column → values, of which a row must have one."""
 
-_MOST_LITERALS = 4096
-"""Values in SQL text: each takes DataFusion some 5 KB of memory to read."""
-
-_SESSION = {
-    # wide columns are decoded of the rows only that the condition leaves
-    "datafusion.execution.parquet.pushdown_filters": "true",
-}
+_BYTES_AT_ONCE = 16 << 20
+"""Of a file's rows, of all columns."""
+_SMALL_FILE = 256 << 10
+"""Of most days' files. One thread reads them sooner than several do."""
+_MOST_KEPT = 32
 
 
-def stream(delta: DeltaTable, schema: pa.Schema, where: Where) -> Iterator[pa.RecordBatch]:
-    """Yields the columns of a schema of the rows that meet a condition, not all of it at once."""
-    if not all(where.values()) and where:
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """Opens a data file; gives it, and the names of its columns.
+
+    Small ones are kept: of hundreds of columns, the footer takes longer to read than the rows, a
+    file is read by one step after another, and no data file ever changes.
+    """
+    if kept := _small(path):
+        yield kept
         return
-    present = {f.name for f in delta.schema().fields}
-    many = {name: pa.array(v) for name, v in where.items() if len(v) > _MOST_LITERALS}
-    conditions = [f"{quoted(n)} IN ({listed(v)})" for n, v in where.items() if n not in many]
-    more = [pa.field(name, v.type) for name, v in many.items() if name not in schema.names]
-    wider = pa.schema([*schema, *more])
-    names = [name for name in wider.names if name in present]
-    # delta-rs' pyarrow datasets cannot compare strings with file statistics, DataFusion can
-    query = (
-        f"SELECT {', '.join(map(quoted, names))} FROM source"  # noqa: S608
-        f" WHERE {' AND '.join(conditions) or 'true'}"
-    )
-    found = QueryBuilder(_SESSION).register("source", delta).execute(query)
-    for batch in pa.RecordBatchReader.from_stream(found):
-        rows = conform(pa.Table.from_batches([batch]), wider)
-        for name, values in many.items():
-            rows = rows.filter(pc.call_function("is_in", [rows[name]], pc.SetLookupOptions(values)))
-        yield from rows.select(schema.names).to_batches()
+    with pq.ParquetFile(path.open("rb") if isinstance(path, FarPath) else path) as file:
+        yield file, file.schema_arrow.names
 
 
-def quoted(name: str) -> str:
-    """Returns a column as SQL: quoted, since DataFusion folds bare names to lower case."""
-    return '"' + name.replace('"', '""') + '"'
+@lru_cache(_MOST_KEPT)
+def _small(path: Path) -> tuple[pq.ParquetFile, list[str]] | None:
+    with path.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END) > _SMALL_FILE:
+            return None
+        stream.seek(0)
+        file = pq.ParquetFile(pa.BufferReader(stream.read()))
+    return file, file.schema_arrow.names
+
+
+def rows_of(
+    path: Path,
+    wanted: pa.Schema,
+    stands_in: Mapping[str, str],
+    where: Mapping[str, pa.Array],
+) -> Iterator[pa.RecordBatch]:
+    """Yields rows of a data file.
+
+    Args:
+        path: The file.
+        wanted: The columns.
+        stands_in: The column that it does not hold → the text of its value, since it is partitioned
+            by it.
+        where: Column that it may hold → values, of which a row must have one.
+    """
+    with opened(path) as (file, held):
+        if not all(name in held for name in where):
+            return  # no row has a value there
+        known = [name for name in wanted.names if name in held and name not in stands_in]
+        for group in range(file.num_row_groups):
+            for rows in _chosen(file, group, known, where):
+                for name, text in stands_in.items():
+                    if name in wanted.names:
+                        rows = rows.append_column(name, pa.repeat(text, rows.num_rows))  # noqa: PLW2901
+                yield from conform(rows, wanted).to_batches()
+
+
+def _chosen(
+    file: pq.ParquetFile, group: int, columns: list[str], where: Mapping[str, pa.Array]
+) -> Iterator[pa.Table]:
+    """Yields columns of the rows of a group that meet all conditions."""
+    if not where:
+        yield from _pieces(file, group, columns)
+        return
+    asked = pa.concat_tables(_pieces(file, group, [*where]))
+    each = (one_of(asked[name], values) for name, values in where.items())
+    meets = reduce(lambda one, other: pc.call_function("and", [one, other]), each)
+    if not pc.call_function("any", [meets]).as_py():
+        return
+    if where.keys() >= set(columns):
+        yield asked.select(columns).filter(meets)
+        return
+    begin = 0
+    for rows in _pieces(file, group, columns):
+        yield rows.filter(meets.slice(begin, rows.num_rows))
+        begin += rows.num_rows
+
+
+def _pieces(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
+    """Yields columns of all rows of a group, not many bytes at once."""
+    held = file.metadata.row_group(group)
+    if held.total_byte_size <= _BYTES_AT_ONCE:
+        is_small = held.total_byte_size <= _SMALL_FILE
+        yield file.read_row_group(group, columns, use_threads=not is_small)
+        return
+    rows_at_once = max(1, held.num_rows * _BYTES_AT_ONCE // held.total_byte_size)
+    for batch in file.iter_batches(rows_at_once, row_groups=[group], columns=columns):
+        yield pa.Table.from_batches([batch])
+
+
+def one_of(column: Any, values: pa.Array) -> Any:
+    """Returns for each value of a column whether it is one of some."""
+    return pc.call_function("is_in", [column.cast(values.type)], pc.SetLookupOptions(values))
 
 
 def columns_of(table: Table, columns: Collection[str]) -> pa.Schema:
@@ -71,17 +136,3 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         for f in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def listed(values: Collection[str | int | date]) -> str:
-    """Returns values as SQL lists them behind IN."""
-    return ", ".join(map(literal, values))
-
-
-def literal(value: str | int | date) -> str:
-    """Returns a value as SQL."""
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, date):
-        return f"DATE '{value}'"
-    return "'" + value.replace("'", "''") + "'"

@@ -1,11 +1,11 @@
 """Reading tables: as they stand, and what has come since a version.
 
-Decided here: how new rows are found: by the commits that appended to a partition, each of which is
-read alone; what is looked up by key is read in the partitions that hold such keys. Not decided
-here: how rows are written (`engine`), what is read (`dicom_assets.steps`).
+Decided here: which files are read: of new rows those of the commits that appended to a partition;
+of rows that are looked up by key those that hold such keys. Not decided here: how files are read
+(`query`), how rows are written (`engine`), what is read (`dicom_assets.steps`).
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -15,18 +15,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.log import appends, count_added, inserted, span
-from dicom_assets.lakehouse.places import Key, Places
-from dicom_assets.lakehouse.query import Where, columns_of, conform, stream
+from dicom_assets.lakehouse.places import Key, Places, partition_of
+from dicom_assets.lakehouse.query import Where, columns_of, rows_of
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.tables import Table, Tables, files_of
 
-_BYTES_AT_ONCE = 16 << 20
-"""Of a file's rows, of all columns."""
 _MOST_ASKED = 10_000
 """Keys of a question that is remembered with its answer."""
 _MOST_REMEMBERED = 16 << 20
@@ -120,8 +117,12 @@ class Reader:
 
     def places(self, table: Table, keys: Collection[Key]) -> dict[Key, str]:
         """Returns known key → text of its partition's value."""
+        return {key: partition_of(file) for key, file in self.found(table, keys)}
+
+    def found(self, table: Table, keys: Collection[Key]) -> list[tuple[Key, str]]:
+        """Returns known keys, each with the data file in which it stands."""
         delta = self.open(table)
-        return self._places(table).of(delta, keys) if delta else {}
+        return list(self._places(table).of(delta, keys)) if delta else []
 
     def rows_by_date(self, table: Table) -> dict[str, int]:
         """Returns ingest date (yyyy-mm-dd) → rows, from file statistics alone."""
@@ -168,12 +169,13 @@ class Reader:
     ) -> Iterator[pa.RecordBatch]:
         """Yields what `read` returns, for what is larger than memory."""
         delta, wanted = self.open(table), columns_of(table, columns)
-        if delta is None:
+        if delta is None or not all(where.values()):
             return
         if table.is_looked_up and table.key[0] in where and INGEST_DATE not in where:
             yield from self._look_up(delta, table, wanted, where)
-        else:
-            yield from stream(delta, wanted, where)
+            return
+        files = (file.path for file in files_of(delta, table))
+        yield from self._of_files(table, files, wanted, where)
 
     def _look_up(
         self, delta: DeltaTable, table: Table, wanted: pa.Schema, where: Where
@@ -182,8 +184,7 @@ class Reader:
 
         What follows silver, and its checks, ask for the same studies one after another.
         """
-        conditions: dict[str, Any] = dict(where)
-        keys = conditions[table.key[0]]
+        keys: Collection[Any] = where[table.key[0]]
         question = None
         if len(keys) <= _MOST_ASKED:
             asked = {name: frozenset(values) for name, values in where.items()}
@@ -192,10 +193,9 @@ class Reader:
         if last and last[0] == question:
             yield from last[1]
             return
-        partitions = self._places(table).partitions(delta, keys)
-        conditions[table.partition] = table.values_of(partitions)
+        files = dict.fromkeys(file for _, file in self._places(table).of(delta, keys))
         kept, size = list[pa.RecordBatch](), 0
-        for batch in stream(delta, wanted, conditions):
+        for batch in self._of_files(table, files, wanted, where):
             size += batch.nbytes
             if question and size <= _MOST_REMEMBERED:
                 kept.append(batch)
@@ -203,6 +203,18 @@ class Reader:
         self._last_look_ups.pop(table.full_name, None)
         if question and size <= _MOST_REMEMBERED:
             self._last_look_ups[table.full_name] = question, kept
+
+    def _of_files(
+        self, table: Table, files: Iterable[str], wanted: pa.Schema, where: Where
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields rows of data files that meet a condition."""
+        folder, partition = self._folder(table), table.partition
+        values = {name: pa.array(list(some)) for name, some in where.items() if name != partition}
+        only = {f"{value}" for value in where[partition]} if partition in where else None
+        for file in files:
+            stands_in = partition_of(file)
+            if only is None or stands_in in only:
+                yield from rows_of(folder / file, wanted, {partition: stands_in}, values)
 
     def read_new(
         self,
@@ -234,9 +246,8 @@ class Reader:
             yield from self.stream(table, columns, where={INGEST_DATE: [ingest_date]})
             return
         folder = self._folder(table)
-        for version in versions:
-            for file in inserted(folder, ingest_date, version):
-                yield from _rows_of(file, wanted, ingest_date)
+        files = (file for each in versions for file in inserted(folder, ingest_date, each))
+        yield from self._of_files(table, files, wanted, {})
 
     def new_parts(
         self,
@@ -347,21 +358,6 @@ class Reader:
         """Reads the same as `read_new`, as one table."""
         found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
         return pa.Table.from_batches(list(found), schema=columns_of(table, columns))
-
-
-def _rows_of(path: Path, wanted: pa.Schema, ingest_date: date) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a data file, which does not hold its partition."""
-    with path.open("rb") as stream, pq.ParquetFile(stream) as file:
-        held = file.metadata
-        size = sum(held.row_group(at).total_byte_size for at in range(held.num_row_groups))
-        rows_at_once = max(1, held.num_rows * _BYTES_AT_ONCE // max(size, _BYTES_AT_ONCE))
-        known = [name for name in wanted.names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(rows_at_once, columns=known):
-            rows = pa.Table.from_batches([batch])
-            if INGEST_DATE in wanted.names:
-                day = pa.array([ingest_date] * batch.num_rows, pa.date32())
-                rows = rows.append_column(INGEST_DATE, day)
-            yield from conform(rows, wanted).to_batches()
 
 
 def _larger(one: Any, other: Any) -> Any:

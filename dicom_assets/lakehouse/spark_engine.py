@@ -41,7 +41,7 @@ from dicom_assets.lakehouse.engine import (
     new_transaction,
 )
 from dicom_assets.lakehouse.places import Key
-from dicom_assets.lakehouse.query import columns_of, listed
+from dicom_assets.lakehouse.query import columns_of
 from dicom_assets.lakehouse.reader import New
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.lakehouse.spark_session import Spark, Start, session, start
@@ -53,6 +53,7 @@ from dicom_assets.lakehouse.spark_worker import (
     results_of,
     stage,
 )
+from dicom_assets.lakehouse.sql import listed
 from dicom_assets.lakehouse.tables import Table, files_of
 from dicom_assets.lakehouse.written import Written, commit
 
@@ -210,7 +211,7 @@ class SparkEngine(LocalEngine):
             return
         if any(each.num_rows for each in rest):
             raise TypeError("rows in memory and rows of executors in one commit")
-        commit(files, delta, table, partition, said)
+        commit([each.added_to(table, partition) for each in files], delta, table, said)
 
     def upsert(
         self,
@@ -250,7 +251,8 @@ class SparkEngine(LocalEngine):
             said = CommitProperties(
                 app_transactions=self._said(table, progress), max_commit_retries=0
             )
-            commit(files, self._tables.create(table), table, partition, said)
+            added = [each.added_to(table, partition) for each in files]
+            commit(added, self._tables.create(table), table, said)
         self._settle(table, {partition, *merged})
 
     def _said(self, table: Table, progress: Progress | None) -> list[Transaction]:

@@ -11,8 +11,10 @@ written (`engine`).
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
@@ -65,6 +67,11 @@ class Table:
     compression: Literal["ZSTD", "SNAPPY"] = "ZSTD"
     is_looked_up: bool = False
 
+    @cached_property
+    def delta_schema(self) -> Schema:
+        """Its schema as Delta has it."""
+        return Schema.from_arrow(self.schema)
+
     @property
     def full_name(self) -> str:
         """`layer.name`, as a catalogue shows it."""
@@ -86,8 +93,9 @@ class Table:
 
 
 class DataFile(NamedTuple):
-    """A table's file: the text of its partition's value, bytes on disk, and rows, where known."""
+    """A table's file: path within its folder, partition as text, bytes, and rows, where known."""
 
+    path: str
     partition: str
     size: int
     rows: int | None
@@ -96,9 +104,12 @@ class DataFile(NamedTuple):
 def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
     """Returns an opened table's files, from its log alone."""
     files = pa.table(delta.get_add_actions(flatten=True))
-    names = f"partition.{table.partition}", "size_bytes", "num_records"
+    names = "path", f"partition.{table.partition}", "size_bytes", "num_records"
     columns = (files[name].to_pylist() for name in names)
-    return [DataFile(str(value), *rest) for value, *rest in zip(*columns, strict=True)]
+    return [
+        DataFile(unquote(path), str(value), *rest)
+        for path, value, *rest in zip(*columns, strict=True)
+    ]
 
 
 @dataclass
@@ -171,7 +182,7 @@ class Tables:
         path.mkdir(parents=True, exist_ok=True)
         delta = OpenedTable.create(
             str(path),
-            schema=Schema.from_arrow(table.schema),
+            schema=table.delta_schema,
             mode="ignore",
             storage_options=storage_options(path),
             partition_by=[table.partition],
@@ -208,7 +219,7 @@ def _made(path: Path) -> int | None:
 def _check(table: Table, delta: DeltaTable, path: Path) -> None:
     """Checks that a table is what rows are written for; it may lack columns."""
     partition, wrong = delta.metadata().partition_columns, ""
-    types = {each.name: each.type for each in Schema.from_arrow(table.schema).fields}
+    types = {each.name: each.type for each in table.delta_schema.fields}
     others = [e.name for e in delta.schema().fields if e.type != types.get(e.name, e.type)]
     if partition != [table.partition]:
         wrong = f"is partitioned by {', '.join(partition) or 'nothing'}, not by {table.partition}"

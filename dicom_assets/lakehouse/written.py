@@ -10,7 +10,7 @@ of Delta leaves; `maintain` removes it.
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
+from dicom_assets.lakehouse.places import partition_of
 from dicom_assets.lakehouse.tables import Table
 
 _BYTES_PER_FILE = 32 << 20
@@ -82,26 +83,61 @@ def append(
     Raises:
         deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
     """
-    within = f"{table.partition}={partition}"
-    files: list[Written] = []
+    replace([], {partition: batches_of(rows)}, delta, table, folder, said)
+
+
+def replace(
+    gone: Sequence[str],
+    rows: Mapping[str, Iterable[pa.RecordBatch]],
+    delta: DeltaTable,
+    table: Table,
+    folder: Path,
+    said: CommitProperties,
+) -> None:
+    """Replaces files by such with other rows in one commit.
+
+    Args:
+        gone: The files, within the table's folder.
+        rows: The text of a partition's value → rows to write there, with the table's columns, or
+            but for its partition.
+        delta: The table, opened at the newest version.
+        table: What it is.
+        folder: Where it lies.
+        said: What the commit says.
+
+    Raises:
+        deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
+    """
+    actions: list[AddAction | RemoveAction] = []
     try:
-        for some in _files_of(rows, table):
-            files.append(write_rows(some, table, folder, within=within))  # noqa: PERF401 some fail
+        for partition, batches in rows.items():
+            for some in _files_of(batches, table):
+                file = write_rows(some, table, folder, within=f"{table.partition}={partition}")
+                actions.append(file.added_to(table, partition))
     except BaseException:
-        for file in files:
-            (folder / file.path).unlink()
+        for action in actions:
+            (folder / action.path).unlink()
         raise
-    commit(files, delta, table, partition, said)
+    commit([*actions, *(_removed(file, table) for file in gone)], delta, table, said)
 
 
-def _files_of(rows: pa.Table | pa.RecordBatchReader, table: Table) -> Iterator[pa.Table]:
+def _removed(path: str, table: Table) -> RemoveAction:
+    values: dict[str, str | None] = {table.partition: partition_of(path)}
+    return RemoveAction(path, True, time.time_ns() // 1_000_000, None, values)
+
+
+def batches_of(rows: pa.Table | pa.RecordBatchReader) -> Iterable[pa.RecordBatch]:
+    """Returns rows in batches, none larger than a file."""
+    if isinstance(rows, pa.RecordBatchReader):
+        return rows
+    most = rows.num_rows * _BYTES_PER_FILE // max(rows.nbytes, 1)
+    return rows.to_batches(max_chunksize=max(1, most))
+
+
+def _files_of(rows: Iterable[pa.RecordBatch], table: Table) -> Iterator[pa.Table]:
     """Yields rows for a file each, without their partition, which a commit tells."""
-    batches: Iterable[pa.RecordBatch] = rows
-    if isinstance(rows, pa.Table):
-        most = rows.num_rows * _BYTES_PER_FILE // max(rows.nbytes, 1)
-        batches = rows.to_batches(max_chunksize=max(1, most))
     waiting, size = list[pa.RecordBatch](), 0
-    for batch in batches:
+    for batch in rows:
         columns = [name for name in batch.schema.names if name != table.partition]
         waiting.append(batch.select(columns))
         size += batch.nbytes
@@ -113,15 +149,14 @@ def _files_of(rows: pa.Table | pa.RecordBatchReader, table: Table) -> Iterator[p
 
 
 def commit(
-    files: Iterable[Written],
+    actions: Sequence[AddAction | RemoveAction],
     delta: DeltaTable,
     table: Table,
-    partition: str,
     said: CommitProperties,
 ) -> None:
-    """Makes files part of a table; see `append`."""
+    """Commits which files become part of a table and which no longer are."""
     delta.create_write_transaction(
-        [each.added_to(table, partition) for each in files],
+        [*actions],
         "append",
         delta.schema(),
         partition_by=[table.partition],

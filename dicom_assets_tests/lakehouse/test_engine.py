@@ -4,10 +4,11 @@ from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, Schema
+from deltalake import DeltaTable, Field, QueryBuilder, Schema
 from deltalake.exceptions import CommitFailedError
+from deltalake.schema import PrimitiveType
 
-from dicom_assets.lakehouse import merge, query, written
+from dicom_assets.lakehouse import written
 from dicom_assets.lakehouse.compaction import compact
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
@@ -233,12 +234,6 @@ def person(key: int, born: int) -> pa.Table:
     return pa.Table.from_pylist([row | zeros], schema=PERSON)
 
 
-@pytest.fixture(params=[200, 0], ids=["few keys", "many keys"])
-def few_or_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to how many keys are few, to `merge`."""
-    monkeypatch.setattr(merge, "_MOST_NAMED", request.param)
-
-
 def upsert(
     engine: LocalEngine,
     rows: pa.Table,
@@ -250,7 +245,6 @@ def upsert(
     engine.upsert(catalog.PERSON, rows, progress=progress, ingest_date=day, gone=gone or set())
 
 
-@pytest.mark.usefixtures("few_or_many")
 def test_an_upsert_replaces_known_keys_and_inserts_new_ones(engine):
     upsert(engine, person(1, 1950), progress=Progress("p", 1))
     upsert(engine, person(1, 1960), progress=Progress("p", 2))
@@ -263,7 +257,6 @@ def test_an_upsert_replaces_known_keys_and_inserts_new_ones(engine):
     assert engine.progress(catalog.PERSON, "p") == 3
 
 
-@pytest.mark.usefixtures("few_or_many")
 def test_an_upsert_deletes_what_is_gone_in_the_same_commit(engine):
     upsert(engine, pa.concat_tables([person(1, 1950), person(2, 1960)]), progress=None)
     before = engine.version(catalog.PERSON)
@@ -283,23 +276,37 @@ def test_an_upsert_of_nothing_still_says_how_far_it_read(engine):
 
 
 @pytest.mark.parametrize("value", ["it's", 'say "hi"', "a\\b", "x' OR '1'='1", "é\n;--"])
-def test_values_reach_a_query_escaped(engine, value):
+def test_values_are_looked_for_as_they_are(engine, value):
     append(engine, FIRST, value, "other", version=1)
     found = engine.read(TABLE, ["filePath"], where={"filePath": [value]})
     assert found["filePath"].to_pylist() == [value]
     assert engine.read(TABLE, ["filePath"], where={"filePath": []}).num_rows == 0
 
 
-@pytest.mark.parametrize("columns", [["filePath"], ["sourceSystem"], ["filePath", "sourceSystem"]])
-def test_more_values_than_fit_into_a_query_are_looked_for(engine, monkeypatch, columns):
-    monkeypatch.setattr(query, "_MOST_LITERALS", 2)
+@pytest.mark.parametrize(
+    "columns", [["filePath"], ["sourceSystem"], ["filePath", "sourceSystem"], ["ingestDate"]]
+)
+def test_rows_that_meet_all_conditions_are_found(engine, columns):
     append(engine, FIRST, "it's", "b", "c", "d", version=1)
-    where = {"filePath": {"it's", "d", "e"}, "ingestDate": [FIRST]}
-    found = engine.read(TABLE, columns, where=where)
+    append(engine, SECOND, "it's", "e", version=1)
+    where = {"filePath": {"it's", "d", "none"}, "sourceSystem": ["x", "default"]}
+    found = engine.read(TABLE, columns, where={**where, "ingestDate": [FIRST]})
     assert found.schema.names == [name for name in TABLE.schema.names if name in columns]
     assert found.num_rows == 2
     if "filePath" in columns:
         assert found["filePath"].to_pylist() == ["it's", "d"]
+    assert engine.read(TABLE, columns, where=where).num_rows == 3
+    assert engine.read(TABLE, columns, where={**where, "sourceSystem": ["x"]}).num_rows == 0
+
+
+def test_of_files_with_many_groups_rows_are_found_in_each(engine):
+    small = replace(TABLE, rows_per_group=3)
+    names = [f"{n}" for n in range(20)]
+    engine.append(small, rows(FIRST, *names), progress=None, ingest_date=FIRST)
+    for wanted in (["filePath"], ["sourceSystem", "filePath"]):
+        where = {"filePath": ["1", "7", "8", "19"]}
+        found = engine.read(small, wanted, where=where)
+        assert found["filePath"].to_pylist() == ["1", "7", "8", "19"]
 
 
 def test_a_column_added_later_is_null_in_old_rows(engine):
@@ -359,7 +366,6 @@ def people(engine: LocalEngine) -> dict[int, tuple[int, str]]:
     return {row["person_id"]: (row["year_of_birth"], row["ingestMonth"]) for row in rows}
 
 
-@pytest.mark.usefixtures("few_or_many")
 def test_a_row_stays_in_the_month_in_which_it_first_came(engine):
     upsert(engine, person(1, 1950), day=date(2026, 3, 1))
     upsert(engine, pa.concat_tables([person(1, 1951), person(2, 1960)]), day=date(2026, 5, 1))
@@ -378,7 +384,6 @@ def files_of(engine: LocalEngine, month: str) -> set[str]:
     return {uri for uri in delta.file_uris() if f"ingestMonth={month}" in uri}
 
 
-@pytest.mark.usefixtures("few_or_many")
 def test_an_upsert_leaves_the_files_of_other_months_alone(engine):
     for month in (1, 2, 3):
         upsert(engine, person(month, 1950), day=date(2026, month, 1))
@@ -390,6 +395,39 @@ def test_an_upsert_leaves_the_files_of_other_months_alone(engine):
     assert after["2026-03"] > before["2026-03"]
 
 
+def test_an_upsert_leaves_the_files_of_a_month_alone_in_which_no_known_key_stands(engine):
+    upsert(engine, person(1, 1950))
+    before = files_of(engine, "2026-01")
+    upsert(engine, pa.concat_tables([person(2, 1960), person(3, 1970)]))
+    (other,) = files_of(engine, "2026-01") - before
+    upsert(engine, pa.concat_tables([person(2, 1961), person(4, 1980)]))
+    after = files_of(engine, "2026-01")
+    assert after > before
+    assert other not in after
+    born = {key: year for key, (year, _) in people(engine).items()}
+    assert born == {1: 1950, 2: 1961, 3: 1970, 4: 1980}
+
+
+def test_a_key_that_stands_twice_stands_once_after_its_next_upsert(engine):
+    upsert(engine, person(1, 1950))
+    twice = person(1, 1951).append_column("ingestMonth", pa.array(["2026-04"]))
+    engine.append(catalog.PERSON, twice, progress=None, ingest_date=FIRST)
+    upsert(engine, person(1, 1960))
+    assert [year for year, _ in people(engine).values()] == [1960]
+
+
+def test_columns_that_others_have_added_stay_as_they_are(engine):
+    upsert(engine, pa.concat_tables([person(1, 1950), person(2, 1960)]))
+    folder = str(engine.layout.table("gold", "person"))
+    delta = DeltaTable(folder)
+    delta.alter.add_columns([Field("theirs", PrimitiveType("string"))])
+    delta.update({"theirs": "'kept'"}, predicate="person_id = 1")
+    upsert(LocalEngine(engine.layout), pa.concat_tables([person(2, 1961), person(3, 1970)]))
+    found = pa.table(QueryBuilder().register("t", DeltaTable(folder)).execute("SELECT * FROM t"))
+    theirs = dict(zip(found["person_id"].to_pylist(), found["theirs"].to_pylist(), strict=True))
+    assert theirs == {1: "kept", 2: None, 3: None}
+
+
 def test_rows_that_are_all_new_are_appended(engine):
     for number in range(3):
         upsert(engine, person(number, 1950))
@@ -397,7 +435,6 @@ def test_rows_that_are_all_new_are_appended(engine):
     assert [each["operation"] for each in table.history(3)] == ["WRITE"] * 3
 
 
-@pytest.mark.usefixtures("few_or_many")
 @pytest.mark.parametrize("known", [False, True])
 def test_of_two_writers_of_the_same_key_one_fails(engine, monkeypatch, known):
     upsert(engine, person(1 if known else 0, 1950))
