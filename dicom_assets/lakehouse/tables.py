@@ -11,7 +11,6 @@ written (`engine`).
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
@@ -66,11 +65,6 @@ class Table:
     rows_per_group: int = 16_384
     compression: Literal["ZSTD", "SNAPPY"] = "ZSTD"
     is_looked_up: bool = False
-
-    @cached_property
-    def delta_schema(self) -> Schema:
-        """Its schema as Delta has it."""
-        return Schema.from_arrow(self.schema)
 
     @property
     def full_name(self) -> str:
@@ -182,7 +176,7 @@ class Tables:
         path.mkdir(parents=True, exist_ok=True)
         delta = OpenedTable.create(
             str(path),
-            schema=table.delta_schema,
+            schema=Schema.from_arrow(table.schema),
             mode="ignore",
             storage_options=storage_options(path),
             partition_by=[table.partition],
@@ -219,7 +213,7 @@ def _made(path: Path) -> int | None:
 def _check(table: Table, delta: DeltaTable, path: Path) -> None:
     """Checks that a table is what rows are written for; it may lack columns."""
     partition, wrong = delta.metadata().partition_columns, ""
-    types = {each.name: each.type for each in table.delta_schema.fields}
+    types = {each.name: each.type for each in Schema.from_arrow(table.schema).fields}
     others = [e.name for e in delta.schema().fields if e.type != types.get(e.name, e.type)]
     if partition != [table.partition]:
         wrong = f"is partitioned by {', '.join(partition) or 'nothing'}, not by {table.partition}"
