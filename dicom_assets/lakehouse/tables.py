@@ -36,6 +36,12 @@ _PROPERTIES = {
 }
 
 
+_HIDING = {"columnMapping", "deletionVectors"}
+"""Features (Delta protocol) by which a data file's rows, or names, are not those of its table."""
+_OLD_FEATURES = {2: ("columnMapping",)}
+"""What a reader version stood for before features had names."""
+
+
 class TableError(PlainError):
     """A table cannot be used as it is. The message says what to do."""
 
@@ -212,6 +218,17 @@ def _made(path: Path) -> int | None:
 
 def _check(table: Table, delta: DeltaTable, path: Path) -> None:
     """Checks that a table is what rows are written for; it may lack columns."""
+    protocol = delta.protocol()
+    features = {
+        *(protocol.reader_features or ()),
+        *_OLD_FEATURES.get(protocol.min_reader_version, ()),
+    }
+    if hidden := sorted(features & _HIDING):
+        raise TableError(
+            f"{path} has the feature {hidden[0]}: another engine has turned it on, and its data files"
+            " no longer say what it holds. Drop the feature there (ALTER TABLE … DROP FEATURE …),"
+            " then run the date again"
+        )
     partition, wrong = delta.metadata().partition_columns, ""
     types = {each.name: each.type for each in Schema.from_arrow(table.schema).fields}
     others = [e.name for e in delta.schema().fields if e.type != types.get(e.name, e.type)]

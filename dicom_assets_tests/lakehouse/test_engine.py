@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -426,6 +427,24 @@ def test_columns_that_others_have_added_stay_as_they_are(engine):
     found = pa.table(QueryBuilder().register("t", DeltaTable(folder)).execute("SELECT * FROM t"))
     theirs = dict(zip(found["person_id"].to_pylist(), found["theirs"].to_pylist(), strict=True))
     assert theirs == {1: "kept", 2: None, 3: None}
+
+
+@pytest.mark.parametrize(
+    ("reader", "features"),
+    [(3, ["deletionVectors", "timestampNtz"]), (3, ["columnMapping"]), (2, None)],
+)
+def test_a_table_whose_files_say_something_else_than_it_does_is_refused(engine, reader, features):
+    upsert(engine, person(1, 1950))
+    log = engine.layout.table("gold", "person") / "_delta_log"
+    protocol = {"minReaderVersion": reader, "minWriterVersion": 7 if features else 5}
+    if features:
+        protocol |= {"readerFeatures": features, "writerFeatures": features}
+    commit = {"commitInfo": {"timestamp": 0, "operation": "ANOTHER ENGINE"}}
+    lines = map(json.dumps, (commit, {"protocol": protocol}))
+    (log / f"{engine.version(catalog.PERSON) + 1:020}.json").write_text("\n".join(lines))
+    with pytest.raises(TableError, match="Drop the feature there") as told:
+        LocalEngine(engine.layout).read(catalog.PERSON, ["person_id"])
+    assert (features or ["columnMapping"])[0] in str(told.value)
 
 
 def test_rows_that_are_all_new_are_appended(engine):
