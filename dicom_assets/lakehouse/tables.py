@@ -225,7 +225,7 @@ def _check(table: Table, delta: DeltaTable, path: Path) -> None:
     }
     if hidden := sorted(features & _HIDING):
         raise TableError(
-            f"{path} has the feature {hidden[0]}: another engine has turned it on, and its data files"
+            f"{path} has the feature {hidden[0]}: another engine turned it on, and its data files"
             " no longer say what it holds. Drop the feature there (ALTER TABLE … DROP FEATURE …),"
             " then run the date again"
         )
