@@ -6,10 +6,12 @@ is about, the others only where some row meets it. Not decided here: which files
 """
 
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from functools import lru_cache, reduce
+from itertools import accumulate, chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,10 @@ def opened(path: Path) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
     """Opens a data file; gives it, and the names of its columns.
 
     Small ones are kept: of hundreds of columns, the footer takes longer to read than the rows, a
-    file is read by one step after another, and no data file ever changes.
+    file is read by one step after another, and no data file ever changes. Only in the main thread,
+    in which steps run: two threads in one such file end the process.
     """
-    if kept := _small(path):
+    if threading.current_thread() is threading.main_thread() and (kept := _small(path)):
         yield kept
         return
     with pq.ParquetFile(path.open("rb") if isinstance(path, FarPath) else path) as file:
@@ -73,44 +76,70 @@ def rows_of(
         if not all(name in held for name in where):
             return  # no row has a value there
         known = [name for name in wanted.names if name in held and name not in stands_in]
-        for group in range(file.num_row_groups):
-            for rows in _chosen(file, group, known, where):
-                for name, text in stands_in.items():
-                    if name in wanted.names:
-                        rows = rows.append_column(name, pa.repeat(text, rows.num_rows))  # noqa: PLW2901
-                yield from conform(rows, wanted).to_batches()
+        for rows in _chosen(file, known, where):
+            for name, text in stands_in.items():
+                if name in wanted.names:
+                    rows = rows.append_column(name, pa.repeat(text, rows.num_rows))  # noqa: PLW2901
+            yield from conform(rows, wanted).to_batches()
 
 
 def _chosen(
-    file: pq.ParquetFile, group: int, columns: list[str], where: Mapping[str, pa.Array]
+    file: pq.ParquetFile, columns: list[str], where: Mapping[str, pa.Array]
 ) -> Iterator[pa.Table]:
-    """Yields columns of the rows of a group that meet all conditions."""
-    if not where:
-        yield from _pieces(file, group, columns)
+    """Yields columns of the rows that meet all conditions."""
+    for groups in _together(file):
+        if not where:
+            yield from _pieces(file, groups, columns)
+            continue
+        asked = pa.concat_tables(_pieces(file, groups, [*where]))
+        each = (one_of(asked[name], values) for name, values in where.items())
+        meets = reduce(lambda one, other: pc.call_function("and", [one, other]), each)
+        if where.keys() >= set(columns):
+            yield asked.select(columns).filter(meets)
+            continue
+        yield from _met(file, groups, columns, meets)
+
+
+def _met(
+    file: pq.ParquetFile, groups: list[int], columns: list[str], meets: pa.ChunkedArray
+) -> Iterator[pa.Table]:
+    """Yields columns of the rows that meet the conditions, out of their groups alone."""
+    counts = [file.metadata.row_group(group).num_rows for group in groups]
+    begins = accumulate(counts, initial=0)
+    of_groups = [meets.slice(begin, count) for begin, count in zip(begins, counts, strict=False)]
+    some = [pc.call_function("any", [each]).as_py() for each in of_groups]
+    if not any(some):
         return
-    asked = pa.concat_tables(_pieces(file, group, [*where]))
-    each = (one_of(asked[name], values) for name, values in where.items())
-    meets = reduce(lambda one, other: pc.call_function("and", [one, other]), each)
-    if not pc.call_function("any", [meets]).as_py():
-        return
-    if where.keys() >= set(columns):
-        yield asked.select(columns).filter(meets)
-        return
+    meets = pa.chunked_array(chain.from_iterable(e.chunks for e in compress(of_groups, some)))
     begin = 0
-    for rows in _pieces(file, group, columns):
+    for rows in _pieces(file, [*compress(groups, some)], columns):
         yield rows.filter(meets.slice(begin, rows.num_rows))
         begin += rows.num_rows
 
 
-def _pieces(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
-    """Yields columns of all rows of a group, not many bytes at once."""
-    held = file.metadata.row_group(group)
-    if held.total_byte_size <= _BYTES_AT_ONCE:
-        is_small = held.total_byte_size <= _SMALL_FILE
-        yield file.read_row_group(group, columns, use_threads=not is_small)
+def _together(file: pq.ParquetFile) -> Iterator[list[int]]:
+    """Yields groups that are read together: one that is large alone."""
+    groups, size = list[int](), 0
+    for group in range(file.num_row_groups):
+        its = file.metadata.row_group(group).total_byte_size
+        if groups and size + its > _BYTES_AT_ONCE:
+            yield groups
+            groups, size = [], 0
+        groups.append(group)
+        size += its
+    if groups:
+        yield groups
+
+
+def _pieces(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> Iterator[pa.Table]:
+    """Yields columns of all rows of some groups, not many bytes at once."""
+    held = [file.metadata.row_group(group) for group in groups]
+    size = sum(each.total_byte_size for each in held)
+    if size <= _BYTES_AT_ONCE:
+        yield file.read_row_groups(groups, columns, use_threads=size > _SMALL_FILE)
         return
-    rows_at_once = max(1, held.num_rows * _BYTES_AT_ONCE // held.total_byte_size)
-    for batch in file.iter_batches(rows_at_once, row_groups=[group], columns=columns):
+    rows_at_once = max(1, sum(each.num_rows for each in held) * _BYTES_AT_ONCE // size)
+    for batch in file.iter_batches(rows_at_once, row_groups=groups, columns=columns):
         yield pa.Table.from_batches([batch])
 
 

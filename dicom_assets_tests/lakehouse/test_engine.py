@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
@@ -9,7 +10,7 @@ from deltalake import DeltaTable, Field, QueryBuilder, Schema
 from deltalake.exceptions import CommitFailedError
 from deltalake.schema import PrimitiveType
 
-from dicom_assets.lakehouse import written
+from dicom_assets.lakehouse import query, written
 from dicom_assets.lakehouse.compaction import compact
 from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
@@ -300,14 +301,28 @@ def test_rows_that_meet_all_conditions_are_found(engine, columns):
     assert engine.read(TABLE, columns, where={**where, "sourceSystem": ["x"]}).num_rows == 0
 
 
-def test_of_files_with_many_groups_rows_are_found_in_each(engine):
+@pytest.mark.parametrize("at_once", [1, 200, 1 << 20])
+def test_of_files_with_many_groups_rows_are_found_in_each(engine, monkeypatch, at_once):
+    monkeypatch.setattr(query, "_BYTES_AT_ONCE", at_once)  # a row, some groups, all of them
     small = replace(TABLE, rows_per_group=3)
     names = [f"{n}" for n in range(20)]
     engine.append(small, rows(FIRST, *names), progress=None, ingest_date=FIRST)
+    assert engine.read(small, ["filePath"])["filePath"].to_pylist() == names
     for wanted in (["filePath"], ["sourceSystem", "filePath"]):
-        where = {"filePath": ["1", "7", "8", "19"]}
-        found = engine.read(small, wanted, where=where)
-        assert found["filePath"].to_pylist() == ["1", "7", "8", "19"]
+        for some in (["1", "7", "8", "19"], names, ["none"]):
+            found = engine.read(
+                small, wanted, where={"filePath": some, "sourceSystem": ["default"]}
+            )
+            assert found["filePath"].to_pylist() == [each for each in some if each in names]
+
+
+def test_many_threads_may_read_one_table_at_once(engine):
+    append(engine, FIRST, *map(str, range(1000)), version=1)
+    expected = engine.read(TABLE, TABLE.schema.names)
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(engine.read, TABLE, TABLE.schema.names) for _ in range(100)]
+        here = [engine.read(TABLE, TABLE.schema.names) for _ in range(100)]
+    assert all(each.equals(expected) for each in [*here, *(read.result() for read in reads)])
 
 
 def test_a_column_added_later_is_null_in_old_rows(engine):
