@@ -92,6 +92,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "making the environment in .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m compileall -q -j 0 dicom_assets
 	@touch $@
 
 # Azurite; where it cannot be had, its tests are left out, and told so

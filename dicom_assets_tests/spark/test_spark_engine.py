@@ -313,7 +313,7 @@ def test_over_spark_connect_the_sample_goes_through_and_workers_are_sent_the_pac
     connect_server, sample, house_class, tmp_path
 ):
     house = house_class(tmp_path / "lakehouse")
-    shutil.copytree(sample, house.drop.parents[1], dirs_exist_ok=True)
+    shutil.copytree(sample / "Imaging/DICOM", house.drop, dirs_exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", _OVER_CONNECT, str(house.settings.lakehouse), connect_server],
         capture_output=True,
