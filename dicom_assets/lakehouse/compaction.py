@@ -1,8 +1,8 @@
 """How delta-rs writes a table's files anew, and how small ones are joined.
 
 Decided here: compression, row groups, statistics and file sizes. Not decided here: how rows that
-are appended are written (`written`), or when files that were replaced are removed from disk
-(`maintenance`).
+are appended or upserted are written (`written`), or when files that were replaced are removed from
+disk (`maintenance`).
 """
 
 from collections.abc import Sequence

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.places import Key, partition_of
 from dicom_assets.lakehouse.query import conform, one_of, rows_of
@@ -57,10 +58,12 @@ def upsert(
     changed: dict[str, list[Key]] = defaultdict(list)
     for each, file in found:
         changed[file].append(each)
-    counts = {file.path: file.rows for file in files_of(delta, table)} if changed else {}
+    held = {file.path: file for file in files_of(delta, table)} if changed else {}
+    if not held.keys() >= changed.keys():
+        raise CommitFailedError("another writer has changed where keys stand")
     parts: dict[str, list[Iterable[pa.RecordBatch]]] = defaultdict(list)
     for file, keys in changed.items():
-        kept = () if len(keys) == counts.get(file) else _others(folder / file, schema, key, keys)
+        kept = () if len(keys) == held[file].rows else _others(folder / file, schema, key, keys)
         parts[partition_of(file)].append(kept)
     standing = pa.array([stands.get(each, partition) for each in rows[key].to_pylist()])
     written = standing.unique()
@@ -68,7 +71,7 @@ def upsert(
         its = rows if len(written) == 1 else rows.filter(one_of(standing, pa.array([each])))
         parts[each].append(batches_of(conform(its, schema)))
     replace(
-        list(changed),
+        [held[file] for file in changed],
         {each: chain.from_iterable(some) for each, some in parts.items()},
         delta,
         table,
@@ -79,7 +82,7 @@ def upsert(
 
 
 def _with_others(schema: pa.Schema, delta: DeltaTable, table: Table) -> pa.Schema:
-    """Returns a schema with the columns that others have added to a table."""
+    """Returns a schema with the columns that others have added: null in rows that are replaced."""
     more = [f.name for f in delta.schema().fields if f.name not in table.schema.names]
     if not more:
         return schema

@@ -1,4 +1,4 @@
-"""Where keys stand: in which partitions of a table each key has rows.
+"""Where keys stand: in which data files of a table each key has rows.
 
 Decided here: that this is remembered in files beside the table, since nothing about a hashed key
 says when its row came, and a silver table's files, of hundreds of columns, are dear to open. What

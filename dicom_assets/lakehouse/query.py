@@ -25,11 +25,13 @@ from dicom_assets.lakehouse.tables import Table
 Where = Mapping[str, Collection[str | int | date]]
 """Column → values, of which a row must have one."""
 
-_BYTES_AT_ONCE = 16 << 20
-"""Of a file's rows, of all columns."""
+_BYTES_AT_ONCE, _ROWS_AT_ONCE = 16 << 20, 4096
+"""Of a file, of all columns; bytes as they are encoded, where what is repeated counts once."""
+_SIZES = "total_byte_size", "num_rows"
 _SMALL_FILE = 256 << 10
 """Of most days' files. One thread reads them sooner than several do."""
-_MOST_KEPT = 32
+_MOST_KEPT = 16
+"""Of the widest, some 2 MB each."""
 
 
 @contextmanager
@@ -76,34 +78,36 @@ def rows_of(
         if not all(name in held for name in where):
             return  # no row has a value there
         known = [name for name in wanted.names if name in held and name not in stands_in]
-        for rows in _chosen(file, known, where):
+        for rows, meets in _chosen(file, known, where):
             for name, text in stands_in.items():
                 if name in wanted.names:
                     rows = rows.append_column(name, pa.repeat(text, rows.num_rows))  # noqa: PLW2901
-            yield from conform(rows, wanted).to_batches()
+            # first, since the views of strings that delta-rs writes cannot be filtered
+            found = conform(rows, wanted)
+            yield from (found if meets is None else found.filter(meets)).to_batches()
 
 
 def _chosen(
     file: pq.ParquetFile, columns: list[str], where: Mapping[str, pa.Array]
-) -> Iterator[pa.Table]:
-    """Yields columns of the rows that meet all conditions."""
+) -> Iterator[tuple[pa.Table, Any]]:
+    """Yields columns of rows, and which of these meet all conditions; None where all do."""
     for groups in _together(file):
         if not where:
-            yield from _pieces(file, groups, columns)
+            yield from ((rows, None) for rows in _pieces(file, groups, columns))
             continue
         asked = pa.concat_tables(_pieces(file, groups, [*where]))
         each = (one_of(asked[name], values) for name, values in where.items())
         meets = reduce(lambda one, other: pc.call_function("and", [one, other]), each)
         if where.keys() >= set(columns):
-            yield asked.select(columns).filter(meets)
+            yield asked.select(columns), meets
             continue
         yield from _met(file, groups, columns, meets)
 
 
 def _met(
     file: pq.ParquetFile, groups: list[int], columns: list[str], meets: pa.ChunkedArray
-) -> Iterator[pa.Table]:
-    """Yields columns of the rows that meet the conditions, out of their groups alone."""
+) -> Iterator[tuple[pa.Table, Any]]:
+    """Yields columns of the groups in which a row meets the conditions, and which rows do."""
     counts = [file.metadata.row_group(group).num_rows for group in groups]
     begins = accumulate(counts, initial=0)
     of_groups = [meets.slice(begin, count) for begin, count in zip(begins, counts, strict=False)]
@@ -113,33 +117,33 @@ def _met(
     meets = pa.chunked_array(chain.from_iterable(e.chunks for e in compress(of_groups, some)))
     begin = 0
     for rows in _pieces(file, [*compress(groups, some)], columns):
-        yield rows.filter(meets.slice(begin, rows.num_rows))
+        yield rows, meets.slice(begin, rows.num_rows)
         begin += rows.num_rows
 
 
 def _together(file: pq.ParquetFile) -> Iterator[list[int]]:
     """Yields groups that are read together: one that is large alone."""
-    groups, size = list[int](), 0
+    groups, size, rows = list[int](), 0, 0
     for group in range(file.num_row_groups):
-        its = file.metadata.row_group(group).total_byte_size
-        if groups and size + its > _BYTES_AT_ONCE:
+        its = file.metadata.row_group(group)
+        size, rows = size + its.total_byte_size, rows + its.num_rows
+        if groups and (size > _BYTES_AT_ONCE or rows > _ROWS_AT_ONCE):
             yield groups
-            groups, size = [], 0
+            groups, size, rows = [], its.total_byte_size, its.num_rows
         groups.append(group)
-        size += its
     if groups:
         yield groups
 
 
 def _pieces(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> Iterator[pa.Table]:
-    """Yields columns of all rows of some groups, not many bytes at once."""
+    """Yields columns of all rows of some groups, not many at once."""
     held = [file.metadata.row_group(group) for group in groups]
-    size = sum(each.total_byte_size for each in held)
-    if size <= _BYTES_AT_ONCE:
+    size, rows = (sum(getattr(each, name) for each in held) for name in _SIZES)
+    if size <= _BYTES_AT_ONCE and rows <= _ROWS_AT_ONCE:
         yield file.read_row_groups(groups, columns, use_threads=size > _SMALL_FILE)
         return
-    rows_at_once = max(1, sum(each.num_rows for each in held) * _BYTES_AT_ONCE // size)
-    for batch in file.iter_batches(rows_at_once, row_groups=groups, columns=columns):
+    most = min(rows * _BYTES_AT_ONCE // max(size, 1), _ROWS_AT_ONCE)
+    for batch in file.iter_batches(max(1, most), row_groups=groups, columns=columns):
         yield pa.Table.from_batches([batch])
 
 

@@ -5,7 +5,8 @@ of rows that are looked up by key those that hold such keys. Not decided here: h
 (`query`), how rows are written (`engine`), what is read (`dicom_assets.steps`).
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -22,7 +23,7 @@ from dicom_assets.lakehouse.log import appends, count_added, inserted, span
 from dicom_assets.lakehouse.places import Key, Places, partition_of
 from dicom_assets.lakehouse.query import Where, columns_of, rows_of
 from dicom_assets.lakehouse.schemas import INGEST_DATE
-from dicom_assets.lakehouse.tables import Table, Tables, files_of
+from dicom_assets.lakehouse.tables import Table, Tables, files_of, files_with
 
 _MOST_ASKED = 10_000
 """Keys of a question that is remembered with its answer."""
@@ -174,13 +175,14 @@ class Reader:
         if table.is_looked_up and table.key[0] in where and INGEST_DATE not in where:
             yield from self._look_up(delta, table, wanted, where)
             return
-        files = (file.path for file in files_of(delta, table))
-        yield from self._of_files(table, files, wanted, where)
+        asked = _arrays(table, where)
+        for file in files_with(delta, table, where):
+            yield from self._of_file(table, file, wanted, asked)
 
     def _look_up(
         self, delta: DeltaTable, table: Table, wanted: pa.Schema, where: Where
     ) -> Iterator[pa.RecordBatch]:
-        """Reads rows by key, in the partitions that hold some; the last answer is remembered.
+        """Reads rows by key, in the files that hold some; the last answer is remembered.
 
         What follows silver, and its checks, ask for the same studies one after another.
         """
@@ -193,9 +195,19 @@ class Reader:
         if last and last[0] == question:
             yield from last[1]
             return
-        files = dict.fromkeys(file for _, file in self._places(table).of(delta, keys))
+        by_file: dict[str, list[Key]] = defaultdict(list)
+        for key, file in self._places(table).of(delta, keys):
+            by_file[file].append(key)
+        asked = _arrays(table, where)
+        batches = (
+            batch
+            for file, its in by_file.items()
+            for batch in self._of_file(
+                table, file, wanted, asked | _arrays(table, {table.key[0]: its})
+            )
+        )
         kept, size = list[pa.RecordBatch](), 0
-        for batch in self._of_files(table, files, wanted, where):
+        for batch in batches:
             size += batch.nbytes
             if question and size <= _MOST_REMEMBERED:
                 kept.append(batch)
@@ -204,17 +216,16 @@ class Reader:
         if question and size <= _MOST_REMEMBERED:
             self._last_look_ups[table.full_name] = question, kept
 
-    def _of_files(
-        self, table: Table, files: Iterable[str], wanted: pa.Schema, where: Where
+    def _of_file(
+        self, table: Table, file: str, wanted: pa.Schema, asked: Mapping[str, pa.Array]
     ) -> Iterator[pa.RecordBatch]:
-        """Yields rows of data files that meet a condition."""
-        folder, partition = self._folder(table), table.partition
-        values = {name: pa.array(list(some)) for name, some in where.items() if name != partition}
-        only = {f"{value}" for value in where[partition]} if partition in where else None
-        for file in files:
-            stands_in = partition_of(file)
-            if only is None or stands_in in only:
-                yield from rows_of(folder / file, wanted, {partition: stands_in}, values)
+        """Yields rows of a data file that meet a condition."""
+        stands_in = partition_of(file)
+        of_rows = {name: values for name, values in asked.items() if name != table.partition}
+        only = asked.get(table.partition)
+        if only is None or stands_in in map(str, only.to_pylist()):
+            path = self._folder(table) / file
+            yield from rows_of(path, wanted, {table.partition: stands_in}, of_rows)
 
     def read_new(
         self,
@@ -246,8 +257,9 @@ class Reader:
             yield from self.stream(table, columns, where={INGEST_DATE: [ingest_date]})
             return
         folder = self._folder(table)
-        files = (file for each in versions for file in inserted(folder, ingest_date, each))
-        yield from self._of_files(table, files, wanted, {})
+        for version in versions:
+            for file in inserted(folder, ingest_date, version):
+                yield from self._of_file(table, file, wanted, {})
 
     def new_parts(
         self,
@@ -358,6 +370,14 @@ class Reader:
         """Reads the same as `read_new`, as one table."""
         found = self.read_new(table, columns, since=since, until=until, ingest_date=ingest_date)
         return pa.Table.from_batches(list(found), schema=columns_of(table, columns))
+
+
+def _arrays(table: Table, where: Where) -> dict[str, pa.Array]:
+    """Returns column → values, of the column's type."""
+    return {
+        name: pa.array(list(values), table.schema.field(name).type)
+        for name, values in where.items()
+    }
 
 
 def _larger(one: Any, other: Any) -> Any:

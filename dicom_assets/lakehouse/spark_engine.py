@@ -3,8 +3,8 @@
 Decided here: what is asked of Spark. Files are read, compressed and converted by executors, which
 run the same functions as the local pool; rows are written where they are made, and shuffled by key
 where they must meet. Rows to be appended are files that an executor has written, committed here by
-name; rows to be upserted are merged by delta-spark, with the partitions that the local engine would
-name, or by the driver where those are small. So of the rows that executors make, no more than
+name; rows to be upserted are merged by delta-spark, with the partitions in which their keys stand,
+or by the driver where those are small. So of the rows that executors make, no more than
 `merged_here` pass through the driver. What is of the size of a log (versions, progress, statistics)
 and what a step has in memory anyway is read and written as the local engine does it: both write the
 same tables, and one goes on where the other stopped. Not decided here: how Spark is started
@@ -315,7 +315,7 @@ class SparkEngine(LocalEngine):
     def _merge(
         self, table: Table, source: "DataFrame", merged: set[str], said: Sequence[Transaction]
     ) -> None:
-        """Merges with the partitions in which rows of the same keys stand (`merge.upsert`)."""
+        """Merges with the partitions in which rows of the same keys stand."""
         name = f"arriving_{uuid.uuid4().hex}"
         source.createOrReplaceTempView(name)
         (key,) = table.key

@@ -8,11 +8,13 @@ decided here: which tables there are (`dicom_assets.steps.catalog`) and how they
 written (`engine`).
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import compress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -112,6 +114,35 @@ def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
     ]
 
 
+def files_with(delta: DeltaTable, table: Table, where: Mapping[str, Collection[Any]]) -> list[str]:
+    """Returns the files in which keys may have some values, as the log's statistics say.
+
+    Args:
+        delta: The table, opened.
+        table: What it is.
+        where: Column → values, of which a row must have one.
+    """
+    files = pa.table(delta.get_add_actions(flatten=True))
+    paths = [unquote(path) for path in files["path"].to_pylist()]
+    for name in {*table.key} & {*where}:
+        values = sorted(where[name])
+        extremes = [f"min.{name}", f"max.{name}"]
+        if {*extremes} <= {*files.column_names}:
+            spans = zip(*(files[each].to_pylist() for each in extremes), strict=True)
+            may = [_has_one(values, *span) for span in spans]
+            paths = [*compress(paths, may)]
+            files = files.filter(pa.array(may, pa.bool_()))
+    return paths
+
+
+def _has_one(values: Sequence[Any], least: Any, most: Any) -> bool:
+    """Says whether one of some sorted values may lie between two; extremes may be unknown."""
+    if least is None or most is None:
+        return True
+    at = bisect_left(values, least)
+    return at < len(values) and values[at] <= most
+
+
 @dataclass
 class Tables:
     """The tables of one lakehouse, each opened once.
@@ -162,6 +193,7 @@ class Tables:
         if known and known[0] == made and (made is not None or (path / "_delta_log").exists()):
             if commit_of(path, known[1].version() + 1).is_file():
                 known[1].update_incremental()
+                _check(table, known[1], path)
             return
         self._opened.pop(path, None)
         options = storage_options(path)
@@ -193,8 +225,7 @@ class Tables:
                 # of a file with a row that changes, all rows are written anew
                 "delta.targetFileSize": str(FILE_BYTES),
                 "delta.dataSkippingStatsColumns": ",".join(table.key),
-                # bronze is read by what is new in it; kept elsewhere, it would cost each merge half
-                # as much again
+                # bronze is read by what is new in it; elsewhere, files are written anew without one
                 "delta.enableChangeDataFeed": str(table.layer == "bronze").lower(),
             },
         )

@@ -1,8 +1,8 @@
 """Rows in files that become part of a table: who commits them handles names, not rows.
 
-Decided here: how rows that are appended are written: with statistics of the key, and no more of
-them in memory than a file holds, where delta-rs keeps several copies of up to 8192 rows, which may
-be as many whole studies. Not decided here: how rows are changed (`merge`), or who writes
+Decided here: how rows are written, appended or in place of others: with statistics of the key, and
+no more of them in memory than a file holds, where delta-rs keeps several copies of up to 8192 rows,
+which may be as many whole studies. Not decided here: which rows stay (`merge`), or who writes
 (`engine`, `spark_worker`). A file that no commit names is of no table, like what any killed writer
 of Delta leaves; `maintain` removes it.
 """
@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
-from dicom_assets.lakehouse.places import partition_of
-from dicom_assets.lakehouse.tables import Table
+from dicom_assets.lakehouse.tables import DataFile, Table
 
 _BYTES_PER_FILE = 32 << 20
 """In memory; on disk about a tenth."""
@@ -87,7 +86,7 @@ def append(
 
 
 def replace(
-    gone: Sequence[str],
+    gone: Sequence[DataFile],
     rows: Mapping[str, Iterable[pa.RecordBatch]],
     delta: DeltaTable,
     table: Table,
@@ -97,7 +96,7 @@ def replace(
     """Replaces files by such with other rows in one commit.
 
     Args:
-        gone: The files, within the table's folder.
+        gone: The files.
         rows: The text of a partition's value → rows to write there, with the table's columns, or
             but for its partition.
         delta: The table, opened at the newest version.
@@ -121,9 +120,9 @@ def replace(
     commit([*actions, *(_removed(file, table) for file in gone)], delta, table, said)
 
 
-def _removed(path: str, table: Table) -> RemoveAction:
-    values: dict[str, str | None] = {table.partition: partition_of(path)}
-    return RemoveAction(path, True, time.time_ns() // 1_000_000, None, values)
+def _removed(file: DataFile, table: Table) -> RemoveAction:
+    values: dict[str, str | None] = {table.partition: file.partition}
+    return RemoveAction(file.path, True, time.time_ns() // 1_000_000, file.size, values)
 
 
 def batches_of(rows: pa.Table | pa.RecordBatchReader) -> Iterable[pa.RecordBatch]:

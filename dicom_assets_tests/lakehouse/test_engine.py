@@ -3,6 +3,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.schemas import PERSON, field
-from dicom_assets.lakehouse.tables import TableError, Tables
+from dicom_assets.lakehouse.tables import TableError, Tables, files_with
 from dicom_assets.steps import catalog
 
 TABLE = catalog.PROCESS_FILES
@@ -301,9 +302,11 @@ def test_rows_that_meet_all_conditions_are_found(engine, columns):
     assert engine.read(TABLE, columns, where={**where, "sourceSystem": ["x"]}).num_rows == 0
 
 
-@pytest.mark.parametrize("at_once", [1, 200, 1 << 20])
-def test_of_files_with_many_groups_rows_are_found_in_each(engine, monkeypatch, at_once):
-    monkeypatch.setattr(query, "_BYTES_AT_ONCE", at_once)  # a row, some groups, all of them
+@pytest.mark.parametrize(("bytes_", "rows_"), [(1, 100), (200, 100), (1 << 20, 2), (1 << 20, 100)])
+def test_of_files_with_many_groups_rows_are_found_in_each(engine, monkeypatch, bytes_, rows_):
+    # one row at once, some groups, a part of one, all of them
+    monkeypatch.setattr(query, "_BYTES_AT_ONCE", bytes_)
+    monkeypatch.setattr(query, "_ROWS_AT_ONCE", rows_)
     small = replace(TABLE, rows_per_group=3)
     names = [f"{n}" for n in range(20)]
     engine.append(small, rows(FIRST, *names), progress=None, ingest_date=FIRST)
@@ -314,6 +317,59 @@ def test_of_files_with_many_groups_rows_are_found_in_each(engine, monkeypatch, a
                 small, wanted, where={"filePath": some, "sourceSystem": ["default"]}
             )
             assert found["filePath"].to_pylist() == [each for each in some if each in names]
+
+
+def by_merge(delta: DeltaTable) -> None:
+    keys = pa.table({"filePath": ["b"]})
+    merge = delta.merge(keys, "s.filePath = t.filePath", source_alias="s", target_alias="t")
+    merge.when_matched_update({"sourcePath": "'said'"}).execute()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        by_merge,
+        lambda delta: delta.update({"sourcePath": "'said'"}, predicate="\"filePath\" = 'b'"),
+        lambda delta: delta.delete(predicate="\"filePath\" = 'a'"),
+        lambda delta: delta.optimize.compact(),
+    ],
+    ids=["merge", "update", "delete", "compact"],
+)
+def test_what_delta_rs_has_written_is_found_like_what_we_have(engine, write):
+    append(engine, FIRST, "a", "b", version=1)
+    append(engine, FIRST, "c", version=2)
+    write(DeltaTable(str(engine.layout.table("bronze", TABLE.name))))
+    for columns in (["filePath"], ["sourceSystem", "filePath"], TABLE.schema.names):
+        found = engine.read(TABLE, columns, where={"filePath": ["b", "none"]})
+        assert found["filePath"].to_pylist() == ["b"]
+    assert engine.read(TABLE, ["sourcePath"], where={"sourceSystem": ["default"]}).num_rows >= 2
+
+
+def test_an_upsert_and_a_look_up_find_what_delta_rs_has_written(engine):
+    upsert(engine, pa.concat_tables([person(1, 1950), person(2, 1960)]))
+    delta = DeltaTable(str(engine.layout.table("gold", "person")))
+    delta.update({"person_source_value": "'said'"}, predicate="person_id = 1")
+    upsert(engine, person(2, 1961))
+    rows = engine.read(catalog.PERSON, ["person_source_value"], where={"person_id": [1]})
+    assert rows.to_pylist() == [{"person_source_value": "said"}]
+    assert {key: year for key, (year, _) in people(engine).items()} == {1: 1950, 2: 1961}
+
+
+def test_files_are_passed_over_that_cannot_hold_a_key_by_their_statistics(engine):
+    for version, names in enumerate((["a", "c"], ["d", "f"], ["x" * 5000])):
+        append(engine, FIRST, *names, version=version)
+    delta = DeltaTable(str(engine.layout.table("bronze", TABLE.name)))
+    assert len(files_with(delta, TABLE, {})) == 3
+    for value, count in (("b", 2), ("e", 2), ("g", 1)):  # that of the long one is not known
+        assert len(files_with(delta, TABLE, {"filePath": [value, "0"]})) == count
+    for value in ("a", "f", "x" * 5000):
+        assert engine.read(TABLE, ["filePath"], where={"filePath": [value]}).num_rows == 1
+
+
+def test_a_condition_about_a_column_that_there_is_not_is_an_error(engine):
+    append(engine, FIRST, "a", version=1)
+    with pytest.raises(KeyError, match="filepath"):
+        engine.read(TABLE, ["filePath"], where={"filepath": ["a"]})
 
 
 def test_many_threads_may_read_one_table_at_once(engine):
@@ -416,7 +472,12 @@ def test_an_upsert_leaves_the_files_of_a_month_alone_in_which_no_known_key_stand
     before = files_of(engine, "2026-01")
     upsert(engine, pa.concat_tables([person(2, 1960), person(3, 1970)]))
     (other,) = files_of(engine, "2026-01") - before
+    size = Path(other.removeprefix("file://")).stat().st_size
     upsert(engine, pa.concat_tables([person(2, 1961), person(4, 1980)]))
+    log = engine.layout.table("gold", "person") / "_delta_log"
+    said = (log / f"{engine.version(catalog.PERSON):020}.json").read_text().splitlines()
+    (removed,) = [json.loads(line)["remove"] for line in said if "remove" in line]
+    assert (removed["size"], removed["partitionValues"]) == (size, {"ingestMonth": "2026-01"})
     after = files_of(engine, "2026-01")
     assert after > before
     assert other not in after
@@ -457,9 +518,10 @@ def test_a_table_whose_files_say_something_else_than_it_does_is_refused(engine, 
     commit = {"commitInfo": {"timestamp": 0, "operation": "ANOTHER ENGINE"}}
     lines = map(json.dumps, (commit, {"protocol": protocol}))
     (log / f"{engine.version(catalog.PERSON) + 1:020}.json").write_text("\n".join(lines))
-    with pytest.raises(TableError, match="Drop the feature there") as told:
-        LocalEngine(engine.layout).read(catalog.PERSON, ["person_id"])
-    assert (features or ["columnMapping"])[0] in str(told.value)
+    for each in (LocalEngine(engine.layout), engine):  # that has opened it before
+        with pytest.raises(TableError, match="Drop the feature there") as told:
+            each.read(catalog.PERSON, ["person_id"])
+        assert (features or ["columnMapping"])[0] in str(told.value)
 
 
 def test_rows_that_are_all_new_are_appended(engine):
