@@ -27,7 +27,6 @@ Where = Mapping[str, Collection[str | int | date]]
 
 _BYTES_AT_ONCE, _ROWS_AT_ONCE = 16 << 20, 4096
 """Of a file, of all columns; bytes as they are encoded, where what is repeated counts once."""
-_SIZES = "total_byte_size", "num_rows"
 _SMALL_FILE = 256 << 10
 """Of most days' files. One thread reads them sooner than several do."""
 _MOST_KEPT = 16
@@ -138,7 +137,7 @@ def _together(file: pq.ParquetFile) -> Iterator[list[int]]:
 def _pieces(file: pq.ParquetFile, groups: list[int], columns: list[str]) -> Iterator[pa.Table]:
     """Yields columns of all rows of some groups, not many at once."""
     held = [file.metadata.row_group(group) for group in groups]
-    size, rows = (sum(getattr(each, name) for each in held) for name in _SIZES)
+    size, rows = sum(each.total_byte_size for each in held), sum(each.num_rows for each in held)
     if size <= _BYTES_AT_ONCE and rows <= _ROWS_AT_ONCE:
         yield file.read_row_groups(groups, columns, use_threads=size > _SMALL_FILE)
         return

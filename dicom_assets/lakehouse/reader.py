@@ -172,7 +172,7 @@ class Reader:
         delta, wanted = self.open(table), columns_of(table, columns)
         if delta is None or not all(where.values()):
             return
-        if table.is_looked_up and table.key[0] in where and INGEST_DATE not in where:
+        if table.is_looked_up and table.key[0] in where and table.partition not in where:
             yield from self._look_up(delta, table, wanted, where)
             return
         asked = _arrays(table, where)
@@ -220,12 +220,8 @@ class Reader:
         self, table: Table, file: str, wanted: pa.Schema, asked: Mapping[str, pa.Array]
     ) -> Iterator[pa.RecordBatch]:
         """Yields rows of a data file that meet a condition."""
-        stands_in = partition_of(file)
-        of_rows = {name: values for name, values in asked.items() if name != table.partition}
-        only = asked.get(table.partition)
-        if only is None or stands_in in map(str, only.to_pylist()):
-            path = self._folder(table) / file
-            yield from rows_of(path, wanted, {table.partition: stands_in}, of_rows)
+        stands_in = {table.partition: partition_of(file)}
+        yield from rows_of(self._folder(table) / file, wanted, stands_in, asked)
 
     def read_new(
         self,
@@ -373,10 +369,11 @@ class Reader:
 
 
 def _arrays(table: Table, where: Where) -> dict[str, pa.Array]:
-    """Returns column → values, of the column's type."""
+    """Returns column that files hold → values, of the column's type."""
     return {
         name: pa.array(list(values), table.schema.field(name).type)
         for name, values in where.items()
+        if name != table.partition
     }
 
 

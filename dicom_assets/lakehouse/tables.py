@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -115,7 +114,7 @@ def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
 
 
 def files_with(delta: DeltaTable, table: Table, where: Mapping[str, Collection[Any]]) -> list[str]:
-    """Returns the files in which keys may have some values, as the log's statistics say.
+    """Returns the files that may hold rows, by their partition and by the statistics of keys.
 
     Args:
         delta: The table, opened.
@@ -123,16 +122,17 @@ def files_with(delta: DeltaTable, table: Table, where: Mapping[str, Collection[A
         where: Column → values, of which a row must have one.
     """
     files = pa.table(delta.get_add_actions(flatten=True))
-    paths = [unquote(path) for path in files["path"].to_pylist()]
-    for name in {*table.key} & {*where}:
-        values = sorted(where[name])
-        extremes = [f"min.{name}", f"max.{name}"]
+    asked = {name: where[name] for name in (table.partition, *table.key) if name in where}
+    for name, some in asked.items():
+        if name == table.partition:
+            extremes = [f"partition.{name}"] * 2
+        else:
+            extremes = [f"min.{name}", f"max.{name}"]
         if {*extremes} <= {*files.column_names}:
+            values = sorted(some)
             spans = zip(*(files[each].to_pylist() for each in extremes), strict=True)
-            may = [_has_one(values, *span) for span in spans]
-            paths = [*compress(paths, may)]
-            files = files.filter(pa.array(may, pa.bool_()))
-    return paths
+            files = files.filter(pa.array([_has_one(values, *span) for span in spans], pa.bool_()))
+    return [unquote(path) for path in files["path"].to_pylist()]
 
 
 def _has_one(values: Sequence[Any], least: Any, most: Any) -> bool:
