@@ -125,8 +125,7 @@ def installed(folder: Path) -> Path:
     (packages / "ours.pth").write_text(ours)
     with tarfile.open(folder / "packages.tar.gz", "w:gz", compresslevel=1) as tar:
         tar.add(ROOT / "dicom_assets", "dicom_assets")
-    with tarfile.open(folder / "packages.tar.gz") as tar:
-        tar.extractall(packages, filter="data")
+    shutil.copytree(ROOT / "dicom_assets", packages / "dicom_assets")
     return folder
 
 
