@@ -56,6 +56,16 @@ class OpenEventLogStorage(SqliteEventLogStorage):
     def _engines(self) -> OrderedDict[str, Engine]:
         return OrderedDict()
 
+    @cached_property
+    def _tables(self) -> set[str]:
+        return set()
+
+    def has_table(self, table_name: str) -> bool:
+        """Says whether the index has a table; each check asks, and one that is there stays."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
+
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
         if shard not in self._initialized_dbs:

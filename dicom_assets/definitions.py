@@ -9,7 +9,10 @@ from pathlib import Path
 import dagster as dg
 
 import dicom_assets.defs
+from dicom_assets.lakehouse.garbage import collect_seldom
 from dicom_assets.lakehouse.modes import keep_private
+
+collect_seldom()
 
 
 @dg.definitions

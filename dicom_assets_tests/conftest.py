@@ -14,12 +14,15 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from dicom_assets.lakehouse.garbage import collect_seldom
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.chain import STEPS
 from dicom_assets.steps.run import Run
 from dicom_assets_tests.dicomweb.front import Front, in_front_of
 from dicom_assets_tests.orthanc import IS_INSTALLED, Orthanc, running
+
+collect_seldom()
 
 SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
 DAY = date(2026, 3, 14)

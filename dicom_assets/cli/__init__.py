@@ -20,6 +20,9 @@ from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
 from dicom_assets.cli.pull import pull
 from dicom_assets.cli.stream import stream
 from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.garbage import collect_seldom
+
+collect_seldom()
 
 
 class _Plain(click.Group):

@@ -163,8 +163,14 @@ def values_of(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Casts to the schema; a column that older rows do not have yet is null."""
+    held = dict(zip(rows.column_names, rows.columns, strict=True))
     columns = [
-        rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(len(rows), f.type)
+        pa.nulls(len(rows), f.type)
+        if (column := held.get(f.name)) is None
+        # hundreds of casts to what a column is already take longer than reading it
+        else column
+        if column.type == f.type
+        else column.cast(f.type)
         for f in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)

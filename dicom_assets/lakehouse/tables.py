@@ -10,8 +10,9 @@ written (`engine`).
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote
@@ -77,6 +78,20 @@ class Table:
     def full_name(self) -> str:
         """`layer.name`, as a catalogue shows it."""
         return f"{self.layer}.{self.name}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves behind what is only remembered: delta-rs's schemas do not travel to workers."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @cached_property
+    def delta_schema(self) -> Schema:
+        """Its columns as Delta has them."""
+        return Schema.from_arrow(self.schema)
+
+    @cached_property
+    def delta_types(self) -> dict[str, Any]:
+        """Its columns' types as Delta has them."""
+        return {each.name: each.type for each in self.delta_schema.fields}
 
     @property
     def upserted(self) -> pa.Schema:
@@ -214,7 +229,7 @@ class Tables:
         path.mkdir(parents=True, exist_ok=True)
         delta = OpenedTable.create(
             str(path),
-            schema=Schema.from_arrow(table.schema),
+            schema=table.delta_schema,
             mode="ignore",
             storage_options=storage_options(path),
             partition_by=[table.partition],
@@ -261,7 +276,7 @@ def _check(table: Table, delta: DeltaTable, path: Path) -> None:
             " then run the date again"
         )
     partition, wrong = delta.metadata().partition_columns, ""
-    types = {each.name: each.type for each in Schema.from_arrow(table.schema).fields}
+    types = table.delta_types
     others = [e.name for e in delta.schema().fields if e.type != types.get(e.name, e.type)]
     if partition != [table.partition]:
         wrong = f"is partitioned by {', '.join(partition) or 'nothing'}, not by {table.partition}"
