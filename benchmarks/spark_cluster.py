@@ -28,6 +28,8 @@ CONF = {
     "spark.executor.memory": "1g",
 }
 """What a driver must be told: to stay on this machine, and how much a worker has."""
+LITTLE = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""What Java is told where it has little to do: it does not compile for long what soon ends."""
 _START_SECONDS = 180
 
 
@@ -101,7 +103,13 @@ def _start(folder: Path, name: str, number: int, *arguments: str) -> subprocess.
                 *("--host", "127.0.0.1", "--webui-port", str(free_port())),
                 *arguments,
             ],
-            env=os.environ | {"SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable},
+            env=os.environ
+            | {
+                "SPARK_HOME": str(home),
+                "PYSPARK_PYTHON": sys.executable,
+                "SPARK_DAEMON_JAVA_OPTS": LITTLE,
+                "SPARK_LAUNCHER_OPTS": LITTLE,
+            },
             stdout=sink,
             stderr=subprocess.STDOUT,
             cwd=folder,

@@ -28,12 +28,13 @@ _DATA = re.compile(r"part-[\w.-]+\.parquet|cdc-[\w.-]+\.parquet")
 def likeness(root: Path) -> dict[str, Counter[str]]:
     """Returns place → what is there, each as often as it is."""
     found: dict[str, Counter[str]] = {"temporaries": Counter(), "folders": Counter()}
-    tables = [path.parent for path in sorted(root.glob("*/Tables/*/_delta_log"))]
+    tables = {path.parent for path in root.glob("*/Tables/*/_delta_log")}
     for path in _below(root):
         inside = path.relative_to(root)
         if ".dagster" in inside.parts:
             continue
-        table = next((t for t in tables if path.is_relative_to(t)), None)
+        table = root.joinpath(*inside.parts[:3])  # <layer>/Tables/<name>
+        table = table if table in tables else None
         if path != table and _is_temporary(path, table):
             found["temporaries"][str(inside)] += 1
         if path.is_dir() and table in (None, path):
@@ -42,7 +43,7 @@ def likeness(root: Path) -> dict[str, Counter[str]]:
             continue
         place = found.setdefault(_plain(str(inside.parent)), Counter())
         place[f"{_plain(path.name)} {_content(path)}"] += 1
-    for table in tables:
+    for table in sorted(tables):
         rows = DeltaTable(str(table)).to_pyarrow_table().to_pylist()
         found[str(table.relative_to(root))] = Counter(repr(_plain_value(row)) for row in rows)
     return found

@@ -5,18 +5,20 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.spark_cluster import CONF, JARS, Cluster, missing, running
+from benchmarks.spark_cluster import CONF, JARS, LITTLE, Cluster, missing, running
 from dicom_assets.lakehouse.spark_session import Spark, session
 from dicom_assets_tests.serving import free_port
 
 MASTER = "local[2]"
-_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Duser.timezone=Asia/Kolkata"
+_JAVA = f"{LITTLE} -Duser.timezone=Asia/Kolkata"
+os.environ["SPARK_LAUNCHER_OPTS"] = LITTLE  # of the Java that says how to start the one that works
 QUICK = {
     "spark.ui.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
