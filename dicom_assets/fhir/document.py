@@ -26,11 +26,7 @@ _SOMETHING = re.compile(rb"[^ \t\r\n]")
 # not possessive: before 3.11.5 Python matches such groups wrongly (its issue 106052), and each
 # member can be read in one way only
 _MEMBERS_BEFORE = (
-    rb'(?:(?!"entry"|"resourceType")'
-    + _STRING
-    + rb"\s*:\s*(?:"
-    + _STRING
-    + rb"|[\w.+-]+)\s*,\s*)*"
+    rb'(?:(?!"entry"|"resourceType")' + _STRING + rb"\s*:\s*(?:" + _STRING + rb"|[\w.+-]+)\s*,\s*)*"
 )
 _BUNDLE = re.compile(
     rb"\{\s*" + _MEMBERS_BEFORE + rb'"resourceType"\s*:\s*"Bundle"', re.DOTALL | re.ASCII

@@ -6,6 +6,8 @@ here: after how many it looks. Not decided here: what other memory is kept (`all
 """
 
 import gc
+import sys
+from functools import cache
 
 _NEW, _TIMES = 100_000, 50
 """Objects after which it looks among the new ones, and how often until among those that stayed."""
@@ -14,3 +16,17 @@ _NEW, _TIMES = 100_000, 50
 def collect_seldom() -> None:
     """Lets Python look for garbage, which only cycles leave, once there may be much."""
     gc.set_threshold(_NEW, _TIMES)
+
+
+def keep_what_is_loaded() -> None:
+    """Has what is there not looked at again, whenever further modules have been loaded.
+
+    For workers of Spark, which look for garbage after each task: before the next there is none.
+    """
+    _keep(len(sys.modules))
+
+
+@cache
+def _keep(modules: int) -> None:
+    del modules
+    gc.freeze()

@@ -21,6 +21,7 @@ import pyarrow as pa
 from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.errors import PlainError
+from dicom_assets.lakehouse.garbage import keep_what_is_loaded
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.modes import keep_private
 from dicom_assets.lakehouse.opened import commit_of
@@ -149,6 +150,7 @@ def _begin(target: Target) -> None:
     """Waits until this worker sees what the driver sees: a network file system may lag behind."""
     keep_private()
     keep_memory()
+    keep_what_is_loaded()
     until = time.monotonic() + _SEEN_WITHIN_SECONDS
     for folder, version in target.seen.items():
         while not commit_of(folder, version).is_file():

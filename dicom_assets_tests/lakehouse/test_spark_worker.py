@@ -1,5 +1,6 @@
 """What Spark's workers do, without Spark."""
 
+import gc
 import pickle
 import shutil
 import traceback
@@ -125,6 +126,11 @@ def test_a_worker_waits_until_it_sees_what_the_driver_sees(target, tmp_path, mon
     assert results() == [["b"]]
     shutil.rmtree(newest.parents[1])
     assert engine._tables.seen() == {}, "a table that was removed is not waited for"
+
+
+def test_what_a_worker_has_loaded_is_not_looked_through_after_each_task(target):
+    assert list(over_tasks([], str, target)) == []
+    assert gc.get_freeze_count() > 10_000
 
 
 @pytest.mark.parametrize(
