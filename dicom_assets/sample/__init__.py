@@ -28,12 +28,14 @@ def write_sample(to: Path, *, seed: int = DEFAULT_SEED) -> dict[str, Any]:
         The manifest, which is also written to `dicom_assets_manifest.json`: the counts that the
         pipeline should reach, and one entry per study, both read back from the written files.
     """
+    from dicom_assets.lakehouse.allocator import keep_memory
     from dicom_assets.sample.arrangement import packed, write_all
     from dicom_assets.sample.cases import studies
     from dicom_assets.sample.instances import instances
     from dicom_assets.sample.manifest import manifest, readable
     from dicom_assets.sample.reports import reports
 
+    keep_memory()  # pictures are drawn in arrays that are let go at once
     cases = studies()
     files = {made.place: made.content for case in cases for made in instances(case, seed=seed)}
     written = write_all(to / DICOM_FOLDER, packed(files))
