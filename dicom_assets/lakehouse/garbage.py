@@ -1,8 +1,8 @@
 """How often Python looks for garbage: seldom.
 
 Loading Dagster makes a million objects, and rows are made in many more; they stay, or go by
-themselves. Looking after every 700, as Python does, takes a tenth of a short run. Decided
-here: after how many it looks. Not decided here: what other memory is kept (`allocator`).
+themselves. Python looks among them after every 700, in vain. Decided here: after how many it looks.
+Not decided here: what other memory is kept (`allocator`).
 """
 
 import gc
