@@ -145,10 +145,8 @@ def instances(run: Run) -> set[tuple[str, ...]]:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Sources]:
+def served(folder: Path, sample: Path) -> Iterator[Sources]:
     """The servers, and the sample in them; what they hold lies in a folder."""
-    sample = folder / "sample"
-    write_sample(sample)
     (folder / "azurite").mkdir()
     with (
         object_stores.azurite(folder / "azurite") as azurite,
@@ -219,7 +217,8 @@ def demo(root: Path) -> bool:
     servers = root / "servers"
     servers.mkdir()
     print("starting Orthanc and Azurite, and putting the sample into them")
-    with served(servers) as sources:
+    write_sample(servers / "sample")
+    with served(servers, servers / "sample") as sources:
         _configure(root, sources)
         stored, same = store_and_compare(sources)
         print(f"Orthanc: {stored} instances stored (STOW-RS), {same} came back the same (WADO-RS)")

@@ -23,10 +23,10 @@ OTHERS = [way for way in WAYS if way != "drop_folder"]
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory) -> Iterator[Sources]:
+def sources(tmp_path_factory, sample) -> Iterator[Sources]:
     if not (orthanc.IS_INSTALLED and object_stores.AZURITE_IS_INSTALLED):
         pytest.skip("Orthanc or Azurite is not there: `make test` installs them where it may")
-    with served(tmp_path_factory.mktemp("servers")) as started:
+    with served(tmp_path_factory.mktemp("servers"), sample) as started:
         assert store_and_compare(started) == (96, 96)
         yield started
 

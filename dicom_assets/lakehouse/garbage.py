@@ -1,6 +1,6 @@
 """How often Python looks for garbage: seldom.
 
-Loading Dagster makes a million objects, and rows are made in many more; they stay, or go by
+Loading Dagster makes very many objects, and rows are made in many more; they stay, or go by
 themselves. Python looks among them after every 700, in vain. Decided here: after how many it looks.
 Not decided here: what other memory is kept (`allocator`).
 """
