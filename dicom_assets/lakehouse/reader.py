@@ -23,7 +23,7 @@ from dicom_assets.lakehouse.log import appends, count_added, inserted, span
 from dicom_assets.lakehouse.places import Key, Places, partition_of
 from dicom_assets.lakehouse.query import Where, columns_of, rows_of
 from dicom_assets.lakehouse.schemas import INGEST_DATE
-from dicom_assets.lakehouse.tables import Table, Tables, files_of, files_with
+from dicom_assets.lakehouse.tables import Table, Tables, files_of
 
 _MOST_ASKED = 10_000
 """Keys of a question that is remembered with its answer."""
@@ -176,8 +176,8 @@ class Reader:
             yield from self._look_up(delta, table, wanted, where)
             return
         asked = _arrays(table, where)
-        for file in files_with(delta, table, where):
-            yield from self._of_file(table, file, wanted, asked)
+        for file in files_of(delta, table, where):
+            yield from self._of_file(table, file.path, wanted, asked)
 
     def _look_up(
         self, delta: DeltaTable, table: Table, wanted: pa.Schema, where: Where

@@ -117,26 +117,18 @@ class DataFile(NamedTuple):
     rows: int | None
 
 
-def files_of(delta: DeltaTable, table: Table) -> list[DataFile]:
-    """Returns an opened table's files, from its log alone."""
-    files = pa.table(delta.get_add_actions(flatten=True))
-    names = "path", f"partition.{table.partition}", "size_bytes", "num_records"
-    columns = (files[name].to_pylist() for name in names)
-    return [
-        DataFile(unquote(path), str(value), *rest)
-        for path, value, *rest in zip(*columns, strict=True)
-    ]
-
-
-def files_with(delta: DeltaTable, table: Table, where: Mapping[str, Collection[Any]]) -> list[str]:
-    """Returns the files that may hold rows, by their partition and by the statistics of keys.
+def files_of(
+    delta: DeltaTable, table: Table, where: Mapping[str, Collection[Any]] | None = None
+) -> list[DataFile]:
+    """Returns an opened table's files, from its log alone.
 
     Args:
         delta: The table, opened.
         table: What it is.
-        where: Column → values, of which a row must have one.
+        where: Column → values, of which a row must have one: only files that may hold such rows, by
+            their partition and by the statistics of keys.
     """
-    files = pa.table(delta.get_add_actions(flatten=True))
+    files, where = pa.table(delta.get_add_actions(flatten=True)), where or {}
     asked = {name: where[name] for name in (table.partition, *table.key) if name in where}
     for name, some in asked.items():
         if name == table.partition:
@@ -147,7 +139,12 @@ def files_with(delta: DeltaTable, table: Table, where: Mapping[str, Collection[A
             values = sorted(some)
             spans = zip(*(files[each].to_pylist() for each in extremes), strict=True)
             files = files.filter(pa.array([_has_one(values, *span) for span in spans], pa.bool_()))
-    return [unquote(path) for path in files["path"].to_pylist()]
+    names = "path", f"partition.{table.partition}", "size_bytes", "num_records"
+    columns = (files[name].to_pylist() for name in names)
+    return [
+        DataFile(unquote(path), str(value), *rest)
+        for path, value, *rest in zip(*columns, strict=True)
+    ]
 
 
 def _has_one(values: Sequence[Any], least: Any, most: Any) -> bool:

@@ -17,7 +17,7 @@ from dicom_assets.lakehouse.engine import LocalEngine, Progress
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.schemas import PERSON, field
-from dicom_assets.lakehouse.tables import TableError, Tables, files_with
+from dicom_assets.lakehouse.tables import TableError, Tables, files_of
 from dicom_assets.steps import catalog
 
 TABLE = catalog.PROCESS_FILES
@@ -359,9 +359,9 @@ def test_files_are_passed_over_that_cannot_hold_a_key_by_their_statistics(engine
     for version, names in enumerate((["a", "c"], ["d", "f"], ["x" * 5000])):
         append(engine, FIRST, *names, version=version)
     delta = DeltaTable(str(engine.layout.table("bronze", TABLE.name)))
-    assert len(files_with(delta, TABLE, {})) == 3
+    assert len(files_of(delta, TABLE, {})) == 3
     for value, count in (("b", 2), ("e", 2), ("g", 1)):  # that of the long one is not known
-        assert len(files_with(delta, TABLE, {"filePath": [value, "0"]})) == count
+        assert len(files_of(delta, TABLE, {"filePath": [value, "0"]})) == count
     for value in ("a", "f", "x" * 5000):
         assert engine.read(TABLE, ["filePath"], where={"filePath": [value]}).num_rows == 1
 
@@ -451,7 +451,7 @@ def test_a_row_stays_in_the_month_in_which_it_first_came(engine):
     assert people(engine) == {1: (1952, "2026-03"), 3: (1970, "2025-12")}
 
 
-def files_of(engine: LocalEngine, month: str) -> set[str]:
+def uris_of(engine: LocalEngine, month: str) -> set[str]:
     delta = DeltaTable(str(engine.layout.table("gold", "person")))
     return {uri for uri in delta.file_uris() if f"ingestMonth={month}" in uri}
 
@@ -459,9 +459,9 @@ def files_of(engine: LocalEngine, month: str) -> set[str]:
 def test_an_upsert_leaves_the_files_of_other_months_alone(engine):
     for month in (1, 2, 3):
         upsert(engine, person(month, 1950), day=date(2026, month, 1))
-    before = {month: files_of(engine, month) for month in ("2026-01", "2026-02", "2026-03")}
+    before = {month: uris_of(engine, month) for month in ("2026-01", "2026-02", "2026-03")}
     upsert(engine, pa.concat_tables([person(2, 1960), person(9, 1990)]), day=date(2026, 3, 2))
-    after = {month: files_of(engine, month) for month in before}
+    after = {month: uris_of(engine, month) for month in before}
     assert after["2026-01"] == before["2026-01"]
     assert after["2026-02"].isdisjoint(before["2026-02"])
     assert after["2026-03"] > before["2026-03"]
@@ -469,16 +469,16 @@ def test_an_upsert_leaves_the_files_of_other_months_alone(engine):
 
 def test_an_upsert_leaves_the_files_of_a_month_alone_in_which_no_known_key_stands(engine):
     upsert(engine, person(1, 1950))
-    before = files_of(engine, "2026-01")
+    before = uris_of(engine, "2026-01")
     upsert(engine, pa.concat_tables([person(2, 1960), person(3, 1970)]))
-    (other,) = files_of(engine, "2026-01") - before
+    (other,) = uris_of(engine, "2026-01") - before
     size = Path(other.removeprefix("file://")).stat().st_size
     upsert(engine, pa.concat_tables([person(2, 1961), person(4, 1980)]))
     log = engine.layout.table("gold", "person") / "_delta_log"
     said = (log / f"{engine.version(catalog.PERSON):020}.json").read_text().splitlines()
     (removed,) = [json.loads(line)["remove"] for line in said if "remove" in line]
     assert (removed["size"], removed["partitionValues"]) == (size, {"ingestMonth": "2026-01"})
-    after = files_of(engine, "2026-01")
+    after = uris_of(engine, "2026-01")
     assert after > before
     assert other not in after
     born = {key: year for key, (year, _) in people(engine).items()}
