@@ -190,9 +190,11 @@ def test_pixels_that_are_cut_off_or_damaged_are_noted_and_the_row_is_written():
 
 def test_a_member_whose_data_are_damaged_behind_the_header_still_gives_it(tmp_path: Path):
     data = file_of(uids() + element(0x7FE00010, "OW", b"\x55" * 100_000))
-    with zipfile.ZipFile(tmp_path / "one.zip", "w", zipfile.ZIP_STORED) as archive:
+    # of members that are only stored, Python 3.12 leaves checksums alone once it has jumped in them
+    path, deflated = tmp_path / "one.zip", zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", deflated, compresslevel=0) as archive:
         archive.writestr("a", data)
-    spoilt = bytearray((tmp_path / "one.zip").read_bytes())
+    spoilt = bytearray(path.read_bytes())
     spoilt[50_000] ^= 0xFF
     with zipfile.ZipFile(io.BytesIO(spoilt)) as archive, archive.open("a") as member:
         header = read_header(member)  # type: ignore[arg-type]
