@@ -1,4 +1,4 @@
-"""An opened Delta table that remembers what its commits say of progress.
+"""An opened Delta table that remembers its files, and what its commits say of progress.
 
 Decided here: that each application transaction is looked for in the log once. delta-rs reads all
 commits behind the last checkpoint for each that it is asked for, which was most of what a run with
@@ -9,11 +9,14 @@ those are read. Not decided here: which tables are opened (`tables`), what trans
 
 import json
 from pathlib import Path
+from typing import Any
 
 from deltalake import DeltaTable
 
 from dicom_assets.lakehouse.paths import path_of
 
+_FEW_FILES = 10_000
+"""A list of so many is kept: steps ask for it one after another."""
 _FEW_COMMITS = 10
 """Of so few all are read at once: there is no checkpoint yet, and none need be asked for again."""
 
@@ -30,9 +33,20 @@ class OpenedTable(DeltaTable):
         """
         super().__init__(table_uri, storage_options=storage_options)
         self._folder = path_of(table_uri)
+        self._files: tuple[tuple[int, bool], Any] | None = None
         self._said: dict[str, int | None] = {}
         self._knows_all = self.version() < _FEW_COMMITS
         self._read_until = -1 if self._knows_all else self.version()
+
+    def get_add_actions(self, flatten: bool = False) -> Any:
+        """Returns the table's files, as delta-rs does, and remembers them if they are few."""
+        asked = self.version(), flatten
+        if self._files is None or self._files[0] != asked:
+            found = super().get_add_actions(flatten)
+            if found.num_rows > _FEW_FILES:
+                return found
+            self._files = asked, found
+        return self._files[1]
 
     def transaction_version(self, app_id: str) -> int | None:
         """Returns the version that the last commit under an application id has said."""

@@ -72,7 +72,7 @@ class Places:
         version = str(delta.metadata().id), delta.version()
         if self._segments is not None and self._seen == version:
             return self._segments
-        files = set(map(unquote, pa.table(delta.get_add_actions())["path"].to_pylist()))
+        files = set(map(unquote, pa.table(delta.get_add_actions(flatten=True))["path"].to_pylist()))
         known = self._loaded() if self._segments is None else self._segments
         told: set[str] = set()
         for segment in known:

@@ -153,7 +153,8 @@ def one_of(column: Any, values: pa.Array) -> Any:
 
 def columns_of(table: Table, columns: Collection[str]) -> pa.Schema:
     """Returns the schema of some columns, in the table's order."""
-    return pa.schema([f for f in table.schema if f.name in set(columns)])
+    asked = set(columns)
+    return pa.schema([f for f in table.schema if f.name in asked])
 
 
 def values_of(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:

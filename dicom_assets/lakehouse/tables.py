@@ -208,6 +208,8 @@ class Tables:
                 _check(table, known[1], path)
             return
         self._opened.pop(path, None)
+        if not isinstance(path, FarPath) and not (path / "_delta_log").exists():
+            return  # seen much sooner than by delta-rs
         options = storage_options(path)
         if DeltaTable.is_deltatable(str(path), options):
             self._keep(table, path, OpenedTable(str(path), options))

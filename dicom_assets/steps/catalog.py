@@ -132,6 +132,7 @@ PROCEDURE_OCCURRENCE = Table(
 )
 
 
+@cache
 def metastore(tags: tuple[PromotedTag, ...] = PROMOTED_TAGS) -> Table:
     """Returns bronze/dicomimagingmetastore with its promoted columns."""
     return Table(
