@@ -209,7 +209,10 @@ def _text(process: int, address: int) -> str:
         data = b""
         while b"\0" not in data:
             # not past the end of the page: the next one may not be there
-            data += memory.read(4096 - (address + len(data)) % 4096)
+            piece = memory.read(4096 - (address + len(data)) % 4096)
+            if not piece:  # nor is any of a process that was killed meanwhile
+                raise ProcessLookupError(process)
+            data += piece
     return os.path.abspath(os.fsdecode(data.partition(b"\0")[0]))
 
 
