@@ -108,7 +108,6 @@ def _start(folder: Path, name: str, number: int, *arguments: str) -> subprocess.
                 "SPARK_HOME": str(home),
                 "PYSPARK_PYTHON": sys.executable,
                 "SPARK_DAEMON_JAVA_OPTS": LITTLE,
-                "SPARK_LAUNCHER_OPTS": LITTLE,
             },
             stdout=sink,
             stderr=subprocess.STDOUT,

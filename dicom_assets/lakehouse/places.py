@@ -12,7 +12,6 @@ here: how keys are held and found (`segments`), what a look-up is for (`engine`,
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.paths import scratch_of
 from dicom_assets.lakehouse.query import opened
 from dicom_assets.lakehouse.segments import SUFFIX, UNFINISHED, Segment, sortable
-from dicom_assets.lakehouse.tables import Table
+from dicom_assets.lakehouse.tables import Table, files_of
 
 _NAME = "_places"  # what begins with _ is not of the table, by the Delta protocol
 _KEPT_AFTER_FILES = 8
@@ -45,6 +44,7 @@ class Places:
             table: The table; its key is one column.
             folder: Where it lies.
         """
+        self._table = table
         (self._key,) = table.key
         self._is_text = pa.types.is_string(table.schema.field(self._key).type)
         self._folder = folder
@@ -72,7 +72,7 @@ class Places:
         version = str(delta.metadata().id), delta.version()
         if self._segments is not None and self._seen == version:
             return self._segments
-        files = set(map(unquote, pa.table(delta.get_add_actions(flatten=True))["path"].to_pylist()))
+        files = {file.path for file in files_of(delta, self._table)}
         known = self._loaded() if self._segments is None else self._segments
         told: set[str] = set()
         for segment in known:

@@ -165,13 +165,11 @@ def values_of(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Casts to the schema; a column that older rows do not have yet is null."""
     held = dict(zip(rows.column_names, rows.columns, strict=True))
-    columns = [
-        pa.nulls(len(rows), f.type)
-        if (column := held.get(f.name)) is None
-        # hundreds of casts to what a column is already take longer than reading it
-        else column
-        if column.type == f.type
-        else column.cast(f.type)
-        for f in schema
-    ]
+    columns = [_cast(held.get(f.name), f.type, len(rows)) for f in schema]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray | None, kind: pa.DataType, rows: int) -> Any:
+    if column is None:
+        return pa.nulls(rows, kind)
+    return column if column.type == kind else column.cast(kind)  # one to the same is not free

@@ -11,14 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from urllib.parse import unquote
-
-import pyarrow as pa
 
 from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout
 from dicom_assets.lakehouse.paths import entries_of
+from dicom_assets.lakehouse.tables import files_of
 from dicom_assets.steps.findings import Findings, Kind
 
 _DATED = re.compile(r"(?:(?P<system>.+)/)?(?P<year>\d{4})/(?P<month>\d\d)/(?P<day>\d\d)")
@@ -124,8 +122,7 @@ def check_table_files(engine: LocalEngine, table: Table, found: Findings) -> Non
     if delta is None:
         return
     folder = engine.layout.table(table.layer, table.name)
-    files = pa.table(delta.get_add_actions())
-    for name, size in zip(files["path"].to_pylist(), files["size_bytes"].to_pylist(), strict=True):
-        path = folder / unquote(name)
-        if not path.exists() or path.stat().st_size != size:
+    for file in files_of(delta, table):
+        path = folder / file.path
+        if not path.exists() or path.stat().st_size != file.size:
             found.add(Kind.DATA_FILE, engine.layout.relative(path))
