@@ -1,4 +1,4 @@
-"""What the documentation gives to copy is taken: settings, shortcuts, operations, verbs."""
+"""What the documentation gives to copy is taken (settings, shortcuts, verbs), and links lead on."""
 
 import json
 import re
@@ -14,6 +14,10 @@ from dicom_assets.steps.run import Run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [
+    *PAGES,
+    *(ROOT / name for name in ("SECURITY.md", "CHANGELOG.md", "benchmarks/RESULTS.md")),
+]
 SECRETS = {
     "DICOM_ASSETS_DICOM_SERVICES__ORTHANC__PASSWORD": "x",
     "DICOM_ASSETS_DICOM_SERVICES__AHDS__CLIENT_SECRET": "x",
@@ -77,6 +81,24 @@ def test_verbs_and_options_of_the_documentation_are_there(words):
     for word in words:
         if word.startswith("--"):
             assert word in said.output
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may lead to within a page, as GitHub names headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_links_of_the_documentation_lead_to_files_and_headings_that_are_there(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
 
 
 def test_there_is_something_of_each_to_be_tried():
