@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from benchmarks import data, engines_report, flame_svg, headers
+from benchmarks import data, engines_report, flame_svg, headers, look_up
 from benchmarks.readers import READERS, differences
 from benchmarks.results import OURS, Results, Row, label
 from dicom_assets.steps.chain import STEPS
@@ -60,6 +60,11 @@ def test_medians_and_ratios_are_those_of_the_rounds():
     assert results.ratio("p", "c", "theirs") == 10
     assert results.ratio("p", "c", "absent") is None
     assert "| not run | " in results.table("p") and "why not" in results.table("p")
+
+
+def test_what_is_looked_up_is_found_where_it_stands_else_nothing_is_measured(tmp_path: Path):
+    found = {row.contestant for row in look_up.measure(tmp_path, quick=False, keys=[4000])}
+    assert {"first look-up", "look-up after an append", "memory"} <= found
 
 
 def test_a_flame_graph_shows_processes_apart_and_imports_as_one():

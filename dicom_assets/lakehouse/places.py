@@ -54,8 +54,8 @@ class Places:
         self._segments: list[Segment] | None = None
         self._seen: tuple[str, int] | None = None
 
-    def of(self, delta: DeltaTable, keys: Collection[Key]) -> Iterator[tuple[Key, str]]:
-        """Yields known keys with the data files in which they stand, as of the opened version.
+    def of(self, delta: DeltaTable, keys: Collection[Key]) -> list[tuple[Key, str]]:
+        """Returns known keys with the data files in which they stand, as of the opened version.
 
         A key comes as often as there are rows that have it.
         """
@@ -63,10 +63,12 @@ class Places:
         listed = list(keys)
         asked = sortable(listed, is_text=self._is_text)
         order = np.argsort(asked)
+        found = []
         for segment in segments:
             which, numbers = segment.find(asked[order])
             for place, number in zip(order[which].tolist(), numbers.tolist(), strict=True):
-                yield listed[place], segment.files[number]
+                found.append((listed[place], segment.files[number]))
+        return found
 
     def _as_of(self, delta: DeltaTable) -> list[Segment]:
         version = str(delta.metadata().id), delta.version()

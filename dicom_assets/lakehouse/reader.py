@@ -123,7 +123,7 @@ class Reader:
     def found(self, table: Table, keys: Collection[Key]) -> list[tuple[Key, str]]:
         """Returns known keys, each with the data file in which it stands."""
         delta = self.open(table)
-        return list(self._places(table).of(delta, keys)) if delta else []
+        return self._places(table).of(delta, keys) if delta else []
 
     def rows_by_date(self, table: Table) -> dict[str, int]:
         """Returns ingest date (yyyy-mm-dd) → rows, from file statistics alone."""

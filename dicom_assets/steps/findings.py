@@ -41,10 +41,10 @@ class Kind(StrEnum):
     NOT_IN_GOLD = "not_in_gold"
     GOLD_WITHOUT_SILVER = "gold_without_silver"
     DANGLING = "gold_key_dangles"
+    GOLD_DIFFERS = "gold_differs"
     RESOURCE_NOT_IN_SILVER = "resource_not_in_silver"
     LINK = "link_differs"
     NOTE = "note_missing"
-    OTHER_PERSON = "gold_other_person"
 
 
 MEANINGS = {
@@ -71,10 +71,10 @@ MEANINGS = {
     Kind.NOT_IN_GOLD: "a silver study or series without its gold row",
     Kind.GOLD_WITHOUT_SILVER: "a gold row without its silver study or series, or nobody's person",
     Kind.DANGLING: "a gold row that points to a person or procedure that is not there",
+    Kind.GOLD_DIFFERS: "a gold row that says otherwise than its silver study, as settings are now",
     Kind.RESOURCE_NOT_IN_SILVER: "a bronze FHIR resource without a silver row",
     Kind.LINK: "a report that does not point to the studies that it speaks of",
     Kind.NOTE: "a report without its note, or one whose note points nowhere",
-    Kind.OTHER_PERSON: "a gold row that points to another person than its study's patient",
 }
 
 REMEDIES = {

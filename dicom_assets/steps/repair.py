@@ -303,7 +303,7 @@ class _Repair:
                 gone[table].add(key)
         for table, keys in gone.items():
             self._delete(table, keys)
-        lacking = self._untried(found, "gold", Kind.NOT_IN_GOLD, Kind.DANGLING, Kind.OTHER_PERSON)
+        lacking = self._untried(found, "gold", Kind.NOT_IN_GOLD, Kind.DANGLING, Kind.GOLD_DIFFERS)
         silver, ids = catalog.silver_imaging_study(), {each.key for each in lacking}
         rows = self._engine.read(silver, ["sourceSystem", "idOrig"], where={"id": ids})
         self._map_again({(row["sourceSystem"], row["idOrig"]) for row in rows.to_pylist()})

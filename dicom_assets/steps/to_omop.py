@@ -84,14 +84,24 @@ def image_occurrence(run: Run, ids: Collection[str] | None = None) -> Report:
     return _from_silver(run, catalog.IMAGE_OCCURRENCE, _image_occurrences, ids)
 
 
-def _image_occurrences(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
-    rows = image_occurrences(
+def series_rows(run: Run, silver: pa.Table) -> pa.Table:
+    """Returns what gold/Image_Occurrence is to say of silver studies."""
+    return image_occurrences(
         silver,
         vocabulary=run.vocabulary,
         crosswalks=run.crosswalks,
         dicomweb_base_address=run.settings.dicomweb_base_address,
         now=now(),
     )
+
+
+def procedure_rows(run: Run, silver: pa.Table) -> pa.Table:
+    """Returns what gold/procedure_occurrence is to say of silver studies."""
+    return procedure_occurrences(silver, crosswalks=run.crosswalks, now=now())
+
+
+def _image_occurrences(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
+    rows = series_rows(run, silver)
     table, columns = catalog.IMAGE_OCCURRENCE, ["image_occurrence_id", "person_id"]
     before = run.engine.read(table, columns, where={"sourceRecordId": ids})
     keys, people = (set(before[name].to_pylist()) - set(rows[name].to_pylist()) for name in columns)
@@ -155,7 +165,7 @@ def procedure_occurrence(run: Run, ids: Collection[str] | None = None) -> Report
 
 
 def _procedures(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
-    rows = procedure_occurrences(silver, crosswalks=run.crosswalks, now=now())
+    rows = procedure_rows(run, silver)
     gone = set(ids) - set(silver["id"].to_pylist())
     return Mapped(rows, _held(run, catalog.PROCEDURE_OCCURRENCE, "sourceRecordId", gone))
 

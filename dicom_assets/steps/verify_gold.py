@@ -1,10 +1,13 @@
-"""Silver against gold: every series and study has its row, and every row its series or study.
+"""Silver against gold: every series and study has its row, every row its own, and says the same.
 
-Decided here: what of gold belongs to what of silver, and which keys must be there. Of both only the
-keys are held, eight bytes each. Not decided here: what a gold row says (`dicom_assets.omop`).
+Decided here: what of gold belongs to what of silver, which keys must be there, and that rows say
+what would be made of silver now, but for when they were made. Of both only keys are held, and 64
+bits for what a row says. Not compared is what files, not silver, say of a person: sex and year of
+birth. Not decided here: what a gold row says (`dicom_assets.omop`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,49 +15,101 @@ import pyarrow as pa
 
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.lakehouse.engine import Table
-from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.query import Where
 from dicom_assets.omop.person import person_id
-from dicom_assets.omop.studies import Study, procedure_occurrence_id, series_of
+from dicom_assets.omop.studies import patients
 from dicom_assets.steps import catalog
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.to_omop import procedure_rows, series_rows
 from dicom_assets.steps.verify_silver import STUDY, parts
 
 _POINTERS = {catalog.PERSON: "person_id", catalog.PROCEDURE_OCCURRENCE: "procedure_occurrence_id"}
+_STUDY_ID = "sourceRecordId"
+_WHEN = ("sourceModifiedAt", "modifiedAt")
+_OF_PERSON = ("person_id", "sourceSystem", "person_source_value")
 _MOST_NAMED = 1000
+
+
+class _Said(NamedTuple):
+    """Rows of a gold table, as far as they are held.
+
+    Attributes:
+        keys: Their keys.
+        contents: 64 bits for what each says.
+        studies: Of which study each is: its place in `GoldCheck`'s list.
+    """
+
+    keys: np.ndarray
+    contents: np.ndarray
+    studies: np.ndarray
+
+
+def _compared(table: Table) -> list[str]:
+    """Returns the columns of a table that are compared, its key first."""
+    if table is catalog.PERSON:
+        return list(_OF_PERSON)
+    (key,) = table.key
+    return [key, *(name for name in table.upserted.names if name not in (key, *_WHEN))]
+
+
+def _contents(table: Table, rows: pa.Table) -> np.ndarray:
+    """Returns 64 bits for what each row says; the same for equal rows of this process."""
+    columns = (rows[name].to_pylist() for name in _compared(table))
+    return np.fromiter(map(hash, zip(*columns, strict=True)), np.int64, rows.num_rows)
+
+
+def _person_rows(run: Run, silver: pa.Table) -> pa.Table:
+    """Returns whom studies are about: _OF_PERSON and the study's silver id."""
+    people = [
+        (person_id(system, patient_id, uid, run.crosswalks), system, patient_id)
+        for system, patient_id, uid in patients(silver)
+    ]
+    columns = list(zip(*people, strict=True)) or [()] * len(_OF_PERSON)
+    types = (pa.int64(), pa.string(), pa.string())
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)]
+    return pa.table([*arrays, silver["id"]], names=[*_OF_PERSON, _STUDY_ID])
 
 
 class GoldCheck:
     """Compares gold with silver; each part adds what it finds."""
 
-    def __init__(self, run: Run, found: Findings, silver: Iterable[Study]) -> None:
-        """Takes the keys of studies and series.
+    def __init__(self, run: Run, found: Findings, silver: Iterable[pa.Table]) -> None:
+        """Takes what gold should say.
 
         Args:
             run: The lakehouse and the settings.
             found: What is found is added here.
-            silver: Silver's studies.
+            silver: Silver's studies (`studies.STUDY_COLUMNS`).
         """
-        self._run, self._engine, self._found = run, run.engine, found
+        self._engine, self._found = run.engine, found
+        made: dict[Table, Callable[[Run, pa.Table], pa.Table]] = {
+            catalog.IMAGE_OCCURRENCE: series_rows
+        }
+        if run.settings.omop_procedure_occurrence:
+            made[catalog.PROCEDURE_OCCURRENCE] = procedure_rows
+        if run.settings.omop_person:
+            made[catalog.PERSON] = _person_rows
+        nothing = _Said(*(np.empty(0, np.int64) for _ in _Said._fields))
+        said: dict[Table, list[_Said]] = {table: [nothing] for table in made}
         self._ids: list[str] = []
         studies: list[tuple[str, str]] = []
-        series: list[np.ndarray] = []
-        procedures: list[int] = []
-        people: list[int] = []
-        for study in silver:
-            system = study.source_system
-            studies.append((system, study.row["idOrig"]))
-            self._ids.append(study.row["id"])
-            procedures.append(procedure_occurrence_id(system, study.uid))
-            people.append(person_id(system, study.patient_id, study.uid, run.crosswalks))
-            keys = [int_key(system, study.uid, each.uid or "") for each in series_of(study)]
-            series.append(np.array(keys, np.int64))
+        for rows in silver:
+            ids = rows["id"].to_pylist()
+            places = {own_id: place for place, own_id in enumerate(ids, start=len(self._ids))}
+            self._ids += ids
+            names = (rows[name].to_pylist() for name in ("sourceSystem", "idOrig"))
+            studies += zip(*names, strict=True)
+            for table, rows_of in made.items():
+                gold = rows_of(run, rows)
+                of = [places[own_id] for own_id in gold[_STUDY_ID].to_pylist()]
+                keys = gold[table.key[0]].to_numpy()
+                said[table].append(_Said(keys, _contents(table, gold), np.array(of, np.int64)))
         self.studies = pd.DataFrame(studies, columns=pd.Index(STUDY), dtype=object)
-        self._series = np.concatenate([np.empty(0, np.int64), *series])
-        self._study_of_series = np.repeat(np.arange(len(series)), [len(keys) for keys in series])
-        self._procedures = np.array(procedures, np.int64)
-        self._people = np.array(people, np.int64)
+        self._expected = {
+            table: _Said(*map(np.concatenate, zip(*several, strict=True)))
+            for table, several in said.items()
+        }
 
     def compare(self, absent: Iterable[tuple[str, str]], *, is_whole: bool) -> None:
         """Compares series, studies and people.
@@ -64,80 +119,70 @@ class GoldCheck:
             is_whole: Whether all of silver's studies were given, else gold is looked up by them.
         """
         self._absent = {silver_id(system, "ImagingStudy", study) for system, study in absent}
-        self._only: Where | None = None if is_whole else {"sourceRecordId": self._ids}
-        settings = self._run.settings
-        tables = [(catalog.IMAGE_OCCURRENCE, self._series, self._study_of_series)]
-        if settings.omop_procedure_occurrence:
-            every = np.arange(len(self._procedures))
-            tables.append((catalog.PROCEDURE_OCCURRENCE, self._procedures, every))
-        pointers: dict[Table, list[np.ndarray]] = {}
-        if settings.omop_person:
-            pointers[catalog.PERSON] = []
-        if settings.omop_procedure_occurrence:
-            pointers[catalog.PROCEDURE_OCCURRENCE] = []
-        for table, expected, study_of in tables:
-            self._compare(table, expected, study_of, pointers)
+        only: Where | None = None if is_whole else {_STUDY_ID: self._ids}
+        of_studies = [table for table in self._expected if table is not catalog.PERSON]
+        pointers: dict[Table, list[np.ndarray]] = {
+            table: [np.empty(0, np.int64)] for table in self._expected if table in _POINTERS
+        }
+        for table in of_studies:
+            self._compare(table, only, pointers)
         for table, keys in pointers.items():
-            wanted = np.unique(np.concatenate([np.empty(0, np.int64), *keys]))
-            held = self._keys(table, wanted, is_whole=is_whole)
-            dangling = np.setdiff1d(wanted, held)
+            wanted = np.unique(np.concatenate(keys))
+            held = self._held(table, wanted, is_whole=is_whole)
             if is_whole and table is catalog.PERSON:
-                for number in np.setdiff1d(held, wanted).tolist():
-                    what = f"{table.full_name}: {number}"
-                    self._found.add(Kind.GOLD_WITHOUT_SILVER, what, key=(table, number))
-            for each, _, _ in tables:
+                self._add_extra(table, np.setdiff1d(held, wanted).tolist())
+            dangling = np.setdiff1d(wanted, held)
+            for each in of_studies:
                 self._name_dangling(each, table, dangling)
 
     def _compare(
-        self,
-        table: Table,
-        expected: np.ndarray,
-        study_of: np.ndarray,
-        pointers: dict[Table, list[np.ndarray]],
+        self, table: Table, only: Where | None, pointers: dict[Table, list[np.ndarray]]
     ) -> None:
-        (key,) = table.key
+        (key,), expected = table.key, self._expected[table]
         names = {t: name for t in pointers if (name := _POINTERS[t]) != key}
         held = [np.empty(0, np.int64)]
-        columns = [key, "sourceRecordId", *names.values()]
-        for rows in parts(self._engine, table, columns, self._only):
+        for rows in parts(self._engine, table, _compared(table), only):
             keys = rows[key].to_numpy()
             held.append(keys)
             for target, name in names.items():
                 pointers[target].append(np.unique(rows[name].to_numpy()))
-            if catalog.PERSON in pointers:
-                self._compare_people(table, rows, expected, study_of)
-            extra = rows.filter(pa.array(~np.isin(keys, expected)))
-            for number, source in zip(
-                extra[key].to_pylist(), extra["sourceRecordId"].to_pylist(), strict=True
-            ):
-                if source not in self._absent:
-                    what = f"{table.full_name}: {number}"
-                    self._found.add(Kind.GOLD_WITHOUT_SILVER, what, key=(table, number))
+            self._compare_contents(table, rows)
+            extra = rows.filter(pa.array(~np.isin(keys, expected.keys)))
+            sources = zip(extra[key].to_pylist(), extra[_STUDY_ID].to_pylist(), strict=True)
+            self._add_extra(table, [n for n, source in sources if source not in self._absent])
         known = np.concatenate(held)
-        for place in np.flatnonzero(~np.isin(expected, known)):
-            what = f"{table.full_name}: {expected[place]}"
-            self._found.add(Kind.NOT_IN_GOLD, what, key=self._ids[study_of[place]])
+        for place in np.flatnonzero(~np.isin(expected.keys, known)):
+            what = f"{table.full_name}: {expected.keys[place]}"
+            self._found.add(Kind.NOT_IN_GOLD, what, key=self._ids[expected.studies[place]])
         self._find_twice(table, known)
 
-    def _compare_people(
-        self, table: Table, rows: pa.Table, expected: np.ndarray, study_of: np.ndarray
-    ) -> None:
-        """Looks for rows that point to another person than their study's patient."""
-        (key,) = table.key
-        known = rows.filter(pa.array(np.isin(rows[key].to_numpy(), expected)))
-        keys, order = known[key].to_numpy(), np.argsort(expected)
-        studies = study_of[order[np.searchsorted(expected, keys, sorter=order)]]
-        wrong = known["person_id"].to_numpy() != self._people[studies]
-        for number, study in zip(keys[wrong].tolist(), studies[wrong].tolist(), strict=True):
-            what = f"{table.full_name}: {number}"
-            self._found.add(Kind.OTHER_PERSON, what, key=self._ids[study])
+    def _compare_contents(self, table: Table, rows: pa.Table) -> None:
+        """Looks for rows of which none that is expected under their key says the same."""
+        expected, keys = self._expected[table], rows[table.key[0]].to_numpy()
+        says_otherwise = ~np.isin(_contents(table, rows), expected.contents)
+        wrong = np.unique(keys[says_otherwise & np.isin(keys, expected.keys)])
+        for place in np.flatnonzero(np.isin(expected.keys, wrong)):
+            what = f"{table.full_name}: {expected.keys[place]}"
+            self._found.add(Kind.GOLD_DIFFERS, what, key=self._ids[expected.studies[place]])
 
-    def _keys(self, table: Table, wanted: np.ndarray, *, is_whole: bool) -> np.ndarray:
+    def _add_extra(self, table: Table, keys: Collection[int]) -> None:
+        for key in keys:
+            what = f"{table.full_name}: {key}"
+            self._found.add(Kind.GOLD_WITHOUT_SILVER, what, key=(table, key))
+
+    def _held(self, table: Table, wanted: np.ndarray, *, is_whole: bool) -> np.ndarray:
+        """Returns which keys there are; of people also looks at whom they are."""
         (key,) = table.key
+        is_person = table is catalog.PERSON
         only = None if is_whole else {key: wanted.tolist()}
-        found = [rows[key].to_numpy() for rows in parts(self._engine, table, [key], only)]
-        keys = np.concatenate([np.empty(0, np.int64), *found])
-        if table is catalog.PERSON:
+        found = [np.empty(0, np.int64)]
+        columns: Sequence[str] = _OF_PERSON if is_person else [key]
+        for rows in parts(self._engine, table, columns, only):
+            found.append(rows[key].to_numpy())
+            if is_person and is_whole:  # a crosswalk may give several patients one key
+                self._compare_contents(table, rows)
+        keys = np.concatenate(found)
+        if is_person:
             self._find_twice(table, keys)
         return keys
 
@@ -151,10 +196,8 @@ class GoldCheck:
         if not len(dangling) or name == key:
             return
         where = {name: dangling[:_MOST_NAMED].tolist()}
-        rows = self._engine.read(table, [key, "sourceRecordId"], where=where)
-        for number, source in zip(
-            rows[key].to_pylist(), rows["sourceRecordId"].to_pylist(), strict=True
-        ):
+        rows = self._engine.read(table, [key, _STUDY_ID], where=where)
+        for number, source in zip(rows[key].to_pylist(), rows[_STUDY_ID].to_pylist(), strict=True):
             if source not in self._absent:
                 what = f"{table.full_name}: {number} → {target.full_name}"
                 self._found.add(Kind.DANGLING, what, key=source)

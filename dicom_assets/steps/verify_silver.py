@@ -23,7 +23,7 @@ from dicom_assets.lakehouse.buckets import Buckets
 from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.query import Where
 from dicom_assets.lakehouse.uris import is_written_here
-from dicom_assets.omop.studies import STUDY_COLUMNS, Study, studies
+from dicom_assets.omop.studies import STUDY_COLUMNS, studies
 from dicom_assets.steps import catalog, convert, flatten
 from dicom_assets.steps.corrections import Corrections
 from dicom_assets.steps.current_files import ARRIVAL
@@ -117,8 +117,8 @@ class SilverCheck:
         folder = self._engine.layout.scratch
         return Buckets(schema, _INSTANCE, count=self._bucket_count, folder=folder)
 
-    def studies(self) -> Iterator[Study]:
-        """Yields silver's studies, of single dates those that lines are about; read once."""
+    def studies(self) -> Iterator[pa.Table]:
+        """Yields silver's studies (STUDY_COLUMNS), of single dates those that lines are about."""
         ids = {silver_id(system, "ImagingStudy", study) for system, study in self._bronze_keys()}
         only = None if self.is_whole else {"id": ids}
         for rows in parts(self._engine, catalog.silver_imaging_study(), STUDY_COLUMNS, only):
@@ -131,10 +131,10 @@ class SilverCheck:
                     for series in orjson.loads(study.row["series_string"] or "[]")
                     for instance in series.get("instance") or ()
                 ]
-                yield study
             columns = list(zip(*found, strict=True)) or [()] * len(_HELD)
             arrays = [pa.array(values, pa.string()) for values in columns]
             self._held.add(pa.Table.from_arrays(arrays, schema=_HELD))
+            yield rows
 
     def compare(self, silver: pd.DataFrame) -> set[tuple[str, str]]:
         """Compares what bronze and the metastore say with silver.

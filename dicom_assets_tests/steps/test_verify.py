@@ -464,19 +464,35 @@ def other_subject(row: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("damage", "kinds"),
     [
-        (change(SILVER, subject=other_subject), {Kind.OTHER_PATIENT: 1, Kind.OTHER_PERSON: 2}),
+        (change(SILVER, subject=other_subject), {Kind.OTHER_PATIENT: 1, Kind.GOLD_DIFFERS: 2}),
         (
             change(SERIES, person_id=lambda _: person_id("default", "P1", "", Crosswalks())),
-            {Kind.OTHER_PERSON: 2},
+            {Kind.GOLD_DIFFERS: 2},
         ),
+        (
+            change(SERIES, modality_source_value=lambda row: row["image_series_uid"][-3:]),
+            {Kind.GOLD_DIFFERS: 4},
+        ),
+        (change(PROCEDURE, procedure_date=lambda _: SECOND), {Kind.GOLD_DIFFERS: 3}),
+        (change(PERSON, person_source_value=lambda _: "P1"), {Kind.GOLD_DIFFERS: 2}),
     ],
-    ids=["silver", "gold"],
+    ids=["silver", "gold", "what", "when", "who"],
 )
-def test_a_study_that_is_another_patients_than_its_files_say_is_made_again(broken, damage, kinds):
+def test_a_row_that_says_otherwise_than_what_it_is_made_of_is_made_again(broken, damage, kinds):
     before = layers(broken)
     damage(broken)
     assert repaired(broken) == (kinds, {})
     assert layers(broken) == before
+
+
+def test_gold_of_before_a_crosswalk_was_set_is_found_and_made_again(broken, tmp_path):
+    visits = tmp_path / "visits.csv"
+    visits.write_text("source_system,study_uid,visit_occurrence_id\ndefault,1.2.1,17\n")
+    house = House(broken.settings.lakehouse, workers=1, visit_crosswalk=visits)
+    assert found(house) == {Kind.GOLD_DIFFERS: 3}, "two series and their procedure"
+    assert repaired(house) == ({Kind.GOLD_DIFFERS: 3}, {})
+    visited = {row["image_study_uid"]: row["visit_occurrence_id"] for row in house.rows(SERIES)}
+    assert visited == {"1.2.1": 17, "1.2.2": None, "1.2.3": None}
 
 
 def test_patients_that_were_changed_agree_and_one_that_was_not_is_found(broken):
