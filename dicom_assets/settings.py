@@ -36,8 +36,8 @@ from dicom_assets.lakehouse.storage import Storage, check_address, lakehouse_add
 
 GIB = 1024**3
 _PREFIX = "DICOM_ASSETS_"
-# would be taken for no namespace, for a year, or for corrections
-_NO_NAMESPACE = re.compile(rf"default|\d{{4}}|{OPERATIONS_FOLDER}")
+# would be taken for no namespace, for a year, for corrections, or for an archive (retried members)
+_NO_NAMESPACE = re.compile(rf"default|\d{{4}}|{OPERATIONS_FOLDER}|.*!", re.DOTALL)
 
 # so that the environment, whose letters' case does not count, can name it
 _SERVICE_NAME = re.compile(r"[a-z](?:[a-z0-9-]|_(?!_)){0,63}")

@@ -16,21 +16,20 @@ MAX_RESOURCE_BYTES = 256 << 20
 
 _CHUNK = 1 << 20
 _DEEPEST = 16
-_BUNDLE_HEAD = 4096
+_BUNDLE_HEAD = 1 << 16
+"""So far into a document its `resourceType` is looked for."""
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 # a quote by itself begins a string that ends behind what has been read so far
 _TOKEN = re.compile(_STRING + rb'|[{}\[\]"]', re.DOTALL)
 _BLANKS = re.compile(rb"(" + _STRING + rb")|[ \t\r\n]+", re.DOTALL)
 _SCALAR = re.compile(rb'[^ \t\r\n{}\[\],:"]+')
 _SOMETHING = re.compile(rb"[^ \t\r\n]")
-# not possessive: before 3.11.5 Python matches such groups wrongly (its issue 106052), and each
-# member can be read in one way only
-_MEMBERS_BEFORE = (
-    rb'(?:(?!"entry"|"resourceType")' + _STRING + rb"\s*:\s*(?:" + _STRING + rb"|[\w.+-]+)\s*,\s*)*"
+_OPENING = re.compile(rb"\{\s*")
+_MEMBER_BEFORE = re.compile(
+    rb'(?!"entry"|"resourceType")' + _STRING + rb"\s*:\s*(?:" + _STRING + rb"|[\w.+-]+)\s*,\s*",
+    re.DOTALL | re.ASCII,
 )
-_BUNDLE = re.compile(
-    rb"\{\s*" + _MEMBERS_BEFORE + rb'"resourceType"\s*:\s*"Bundle"', re.DOTALL | re.ASCII
-)
+_IS_BUNDLE = re.compile(rb'"resourceType"\s*:\s*"Bundle"')
 
 
 class BrokenDocumentError(ValueError):
@@ -48,7 +47,17 @@ class BrokenDocumentError(ValueError):
 
 def starts_several(text: bytes) -> bool:
     """Says whether a text begins with an array or a Bundle."""
-    return text[:1] == b"[" or _BUNDLE.match(text) is not None
+    return text[:1] == b"[" or _bundle_begins(text, 0)
+
+
+def _bundle_begins(text: bytes, at: int) -> bool:
+    # one member at a time: in one pattern each of them would be remembered to go back to
+    until, found = at + _BUNDLE_HEAD, _OPENING.match(text, at)
+    if found is None:
+        return False
+    while member := _MEMBER_BEFORE.match(text, found.end(), until):
+        found = member
+    return _IS_BUNDLE.match(text, found.end(), until) is not None
 
 
 def on_one_line(text: bytes) -> bytes:
@@ -147,7 +156,7 @@ class Document:
     def _is_bundle(self) -> bool:
         while len(self._buffer) - self._at < _BUNDLE_HEAD and self._fill():
             pass
-        return _BUNDLE.match(self._buffer, self._at) is not None
+        return _bundle_begins(self._buffer, self._at)
 
     def _next(self) -> bytes:
         """Goes to the next byte that is no blank and returns it; empty at the end."""

@@ -2,14 +2,16 @@
 
 Decided here: what counts as a line, and what is wrong with a bad one. The form is NDJSON, one
 resource a line; files that hold pretty-printed resources, arrays or Bundles are taken too, each
-resource in them as if it were a line, and any of them compressed by gzip. Where resources stand in
-such a document is decided in `document`. Not decided here: whether one is valid (`model`).
+resource in them as if it were a line, and any of them compressed by gzip. Also decided here: how
+much a file may expand to, and of how many bad lines each is told, so that neither memory nor rows
+are more than its size justifies. Where resources stand in such a document is decided in `document`.
+Not decided here: whether one is valid (`model`).
 """
 
 import gzip
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, BinaryIO, cast
 
@@ -28,8 +30,13 @@ from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
+_BUFFER = 1 << 17
 _LONG_LINE = 16 << 20
 """A first line longer than this may be a whole document; it is read piece by piece then."""
+_FREE_EXPANSION = 16 << 20
+_FREE_BAD_LINES = 1000
+_BYTES_PER_BAD_LINE = 100
+_REST = "; too many lines are bad before it: what follows was not read"
 TOO_DEEP = "JSON nested deeper than 254 levels"
 _GZIP_ERRORS = (EOFError, gzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
 
@@ -61,7 +68,8 @@ class BadLine:
     Attributes:
         number: As of a line.
         text: Its bytes, without its end; none where they are too many, or not to be had.
-        reason: INVALID_JSON, NESTED_TOO_DEEP, WRONG_RESOURCE_TYPE, TOO_LARGE or GZIP_DAMAGED.
+        reason: INVALID_JSON, NESTED_TOO_DEEP, WRONG_RESOURCE_TYPE, TOO_LARGE, GZIP_DAMAGED or
+            ARCHIVE_BOMB.
         message: What is wrong, without patient data.
     """
 
@@ -71,16 +79,75 @@ class BadLine:
     message: str
 
 
-def unpacked(stream: BinaryIO) -> BinaryIO:
-    """Returns the stream of a file's text: what gzip has compressed, by its first bytes, expanded.
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What a compressed file may expand to.
+
+    Attributes:
+        max_ratio: Past 16 MiB, at most so many times its size.
+        max_bytes: At most so much.
+    """
+
+    max_ratio: float
+    max_bytes: int
+
+
+class _BombError(OSError):
+    """A file expands to more than it may."""
+
+
+class _Expanded(io.RawIOBase):
+    """What a gzip file expands to, up to a limit."""
+
+    def __init__(self, packed: BinaryIO, most: int) -> None:
+        self._packed, self._most = cast(io.BufferedIOBase, igzip.IGzipFile(fileobj=packed)), most
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._packed.readinto(buffer)
+        if self._packed.tell() > self._most:
+            raise _BombError
+        return read
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._packed.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._packed.tell()
+
+
+def read_file(
+    stream: BinaryIO, *, resource_type: str | None, may_expand: Expansion
+) -> Iterator[Line | BadLine]:
+    """Yields a file's resources, in order (`read_lines`), what gzip has compressed expanded.
+
+    Of so many bad lines that they are more than its size justifies the last one says that what
+    follows was not read.
 
     Args:
         stream: The file, at its beginning; it can be sought.
+        resource_type: As of `read_lines`.
+        may_expand: How far.
     """
-    buffered = io.BufferedReader(cast(io.RawIOBase, stream))
-    if buffered.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
-        return cast(BinaryIO, igzip.IGzipFile(fileobj=buffered))
-    return cast(BinaryIO, buffered)
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    text = io.BufferedReader(cast(io.RawIOBase, stream))
+    if text.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
+        most = min(max(_FREE_EXPANSION, int(size * may_expand.max_ratio)), may_expand.max_bytes)
+        text = io.BufferedReader(_Expanded(cast(BinaryIO, text), most), _BUFFER)
+    left = _FREE_BAD_LINES + size // _BYTES_PER_BAD_LINE
+    for line in read_lines(cast(BinaryIO, text), resource_type=resource_type):
+        if isinstance(line, BadLine):
+            left -= 1
+            if not left:
+                yield replace(line, message=line.message + _REST)
+                return
+        yield line
 
 
 def read_lines(stream: BinaryIO, *, resource_type: str | None) -> Iterator[Line | BadLine]:
@@ -92,7 +159,7 @@ def read_lines(stream: BinaryIO, *, resource_type: str | None) -> Iterator[Line 
     Args:
         stream: The file's text; it can be sought.
         resource_type: The type that every resource must have; a Bundle stands for its entries. None
-            takes every type.
+            takes every type that R4B knows.
     """
     last = 0
     try:
@@ -102,6 +169,8 @@ def read_lines(stream: BinaryIO, *, resource_type: str | None) -> Iterator[Line 
             for line in [bad] if bad else _line(at_least, text, resource_type):
                 last = line.number
                 yield line
+    except _BombError:
+        yield BadLine(last + 1, b"", Reason.ARCHIVE_BOMB, MEANINGS[Reason.ARCHIVE_BOMB])
     except _GZIP_ERRORS:
         yield BadLine(last + 1, b"", Reason.GZIP_DAMAGED, MEANINGS[Reason.GZIP_DAMAGED])
 
@@ -239,6 +308,9 @@ def _resource(number: int, value: Any, text: bytes, resource_type: str | None) -
     if not isinstance(said, str) or (resource_type and said != resource_type):
         message = f"the resourceType is not {resource_type}" if resource_type else "no resourceType"
         return BadLine(number, text, Reason.WRONG_RESOURCE_TYPE, message)
+    if resource_type is None and not _is_known(said):
+        message = "FHIR R4B has no such resource type"
+        return BadLine(number, text, Reason.WRONG_RESOURCE_TYPE, message)
     identifier, meta = value.get("id"), value.get("meta")
     updated = meta.get("lastUpdated") if isinstance(meta, dict) else None
     return Line(
@@ -248,6 +320,12 @@ def _resource(number: int, value: Any, text: bytes, resource_type: str | None) -
         identifier if isinstance(identifier, str) else None,
         instant_of(updated) if isinstance(updated, str) else None,
     )
+
+
+def _is_known(resource_type: str) -> bool:
+    from dicom_assets.fhir.model import is_resource_type
+
+    return is_resource_type(resource_type)
 
 
 def is_too_deep(value: Any) -> bool:

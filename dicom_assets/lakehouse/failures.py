@@ -4,14 +4,17 @@ Decided here: the shape of a failure and how failures become `ingestion_failures
 here: which reasons there are (`reasons`) or when one applies.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 import pyarrow as pa
 
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.lakehouse.schemas import INGESTION_FAILURES
+
+_ROWS_AT_A_TIME = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,12 @@ class Failure:
 
 
 def failure_rows(
-    failures: Iterable[Failure], *, ingest_date: date, failed_at: datetime, run_id: str
+    failures: Sequence[Failure], *, ingest_date: date, failed_at: datetime, run_id: str
 ) -> pa.Table:
     """Returns the failures as `ingestion_failures` rows."""
-    rows = [
-        {
+
+    def row(failure: Failure) -> dict[str, Any]:
+        return {
             "ingestDate": ingest_date,
             "sourceSystem": failure.source_system,
             "step": failure.step,
@@ -57,6 +61,13 @@ def failure_rows(
             "failedAt": failed_at,
             "runId": run_id,
         }
-        for failure in failures
+
+    # as Python's values rows take many times the memory: some at a time
+    batches = [
+        pa.RecordBatch.from_pylist(
+            [row(each) for each in failures[start : start + _ROWS_AT_A_TIME]],
+            schema=INGESTION_FAILURES,
+        )
+        for start in range(0, len(failures), _ROWS_AT_A_TIME)
     ]
-    return pa.Table.from_pylist(rows, schema=INGESTION_FAILURES)
+    return pa.Table.from_batches(batches, schema=INGESTION_FAILURES)

@@ -13,7 +13,7 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
-from dicom_assets.lakehouse.paths import names_in, scratch_of
+from dicom_assets.lakehouse.paths import files_in, folders_in, scratch_of
 
 DEFAULT_SOURCE_SYSTEM = "default"
 OPERATIONS_FOLDER = "Operations"
@@ -147,11 +147,29 @@ class Layout:
 
         Those are files called `.ndjson`, `.jsonl` or `.json`, and `.gz` behind it.
         """
+        return self._fhir_entries(day, resource_type, regular=True)
+
+    def fhir_strays(self, day: date, resource_type: str) -> list[tuple[str, Path]]:
+        """Returns (source system, path) of what is called like a FHIR file and is none.
+
+        Links and pipes for example; a link in the place of a folder is one, too.
+        """
+        return self._fhir_entries(day, resource_type, regular=False)
+
+    def _fhir_entries(
+        self, day: date, resource_type: str, *, regular: bool
+    ) -> list[tuple[str, Path]]:
         found = []
         for source_system, folder in self._fhir_folders():
             dated = folder / f"{day:%Y/%m/%d}" / resource_type
-            names = names_in(dated)
-            found += [(source_system, dated / n) for n in names if _FHIR_FILE.fullmatch(n)]
+            if link := _link_above(dated, below=folder):
+                found += [] if regular else [(source_system, link)]
+                continue
+            found += [
+                (source_system, path)
+                for path, is_regular in files_in(dated)
+                if is_regular == regular and _FHIR_FILE.fullmatch(path.name)
+            ]
         return sorted(found)
 
     def fhir_counts(self, day: date) -> list[tuple[str, str, int]]:
@@ -159,8 +177,9 @@ class Layout:
         found = []
         for source_system, folder in self._fhir_folders():
             dated = folder / f"{day:%Y/%m/%d}"
-            for path in dated.iterdir() if dated.is_dir() else ():
-                count = sum(_FHIR_FILE.fullmatch(name) is not None for name in names_in(path))
+            for path in [] if _link_above(dated, below=folder) else folders_in(dated):
+                names = [file.name for file, is_regular in files_in(path) if is_regular]
+                count = sum(_FHIR_FILE.fullmatch(name) is not None for name in names)
                 found.append((source_system, path.name, count))
         return sorted(found)
 
@@ -177,11 +196,10 @@ class Layout:
             name = folder.relative_to(self.fhir_root).as_posix()
             yield (DEFAULT_SOURCE_SYSTEM if is_root else name), folder
             # below a year lie dates, not namespaces, and ever more of them
-            below = folder.iterdir() if folder.is_dir() else ()
             waiting += [
                 path
-                for path in below
-                if path.is_dir() and not _YEAR.fullmatch(path.name) and path.name[0] != "."
+                for path in folders_in(folder)
+                if not _YEAR.fullmatch(path.name) and path.name[0] != "."
             ]
 
     def table(self, layer: str, name: str) -> Path:
@@ -199,11 +217,25 @@ class Layout:
         return self.root / path
 
 
+def failed_lines_name(name: str) -> str:
+    """Returns the name under which bad lines of a FHIR file are kept: another one for each file."""
+    stem = name.removesuffix(".ndjson")
+    is_its_own = stem != name and not _FHIR_FILE.fullmatch(stem)
+    return name if is_its_own else f"{name}.ndjson"
+
+
 def _below(drop_folder: Path, source_path: str) -> Path:
     *folders, name = map(_safe_name, source_path.split("/"))
     if sum(map(len, folders)) > _MAX_FOLDERS:
         folders = []
     return drop_folder.joinpath(*folders, name)
+
+
+def _link_above(path: Path, *, below: Path) -> Path | None:
+    """Returns the first link on the way from a folder to a path, which may be one itself."""
+    parts = path.relative_to(below).parts
+    ways = (below.joinpath(*parts[:end]) for end in range(1, len(parts) + 1))
+    return next((way for way in ways if way.is_symlink()), None)
 
 
 def _dated(root: Path, source_system: str, day: date) -> Path:

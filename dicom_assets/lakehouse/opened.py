@@ -41,12 +41,13 @@ class OpenedTable(DeltaTable):
     def get_add_actions(self, flatten: bool = False) -> Any:
         """Returns the table's files, as delta-rs does, and remembers them if they are few."""
         asked = self.version(), flatten
-        if self._files is None or self._files[0] != asked:
-            found = super().get_add_actions(flatten)
-            if found.num_rows > _FEW_FILES:
-                return found
+        remembered = self._files  # which another thread may replace
+        if remembered and remembered[0] == asked:
+            return remembered[1]
+        found = super().get_add_actions(flatten)
+        if found.num_rows <= _FEW_FILES:
             self._files = asked, found
-        return self._files[1]
+        return found
 
     def transaction_version(self, app_id: str) -> int | None:
         """Returns the version that the last commit under an application id has said."""

@@ -8,7 +8,7 @@ operating system does. Not decided here: what a path in an object store is (`far
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dicom_assets.lakehouse.errors import PlainError
@@ -37,6 +37,24 @@ def names_in(folder: Path) -> list[str]:
     if isinstance(folder, FarPath):
         return [path.name for path in folder.iterdir()]
     return os.listdir(folder) if folder.is_dir() else []
+
+
+def folders_in(folder: Path) -> Sequence[Path]:
+    """Returns the folders in a folder, no links to some; none where there is no such folder."""
+    if isinstance(folder, FarPath):
+        return folder.listed()[0]
+    if not folder.is_dir():
+        return []
+    return [Path(each) for each in os.scandir(folder) if each.is_dir(follow_symlinks=False)]
+
+
+def files_in(folder: Path) -> list[tuple[Path, bool]]:
+    """Returns what else lies in a folder, and whether it is a regular file: a link is none."""
+    if isinstance(folder, FarPath):
+        return [(path, True) for path in folder.listed()[1]]
+    if not folder.is_dir():
+        return []
+    return [(Path(each), each.is_file(follow_symlinks=False)) for each in os.scandir(folder)]
 
 
 def entries_of(folder: Path) -> Iterator[tuple[Path, bool]]:

@@ -8,7 +8,9 @@ need be in memory.
 
 import tempfile
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 
@@ -34,18 +36,30 @@ class Spill:
     """
 
     def __init__(
-        self, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, folder: Path
+        self, batches: Iterable[pa.RecordBatch] = (), *, schema: pa.Schema, folder: Path
     ) -> None:
         """Takes all batches; see `spilled`."""
         self.rows = 0
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 it lives as long as this
+        self._schema, self._folder = schema, folder
+        for batch in batches:
+            self.add(batch)
+
+    @cached_property
+    def _file(self) -> IO[bytes]:
+        return tempfile.TemporaryFile(dir=self._folder)
+
+    @cached_property
+    def _writer(self) -> pa.RecordBatchStreamWriter:
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.ipc.new_stream(self._file, schema, options=options) as to:
-            for batch in batches:
-                to.write_batch(batch)
-                self.rows += len(batch)
+        return pa.ipc.new_stream(self._file, self._schema, options=options)
+
+    def add(self, rows: pa.RecordBatch | pa.Table) -> None:
+        """Takes more rows; none after the first of them was read."""
+        self._writer.write(rows)
+        self.rows += rows.num_rows
 
     def read(self) -> pa.RecordBatchReader:
         """Reads them from the first one; one reader at a time."""
+        self._writer.close()
         self._file.seek(0)
         return pa.ipc.open_stream(self._file)

@@ -18,9 +18,9 @@ from dicom_assets.fhir.flatten import resource_columns, silver_id
 from dicom_assets.fhir.links import LINKED
 from dicom_assets.fhir.silver import Upserts, gone, silver_ids, upserts
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
-from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.reader import New
+from dicom_assets.lakehouse.spill import Spill
 from dicom_assets.steps import catalog, report
 from dicom_assets.steps.commits import with_last
 from dicom_assets.steps.current_files import study_key
@@ -49,7 +49,7 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         app_id = engine.app_id(STEP, bronze, run.ingest_date)
         until = engine.version(bronze)
         since = engine.progress(silver, app_id)
-        failures: list[Failure] = []
+        failures = Spill(schema=catalog.INGESTION_FAILURES.schema, folder=engine.layout.scratch)
         rows = engine.table_of_new(
             bronze, ["lineNumber"], since=since, until=until, ingest_date=run.ingest_date
         )
@@ -70,14 +70,15 @@ def flatten(run: Run, *, bronze: Table, silver: Table) -> Report:
         for lines, is_last in with_last(parts):
             found = list(engine.do(work, lines, into=silver, ingest_date=run.ingest_date))
             for each in found:
-                failures += each.failures
+                if each.failures:
+                    failures.add(run.failure_rows(each.failures))
                 done.rows += each.rows.num_rows
                 done.count({"deleted": len(each.gone)})
             if is_last:
                 run.record(failures, Progress(app_id, until))
             run.upsert(silver, found, progress=Progress(app_id, until) if is_last else None)
             progress.advance(lines.num_rows)
-        done.count({"failures": len(failures)})
+        done.count({"failures": failures.rows})
     return done
 
 

@@ -1,9 +1,10 @@
 """Step 5, ingest_fhir: FHIR files become raw bronze rows, one a resource.
 
 Decided here: which files are new (those of which the bronze table holds no line), that one which
-others put there is left alone while it changes, how many go into a commit, and what becomes of bad
-lines (Failed, with line number and reason). Takes any FHIR resource type. Not decided here: what a
-good line is (`dicom_assets.fhir.ndjson`).
+others put there is left alone while it changes, how many go into a commit, what becomes of bad
+lines (Failed, with line number and reason), and that what is called like a file and is none is a
+failure. Takes any FHIR resource type. Not decided here: what a good line is
+(`dicom_assets.fhir.ndjson`).
 """
 
 import tempfile
@@ -16,19 +17,24 @@ from typing import IO
 
 import pyarrow as pa
 
-from dicom_assets.fhir.ndjson import BadLine, Line, read_lines, unpacked
+from dicom_assets.fhir.ndjson import BadLine, Line
 from dicom_assets.lakehouse.drop_folder import look, without_changing
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.layout import failed_lines_name
+from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.lakehouse.spill import spilled
 from dicom_assets.lakehouse.uris import is_written_here
 from dicom_assets.steps import catalog, report
+from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
 STEP = "ingest_fhir"
 _BATCH_BYTES = 4 << 20
+_ROW_BYTES = 500
+"""What a row takes besides its text while it waits."""
 _FILES_PER_COMMIT = 500
 """Reports often come one a file, and a commit costs as much as hundreds of rows."""
 _BYTES_PER_COMMIT = 64 << 20
@@ -55,6 +61,7 @@ def ingest_fhir(run: Run, table: Table) -> Report:
             for system, path in engine.layout.fhir_files(ingest_date, table.name)
             if engine.layout.relative(path) not in known
         ]
+        done.count({"failures": _fail_strays(run, table)})
         complete, changing = _complete(run, [path for _, path in new])
         done.count({"still_changing": changing})
         files = [_File(run, system, path) for system, path in new if path in complete]
@@ -66,6 +73,41 @@ def ingest_fhir(run: Run, table: Table) -> Report:
                 done.count({"files": 1, "failures": len(file.bad)})
             progress.advance(len(some))
     return done
+
+
+def _fail_strays(run: Run, table: Table) -> int:
+    """Records what lies among the files and is none; returns how many there are now."""
+    layout = run.engine.layout
+    strays = layout.fhir_strays(run.ingest_date, table.name)
+    addresses = {layout.relative(path): system for system, path in strays}
+    for address in _recorded(run, addresses):
+        del addresses[address]
+    failures = [
+        Failure(STEP, Reason.NOT_A_FILE, MEANINGS[Reason.NOT_A_FILE], system, address)
+        for address, system in addresses.items()
+    ]
+    _record(run, table, failures)
+    return len(failures)
+
+
+def _recorded(run: Run, addresses: Collection[str]) -> set[str]:
+    """Returns those of some files of which this step has recorded failures on the date."""
+    if not addresses:
+        return set()
+    rows = run.engine.read(
+        catalog.INGESTION_FAILURES,
+        ["sourcePath"],
+        ingest_date=run.ingest_date,
+        where={"step": [STEP], "sourcePath": list(addresses)},
+    )
+    return set(rows["sourcePath"].to_pylist())
+
+
+def _record(run: Run, table: Table, failures: Sequence[Failure]) -> None:
+    if failures:
+        app_id = f"{STEP}/{table.name}/{run.ingest_date}"
+        done = run.engine.progress(catalog.INGESTION_FAILURES, app_id) or 0
+        run.record(failures, Progress(app_id, done + 1))
 
 
 def ingest_again(run: Run, table: Table, source_system: str, path: Path) -> None:
@@ -145,18 +187,17 @@ def _batches(
     for instant, file in enumerate(files, start=first):
         ingested_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=instant)
         file.bad_from = bad_texts.tell()
-        with file.path.open("rb", buffering=0) as stream:
-            for line in read_lines(unpacked(stream), resource_type=table.name):
-                if isinstance(line, BadLine):
-                    bad_texts.write(line.text + b"\n")
-                    file.bad.append(replace(line, text=b""))
-                elif line.number not in file.known:
-                    file.good += 1
-                    rows.append(_row(run, file, line, ingested_at))
-                    size += len(line.text)
-                if size >= _BATCH_BYTES:
-                    yield pa.RecordBatch.from_pylist(rows, schema=table.schema)
-                    rows, size = [], 0
+        for line in lines_in(run, file.path, table.name):
+            if isinstance(line, BadLine):
+                bad_texts.write(line.text + b"\n")
+                file.bad.append(replace(line, text=b""))
+            elif line.number not in file.known:
+                file.good += 1
+                rows.append(_row(run, file, line, ingested_at))
+                size += len(line.text) + _ROW_BYTES
+            if size >= _BATCH_BYTES:
+                yield pa.RecordBatch.from_pylist(rows, schema=table.schema)
+                rows, size = [], 0
         file.bad_until = bad_texts.tell()
     if rows:
         yield pa.RecordBatch.from_pylist(rows, schema=table.schema)
@@ -178,13 +219,7 @@ def _row(run: Run, file: _File, line: Line, ingested_at: datetime) -> dict:
 def _keep_bad_lines(run: Run, table: Table, files: Sequence[_File], bad_texts: IO[bytes]) -> None:
     """Writes bad lines to Failed and records them, but for files of which an earlier try did."""
     bad = {file.address: file for file in files if file.bad}
-    if not bad:
-        return
-    where = {"step": [STEP], "sourcePath": list(bad)}
-    recorded = run.engine.read(
-        catalog.INGESTION_FAILURES, ["sourcePath"], ingest_date=run.ingest_date, where=where
-    )
-    for address in set(recorded["sourcePath"].to_pylist()):
+    for address in _recorded(run, bad):
         del bad[address]
     failures = [
         Failure(STEP, line.reason, line.message, file.system, file.address, kept, line=line.number)
@@ -195,17 +230,15 @@ def _keep_bad_lines(run: Run, table: Table, files: Sequence[_File], bad_texts: I
     if failures:
         layout = run.engine.layout
         sync({layout.absolute(each.failed_path).parent for each in failures if each.failed_path})
-        app_id = f"{STEP}/{table.name}/{run.ingest_date}"
-        done = run.engine.progress(catalog.INGESTION_FAILURES, app_id) or 0
-        run.record(failures, Progress(app_id, done + 1))
+    _record(run, table, failures)
 
 
 def _kept(run: Run, table: Table, file: _File, bad_texts: IO[bytes]) -> str:
     """Writes a file's bad lines to Failed; returns where they lie."""
-    layout, name = run.engine.layout, file.path.name
+    layout = run.engine.layout
     folder = layout.fhir_failed_folder(file.system, run.ingest_date, table.name)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / (name if name.endswith(".ndjson") else f"{name}.ndjson")
+    kept = folder / failed_lines_name(file.path.name)
     bad_texts.seek(file.bad_from)
     with kept.open("wb") as sink:
         left = file.bad_until - file.bad_from

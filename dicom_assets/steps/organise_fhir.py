@@ -3,7 +3,8 @@
 Decided here: what becomes of each dropped file, by what is in it, never by its name. One that holds
 resources of one type is moved to the folder of that type as it is. Of one that holds several, a
 Bundle for example, each type becomes an NDJSON file of its own, and the file itself is put aside in
-`Mixed`, so that no byte is lost. One without any resource goes to Failed. Lines that are no
+`Mixed`, so that no byte is lost. One without any resource goes to Failed, and one that expands to
+more than it may. Lines that are no
 resource fail alone: here, where a file is taken apart; else where it is read. Moves are carried out
 exactly once by the journal, like those of DICOM files. Not decided here: where in a file resources
 stand (`fhir.ndjson`), which types have tables (the setting `fhir_resource_types`).
@@ -15,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from dicom_assets.fhir.ndjson import BadLine, Line, read_lines, unpacked
+from dicom_assets.fhir.ndjson import BadLine, Line
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
@@ -24,6 +25,7 @@ from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.paths import lies, path_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog
+from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.report import Progress, Report, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.sources import Source
@@ -133,15 +135,18 @@ class _Turn:
     def _take_file(self, plan: Plan, source: Source) -> None:
         types: set[str] = set()
         bad: BadLine | None = None
-        with self._open(plan.entry.path) as stream:
+        is_bomb = False
+        with open_regular(plan.entry.path, within=self._layout.fhir_drop_folder) as stream:
             is_gzip = stream.read(2) == b"\x1f\x8b"
-            stream.seek(0)
-            for line in _resources(stream):
-                if isinstance(line, Line):
-                    types.add(line.resource_type)
-                else:
-                    bad = bad or line
-        if not types:
+        for line in self._resources(plan):
+            if isinstance(line, Line):
+                types.add(line.resource_type)
+            else:
+                bad = bad or line
+                is_bomb = line.reason is Reason.ARCHIVE_BOMB
+        if is_bomb:
+            self._fail(plan, source, Reason.ARCHIVE_BOMB, MEANINGS[Reason.ARCHIVE_BOMB])
+        elif not types:
             reason = bad.reason if bad else Reason.INVALID_JSON
             why = f": {bad.message}" if bad else ""
             self._fail(plan, source, reason, f"no FHIR R4B resource in it{why}")
@@ -164,7 +169,7 @@ class _Turn:
         kept = layout.fhir_failed_folder(system, day, UNKNOWN) / part
         with ExitStack() as stack:
             sinks: dict[str, BinaryIO] = {}
-            for line in _resources(stack.enter_context(self._open(plan.entry.path))):
+            for line in self._resources(plan):
                 of = line.resource_type if isinstance(line, Line) else UNKNOWN
                 if of not in sinks:
                     sinks[of] = stack.enter_context((staging / of).open("wb"))
@@ -233,9 +238,9 @@ class _Turn:
                 return name
         raise AssertionError("count() does not end")
 
-    def _open(self, path: Path) -> BinaryIO:
-        """Opens a dropped file; follows no link that a dropper may have put there."""
-        return open_regular(path, within=self._layout.fhir_drop_folder)
+    def _resources(self, plan: Plan) -> Iterator[Line | BadLine]:
+        within = self._layout.fhir_drop_folder
+        return lines_in(self._run, plan.entry.path, None, within=within)
 
 
 def _is_namespace(run: Run, folder: str) -> bool:
@@ -243,15 +248,3 @@ def _is_namespace(run: Run, folder: str) -> bool:
     from dicom_assets.fhir.model import is_resource_type
 
     return run.settings.is_namespace(folder) and not is_resource_type(folder)
-
-
-def _resources(stream: BinaryIO) -> Iterator[Line | BadLine]:
-    """Yields what is in a file; a type that R4B does not know is no resource."""
-    from dicom_assets.fhir.model import is_resource_type
-
-    for line in read_lines(unpacked(stream), resource_type=None):
-        if isinstance(line, Line) and not is_resource_type(line.resource_type):
-            reason, message = Reason.WRONG_RESOURCE_TYPE, "FHIR R4B has no such resource type"
-            yield BadLine(line.number, line.text.encode(), reason, message)
-        else:
-            yield line

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dicom_assets.fhir.imaging_study import silver_study_id
-from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
+from dicom_assets.fhir.ndjson import Line
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.keys import int_key
@@ -33,6 +33,7 @@ from dicom_assets.steps.conflicts import open_conflicts
 from dicom_assets.steps.current_files import study_key, study_key_of
 from dicom_assets.steps.external import SKIPPED, TO_READ
 from dicom_assets.steps.external import STEP as EXTERNAL
+from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.flatten import gone_studies
 from dicom_assets.steps.reconcile_arrivals import instances_sent_again, studies_in_parts
 from dicom_assets.steps.reconcile_fhir import Resources
@@ -230,10 +231,9 @@ class Day:
         layout, day = self.run.engine.layout, self.run.ingest_date
         found = array("q")
         for system, path in layout.fhir_files(day, "ImagingStudy"):
-            with path.open("rb", buffering=0) as stream:
-                for line in read_lines(unpacked(stream), resource_type="ImagingStudy"):
-                    known = line.id if isinstance(line, Line) else None
-                    found.append(study_key(system, known) if known else UNKNOWN)
+            for line in lines_in(self.run, path, "ImagingStudy"):
+                known = line.id if isinstance(line, Line) else None
+                found.append(study_key(system, known) if known else UNKNOWN)
         return np.frombuffer(found, np.int64)
 
     @cached_property

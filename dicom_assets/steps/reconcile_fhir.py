@@ -14,9 +14,9 @@ import pyarrow as pa
 from dicom_assets.fhir.flatten import ERRORS, silver_id
 from dicom_assets.fhir.links import STUDY_IDS
 from dicom_assets.fhir.model import is_resource_type
-from dicom_assets.fhir.ndjson import read_lines, unpacked
 from dicom_assets.omop.note import REPORT_COLUMNS, is_told, text_of
 from dicom_assets.steps import catalog
+from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.organise_fhir import MIXED
 from dicom_assets.steps.run import Run
 
@@ -37,9 +37,7 @@ class Resources:
         """Counts the resources, good or bad, in the date's files."""
         found = 0
         for _, path in self.run.engine.layout.fhir_files(self.run.ingest_date, self.resource_type):
-            with path.open("rb", buffering=0) as stream:
-                lines = read_lines(unpacked(stream), resource_type=self.resource_type)
-                found += sum(1 for _ in lines)
+            found += sum(1 for _ in lines_in(self.run, path, self.resource_type))
         return found
 
     @cached_property

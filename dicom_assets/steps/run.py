@@ -19,6 +19,7 @@ from dicom_assets.lakehouse.keys import hex_key
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.places import Key
 from dicom_assets.lakehouse.spark_session import Spark, Start, check, start
+from dicom_assets.lakehouse.spill import Spill
 from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.vocabulary import Vocabulary
 from dicom_assets.settings import Settings
@@ -175,22 +176,26 @@ class Run:
         )
 
     def record(
-        self, failures: Sequence[Failure], progress: Progress, *, even_none: bool = False
+        self, failures: Sequence[Failure] | Spill, progress: Progress, *, even_none: bool = False
     ) -> None:
         """Appends failure rows, unless that was done under this progress before.
 
         Args:
-            failures: What did not make it.
+            failures: What did not make it; or its rows, where they may be many (`failure_rows`).
             progress: The step's progress once this work is done.
             even_none: Commit the progress also when nothing failed.
         """
         table = catalog.INGESTION_FAILURES
         done = self.engine.progress(table, progress.app_id)
-        if (failures or even_none) and (done is None or done < progress.version):
-            rows = failure_rows(
-                failures, ingest_date=self.ingest_date, failed_at=now(), run_id=self.id
-            )
+        many = failures.rows if isinstance(failures, Spill) else len(failures)
+        if (many or even_none) and (done is None or done < progress.version):
+            is_spilled = isinstance(failures, Spill)
+            rows = failures.read() if is_spilled else self.failure_rows(failures)
             self.engine.append(table, rows, progress=progress, ingest_date=self.ingest_date)
+
+    def failure_rows(self, failures: Sequence[Failure]) -> pa.Table:
+        """Returns the rows of what has failed now, in this run."""
+        return failure_rows(failures, ingest_date=self.ingest_date, failed_at=now(), run_id=self.id)
 
 
 # each asset has a Run of its own, but a table's log is read once

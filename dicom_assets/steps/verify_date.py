@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
+from dicom_assets.fhir.ndjson import Line
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import one_name
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.check_files import Stored
+from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.verify_files import Trees, names_in
@@ -190,14 +191,13 @@ class DateCheck:
         for system, path in layout.fhir_files(self._day, table.name):
             address = layout.relative(path)
             lines: set[int] = set()
-            with path.open("rb") as stream:
-                for line in read_lines(unpacked(stream), resource_type=table.name):
-                    if not isinstance(line, Line):
-                        continue
-                    lines.add(line.number)
-                    text = texts.get((address, line.number))
-                    if text is not None and text != int_key(line.text):
-                        self._add(Kind.CONTENT, f"{address}, line {line.number}")
+            for line in lines_in(self._run, path, table.name):
+                if not isinstance(line, Line):
+                    continue
+                lines.add(line.number)
+                text = texts.get((address, line.number))
+                if text is not None and text != int_key(line.text):
+                    self._add(Kind.CONTENT, f"{address}, line {line.number}")
             known = rows.pop(address, set())
             for number in sorted(lines - known):
                 self._add(Kind.LINE_WITHOUT_ROW, f"{address}, line {number}", key=(system, path))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dicom_assets.fhir import document, ndjson
-from dicom_assets.fhir.ndjson import BadLine, Line, read_lines, unpacked
+from dicom_assets.fhir.ndjson import BadLine, Expansion, Line, read_file, read_lines
 from dicom_assets.lakehouse.reasons import Reason
 
 PATIENT = b'{"resourceType":"Patient","id":"%s"}'
@@ -241,21 +241,46 @@ def test_no_two_resources_of_a_file_have_a_number():
     assert [line.number for line in lines] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def read_whole(data: bytes, *, max_ratio: float = 250, max_bytes: int = 1 << 40) -> list:
+    may_expand = Expansion(max_ratio, max_bytes)
+    return list(read_file(io.BytesIO(data), resource_type="Patient", may_expand=may_expand))
+
+
 @pytest.mark.parametrize(
     "data", [A + b"\n" + B, json.dumps([json.loads(A), json.loads(B)], indent=1).encode()]
 )
 def test_gzip_is_taken_and_its_damage_told(data):
     packed = gzip.compress(data)
-    good = list(read_lines(unpacked(io.BytesIO(packed)), resource_type="Patient"))
+    good = read_whole(packed)
     assert [getattr(line, "id", None) for line in good] == ["a", "b"]
     wrong = packed[:-8] + b"\0\0\0\0" + packed[-4:]
     for damaged in (packed[:-12], packed[:-8], wrong):
-        *_, bad = read_lines(unpacked(io.BytesIO(damaged)), resource_type="Patient")
+        *_, bad = read_whole(damaged)
         assert isinstance(bad, BadLine)
         assert bad.reason == Reason.GZIP_DAMAGED
 
 
-def test_every_type_is_taken_where_none_is_asked_for():
+def test_gzip_may_expand_so_far_and_no_further(monkeypatch):
+    monkeypatch.setattr(ndjson, "_FREE_EXPANSION", 10_000)
+    packed = gzip.compress(b"\n".join(PATIENT % b"%d" % n for n in range(50_000)))
+    assert len(read_whole(packed, max_ratio=30)) == 50_000
+    for limits in ({"max_ratio": 2}, {"max_bytes": 100_000}, {"max_ratio": 0}):
+        *good, bad = read_whole(packed, **limits)
+        assert all(isinstance(line, Line) for line in good)
+        assert len(good) < 50_000
+        assert bad.reason == Reason.ARCHIVE_BOMB
+
+
+def test_so_many_bad_lines_are_told_one_by_one_as_a_files_size_justifies():
+    few = read_whole(b"{}\n" * 900 + A)
+    assert [type(line) for line in few] == [BadLine] * 900 + [Line]
+    many = read_whole(A + b"\n" + b"{}\n" * 1_000_000)
+    assert 1000 < len(many) < 40_000
+    assert many[-1].message.endswith("what follows was not read")
+    assert len(read_whole(gzip.compress(b"{}\n" * 1_000_000))) < 1100
+
+
+def test_every_type_that_r4b_knows_is_taken_where_none_is_asked_for():
     bundle = {
         "resourceType": "Bundle",
         "entry": [{"resource": json.loads(A)}, {"resource": {"resourceType": "Observation"}}],

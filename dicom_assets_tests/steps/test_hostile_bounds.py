@@ -1,6 +1,7 @@
 """What is small when dropped stays so: in memory, on disk, and in what is written meanwhile."""
 
 import bz2
+import gzip
 import json
 import lzma
 import struct
@@ -27,8 +28,12 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from dicom_assets.settings import load_settings
+from dicom_assets.steps import catalog
 from dicom_assets.steps.extract import extract
+from dicom_assets.steps.flatten import flatten
+from dicom_assets.steps.ingest_fhir import ingest_fhir
 from dicom_assets.steps.organise import organise
+from dicom_assets.steps.organise_fhir import organise_fhir
 from dicom_assets.steps.run import Run
 
 def chain(root):
@@ -36,6 +41,10 @@ def chain(root):
     run = Run.of(load_settings(lakehouse=root, **choices), "2026-03-14")
     organise(run)
     extract(run)
+    bronze, silver = (of("DiagnosticReport") for of in (catalog.bronze_fhir, catalog.silver_fhir))
+    organise_fhir(run)
+    ingest_fhir(run, bronze)
+    flatten(run, bronze=bronze, silver=silver)
 
 def kept(name, key):
     lines = Path(name).read_text().splitlines()
@@ -125,6 +134,26 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str | None]] = {
 }
 
 
+REPORT = b'{"resourceType":"DiagnosticReport","id":"r","status":"final","code":{"text":"CT"}%s}\n'
+PATIENT = b'{"resourceType":"Patient","id":"p"}\n'
+NOTHING = b"{}\n" * 1_000_000
+
+FHIR_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "two million members": (
+        lambda: b"{" + b'"":0,' * 2_000_000 + b'"a":1}',
+        "wrong_resource_type",
+    ),
+    "a report and a million lines": (lambda: REPORT % b"" + NOTHING, "wrong_resource_type"),
+    "two types and a million lines": (
+        lambda: REPORT % b"" + PATIENT + NOTHING,
+        "wrong_resource_type",
+    ),
+    "padded": (lambda: REPORT % (b" " * 2000) * 10_000, "archive_bomb"),
+    "two types, padded": (lambda: (REPORT % (b" " * 2000) + PATIENT) * 10_000, "archive_bomb"),
+}
+"""Each is dropped compressed, by which it becomes some hundredth or thousandth."""
+
+
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory, house_class):
     """The lakehouse into which a process of its own has taken them all, and what it took."""
@@ -135,6 +164,12 @@ def bounded(tmp_path_factory, house_class):
         (each.drop / "a.zip").write_bytes(zipped({"a.dcm": IMAGE}))
     for name, (made, _) in BOMBS.items():
         (house.drop / name).write_bytes(made())
+    reports = {name: made() for name, (made, _) in FHIR_BOMBS.items()}
+    for each, files in ((quiet, {}), (house, reports)):
+        folder = each.run.engine.layout.fhir_drop_folder
+        folder.mkdir(parents=True)
+        for name, content in {"good": REPORT % b"", **files}.items():
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
     dropped = sum(path.stat().st_size for path in house.files("bronze/Files/Ingest"))
     command = [sys.executable, "-c", CHILD, *(str(h.settings.lakehouse) for h in (quiet, house))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
@@ -149,6 +184,15 @@ def test_memory_and_writes_are_bounded_by_what_is_dropped(bounded):
     assert written < MOST_WRITTEN
     kept = sum(path.stat().st_size for path in house.files(""))
     assert kept < dropped + 15 * MIB
+
+
+@pytest.mark.parametrize("name", FHIR_BOMBS)
+def test_each_of_fhir_has_its_reason_and_no_more_failures_than_its_bytes_justify(bounded, name):
+    house, *_ = bounded
+    failures = house.rows(catalog.INGESTION_FAILURES)
+    reasons = [row["reasonCode"] for row in failures if name in (row["sourcePath"] or "")]
+    assert set(reasons) == {FHIR_BOMBS[name][1]}
+    assert len(reasons) < 1200
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -167,6 +211,8 @@ def test_each_is_a_row_or_has_its_reason(bounded, name):
 def test_the_good_files_beside_them_are_rows(bounded):
     house, *_ = bounded
     assert {"a.dcm", "a.zip!/a.dcm"} <= {row["sourcePath"] for row in house.metastore()}
+    reports = house.rows(catalog.bronze_fhir("DiagnosticReport"))
+    assert any("good" in row["filePath"] for row in reports)
 
 
 def test_notes_about_a_file_come_to_an_end(bounded):
