@@ -157,7 +157,6 @@ def test_a_markdown_cell_is_one_cell_of_text(value):
         assert html.unescape(cells[1]) == value
 
 
-SILVER = catalog.silver_imaging_study()
 BAD_NAMESPACES = [
     "..",
     ".hidden",
@@ -201,7 +200,6 @@ def test_a_namespace_is_one_folder(name):
         assert folder.parents[3] == Layout(root).process_root
 
 
-SILVER = catalog.silver_imaging_study()
 NAMESPACES = ["O'Hara -- x", "Röntgen; DROP TABLE", "a\nb", "%2e%2e"]
 
 
@@ -213,7 +211,8 @@ def test_the_chain_takes_such_values_for_what_they_are(make_house):
     )
     expected = 0
     for place, namespace in enumerate(NAMESPACES):
-        for number, value in enumerate(INJECTIONS):
+        # a value does the same in each: the first takes all of them, the others a few
+        for number, value in enumerate(INJECTIONS[:: 12 if place else 1]):
             file = house.drop / namespace / f"{number}.dcm"
             text = value.replace("\0", "").replace("\\", "")  # DICOM takes these for its own
             code = text.encode("ascii", "ignore").decode()[:16]

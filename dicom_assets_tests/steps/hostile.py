@@ -10,6 +10,7 @@ import socket
 import stat
 import struct
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,6 +110,17 @@ def defined(depth: int) -> bytes:
         item = number(0xFFFEE000) + struct.pack("<L", len(body)) + body
         body = element(0x0040A730, "SQ", item)
     return body
+
+
+def of_one_name(name: str, *contents: bytes) -> bytes:
+    stream = io.BytesIO()
+    with (
+        warnings.catch_warnings(action="ignore"),  # zipfile warns of it
+        zipfile.ZipFile(stream, "w") as made,
+    ):
+        for content in contents:
+            made.writestr(name, content)
+    return stream.getvalue()
 
 
 def zip64(content: bytes) -> bytes:
@@ -270,6 +282,9 @@ _ENTRIES = {
     "second.dcm": ROW,
 }
 
+SAME_NAME = (b"1.3.1", b"1.3.2")
+"""SOP Instance UIDs of the members that are called the same."""
+
 _TWO = zipped({"a.dcm": IMAGE, "b.dcm": IMAGE})
 _STORED = zipped({"a.dcm": IMAGE}, zipfile.ZIP_STORED)
 _NESTED = zipped({"in.zip": zipped({"in.zip": zipped({"good.dcm": IMAGE})})})
@@ -334,6 +349,9 @@ ARCHIVES = {
             "c/../../d": "archive_member_unsafe",
             "e": ROW,
         },
+    ),
+    "two members of one name": of_members(
+        of_one_name("a.dcm", *(file_of(uids(sop=sop)) for sop in SAME_NAME)), {"a.dcm": ROW}
     ),
     "absolute members": of_members(
         zipped({"/etc/passwd": IMAGE, "C:\\windows\\x": IMAGE}),

@@ -14,7 +14,6 @@ from fhir.resources.R4B.imagingstudy import ImagingStudy
 from dicom_assets.steps import catalog
 from dicom_assets.steps.convert import convert
 from dicom_assets.steps.ingest_fhir import ingest_fhir
-from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.run import Run
 
 DAY = date(2026, 3, 14)
@@ -160,32 +159,6 @@ def test_a_study_delivered_in_three_parts_on_three_days_is_one_study(house, writ
 
 def gold(house) -> list[dict]:
     return house.rows(catalog.IMAGE_OCCURRENCE)
-
-
-def test_the_same_uids_from_two_namespaces_are_never_merged(make_house, write_dicom):
-    house = make_house(source_systems=("PACS1", "PACS2"))
-    write_dicom(house.drop / "PACS1/x.dcm")
-    write_dicom(house.drop / "PACS2/x.dcm")
-    house.chain()
-    assert layers(house) == (2, 2, 2)
-    files = house.files("bronze/Files/Process/Clinical")
-    root = "bronze/Files/Process/Clinical/FHIR NDJSON"
-    assert {path.relative_to(house.settings.lakehouse / root).parts[0] for path in files} == {
-        "PACS1",
-        "PACS2",
-    }
-    assert len({row["person_id"] for row in gold(house)}) == 2
-
-
-def test_a_resent_instance_counts_once_in_silver_and_twice_in_bronze(house, write_dicom):
-    write_dicom(house.drop / "1.dcm", SOPInstanceUID="1.2.9")
-    house.chain()
-    write_dicom(house.drop / "1.dcm", SOPInstanceUID="1.2.9", PatientSex="F")
-    house.chain(DAY + timedelta(days=1))
-    assert layers(house) == (2, 1, 1)
-    day = Day(house.on(DAY + timedelta(days=1)))
-    assert day.resent() == {"resent": 1, "conflicting": 1}
-    assert Day(house.on(DAY)).resent() == {"resent": 1, "conflicting": 1}
 
 
 def test_an_older_day_that_is_finished_after_a_newer_one_does_not_win(house, write_dicom):

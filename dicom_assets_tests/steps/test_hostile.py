@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hostile import CASES, IMAGE, NAMES, ROW, drop_names, element, file_of, uids
+from hostile import CASES, IMAGE, NAMES, ROW, SAME_NAME, drop_names, element, file_of, uids
 
 from dicom_assets.lakehouse.layout import printable
 from dicom_assets.lakehouse.reasons import Reason
@@ -52,6 +52,13 @@ def test_each_is_a_row_or_has_its_reason(outcomes, name):
 def test_the_good_file_beside_each_is_in_gold(ended):
     series = {row["image_series_uid"] for row in ended.rows(catalog.IMAGE_OCCURRENCE)}
     assert {f"1.9.{number}.1" for number in range(len(CASES))} <= series
+
+
+def test_members_of_one_name_are_rows_each_with_a_file_of_its_own(ended):
+    address = "two members of one name/bad.zip!/a.dcm"
+    rows = [row for row in ended.metastore() if row["sourcePath"] == address]
+    assert sorted(row["sopInstanceUid"].encode() for row in rows) == [*SAME_NAME]
+    assert len({row["filePath"] for row in rows}) == len(SAME_NAME)
 
 
 def test_nothing_is_left_and_what_failed_is_kept(ended):

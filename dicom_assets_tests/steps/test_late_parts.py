@@ -121,7 +121,7 @@ def content(house) -> list[str]:
 @pytest.mark.parametrize("kept", [0, 30])
 def test_upkeep_in_the_middle_of_a_date_changes_no_result(tmp_path, house, write_dicom, kept):
     undisturbed = house.__class__(tmp_path / "undisturbed")
-    settings = house.settings.model_copy(update={"keep_removed_files_days": 0})
+    settings = house.settings.model_copy(update={"keep_removed_files_days": kept})
     for turn, until in enumerate(("extract", "ingest_fhir", "flatten", None)):
         for each in (house, undisturbed):
             for study in range(3):
@@ -139,3 +139,7 @@ def test_upkeep_in_the_middle_of_a_date_changes_no_result(tmp_path, house, write
     assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 12
     tables = maintain(house.run.engine, settings)
     assert [each.table for each in tables if each.files_before != each.files_after] == []
+    folders = [house.run.engine.layout.table(table.layer, table.name) for table in UPSERTED]
+    lying = {f"{path}" for folder in folders for path in folder.glob("*=*/*.parquet")}
+    replaced = lying.difference(*files(house).values())
+    assert bool(replaced) == bool(kept), "what was replaced lies there for so long"

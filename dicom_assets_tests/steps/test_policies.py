@@ -106,6 +106,8 @@ def test_of_two_contents_of_one_instance_the_newer_counts_and_both_are_shown(hou
     (study,) = house.rows(catalog.silver_imaging_study())
     (instance,) = series_of(study)[0]["instance"]
     assert (study["description"], instance["number"]) == ("second", 2)
+    assert len(house.metastore()) == 2, "bronze keeps both"
+    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 1
     hashes = {row["ingestDate"]: row["contentHash"] for row in house.metastore()}
     assert conflicts(house) == {
         ("instance", "contentHash", hashes[NEXT], hashes[DAY]),
@@ -216,13 +218,18 @@ def test_status_and_a_check_say_how_many_studies_came_late_and_out_of_order(hous
     ]
 
 
-def test_the_same_uids_from_two_namespaces_are_never_one(make_house, write_dicom):
-    house = make_house(source_systems=["pacs", "vna"])
-    for system, patient in (("pacs", "P1"), ("vna", "P2")):
+def test_the_same_uids_from_namespaces_are_never_one(make_house, write_dicom):
+    patients_of = {"pacs": "P1", "vna": "P2", "clinic": "P1"}
+    house = make_house(source_systems=[*patients_of])
+    for system, patient in patients_of.items():
         write_dicom(house.drop / system / "x.dcm", **one(PatientID=patient))
     house.chain()
-    assert {place[0] for place in places(house)} == {"pacs", "vna"}
-    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 2
+    assert {place[0] for place in places(house)} == {*patients_of}
+    assert gold(house) == {place[:3] for place in places(house)}
+    assert len(house.metastore()) == len(house.rows(catalog.IMAGE_OCCURRENCE)) == 3
+    assert len({row["person_id"] for row in house.rows(catalog.IMAGE_OCCURRENCE)}) == 3
+    root = house.settings.lakehouse / "bronze/Files/Process/Clinical/FHIR NDJSON"
+    assert {path.name for path in root.iterdir()} == {*patients_of}, "so are their FHIR files"
     assert conflicts(house) == set()
     assert broken(house) == set()
 
