@@ -13,7 +13,7 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
-from dicom_assets.lakehouse.paths import files_in, folders_in, scratch_of
+from dicom_assets.lakehouse.paths import What, entries_of, scratch_of
 
 DEFAULT_SOURCE_SYSTEM = "default"
 OPERATIONS_FOLDER = "Operations"
@@ -167,8 +167,8 @@ class Layout:
                 continue
             found += [
                 (source_system, path)
-                for path, is_regular in files_in(dated)
-                if is_regular == regular and _FHIR_FILE.fullmatch(path.name)
+                for path, what in entries_of(dated)
+                if (what is What.FILE) == regular and _FHIR_FILE.fullmatch(path.name)
             ]
         return sorted(found)
 
@@ -177,10 +177,11 @@ class Layout:
         found = []
         for source_system, folder in self._fhir_folders():
             dated = folder / f"{day:%Y/%m/%d}"
-            for path in [] if _link_above(dated, below=folder) else folders_in(dated):
-                names = [file.name for file, is_regular in files_in(path) if is_regular]
-                count = sum(_FHIR_FILE.fullmatch(name) is not None for name in names)
-                found.append((source_system, path.name, count))
+            for path, what in [] if _link_above(dated, below=folder) else entries_of(dated):
+                if what is What.FOLDER:
+                    files = [file for file, kind in entries_of(path) if kind is What.FILE]
+                    count = sum(_FHIR_FILE.fullmatch(file.name) is not None for file in files)
+                    found.append((source_system, path.name, count))
         return sorted(found)
 
     def fhir_source_systems(self) -> list[str]:
@@ -198,8 +199,8 @@ class Layout:
             # below a year lie dates, not namespaces, and ever more of them
             waiting += [
                 path
-                for path in folders_in(folder)
-                if not _YEAR.fullmatch(path.name) and path.name[0] != "."
+                for path, what in entries_of(folder)
+                if what is What.FOLDER and not _YEAR.fullmatch(path.name) and path.name[0] != "."
             ]
 
     def table(self, layer: str, name: str) -> Path:

@@ -8,7 +8,7 @@ operating system does. Not decided here: what a path in an object store is (`far
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 
 from dicom_assets.lakehouse.errors import PlainError
@@ -39,32 +39,31 @@ def names_in(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def folders_in(folder: Path) -> Sequence[Path]:
-    """Returns the folders in a folder, no links to some; none where there is no such folder."""
-    if isinstance(folder, FarPath):
-        return folder.listed()[0]
-    if not folder.is_dir():
-        return []
-    return [Path(each) for each in os.scandir(folder) if each.is_dir(follow_symlinks=False)]
+class What(Enum):
+    """What lies under a name, no link being followed."""
+
+    FOLDER = 1
+    FILE = 2
+    OTHER = 3
 
 
-def files_in(folder: Path) -> list[tuple[Path, bool]]:
-    """Returns what else lies in a folder, and whether it is a regular file: a link is none."""
-    if isinstance(folder, FarPath):
-        return [(path, True) for path in folder.listed()[1]]
-    if not folder.is_dir():
-        return []
-    return [(Path(each), each.is_file(follow_symlinks=False)) for each in os.scandir(folder)]
-
-
-def entries_of(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yields what lies in a folder, and whether it is one; links to folders count as such."""
+def entries_of(folder: Path) -> list[tuple[Path, What]]:
+    """Returns what lies in a folder; nothing where there is no such folder."""
     if isinstance(folder, FarPath):
         folders, objects = folder.listed()
-        yield from ((path, True) for path in folders)
-        yield from ((path, False) for path in objects)
-    else:
-        yield from ((Path(entry.path), entry.is_dir()) for entry in os.scandir(folder))
+        return [
+            *((path, What.FOLDER) for path in folders),
+            *((path, What.FILE) for path in objects),
+        ]
+    if not folder.is_dir():
+        return []
+    return [(Path(entry), _what(entry)) for entry in os.scandir(folder)]
+
+
+def _what(entry: os.DirEntry) -> What:
+    if entry.is_dir(follow_symlinks=False):
+        return What.FOLDER
+    return What.FILE if entry.is_file(follow_symlinks=False) else What.OTHER
 
 
 def temporary_of(target: Path) -> Path:

@@ -143,8 +143,8 @@ class Day:
 
     def failed_lines(self, resource_type: str) -> int:
         """Returns how many lines of a FHIR resource type's files are no such resource."""
-        paths = self.failures_of("ingest_fhir")["sourcePath"]
-        return sum(Path(path).parent.name == resource_type for path in paths)
+        lines = self.failures_of("ingest_fhir").dropna(subset=["line"])
+        return sum(Path(path).parent.name == resource_type for path in lines["sourcePath"])
 
     def resources(self, resource_type: str) -> Resources:
         """Returns what there is of a FHIR resource type."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, Layout
-from dicom_assets.lakehouse.paths import entries_of
+from dicom_assets.lakehouse.paths import What, entries_of
 from dicom_assets.lakehouse.tables import files_of
 from dicom_assets.steps.findings import Findings, Kind
 
@@ -55,8 +55,8 @@ def _by_date(layout: Layout, root: Path, found: Findings) -> dict[date, dict[str
         if match and (day := _day(match)):
             dated[day][match["system"] or DEFAULT_SOURCE_SYSTEM] = folder
             continue
-        for path, is_folder in entries_of(folder):
-            if is_folder:
+        for path, what in entries_of(folder):
+            if what is What.FOLDER:
                 waiting += [path] if path not in _work_areas(layout) else []
             else:
                 add_stray(layout, path, found)

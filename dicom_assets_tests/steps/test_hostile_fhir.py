@@ -1,13 +1,17 @@
-"""Resources with values of any wrong kind: each is a row or a failure, and none stops a day."""
+"""FHIR of any wrong kind, value or file: each is a row or a failure, and none stops a day."""
 
 import base64
 import copy
 import itertools
+import json
+import os
 
 import pytest
 
 from dicom_assets.steps import catalog
-from dicom_assets_tests.steps.test_reports import UID, by_uid, drop, report
+from dicom_assets.steps.repair import verify_and_repair
+from dicom_assets_tests.conftest import DAY
+from dicom_assets_tests.steps.test_reports import UID, broken, by_uid, drop, report, silver
 
 WRONG = [
     *(None, 1, -(2**62), 1.5, True, "", " ", "x", "\0", "1" * 70_000, "9999-99-99T99:99:99Z"),
@@ -127,3 +131,30 @@ def test_no_wrong_value_in_a_resource_stops_a_date(make_house, write_dicom, vali
     good = house.rows(catalog.silver_fhir("DiagnosticReport"))
     (silver_id,) = (row["id"] for row in good if row["idOrig"] == "good")
     assert silver_id in {note["sourceRecordId"] for note in house.rows(catalog.NOTE)}
+
+
+def test_what_lies_among_the_files_and_is_none_is_a_failure_and_is_never_followed(house, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "o.ndjson").write_text(json.dumps(report("outside")))
+    layout = house.run.engine.layout
+    reports = layout.fhir_folder("default", DAY, "DiagnosticReport")
+    reports.mkdir(parents=True)
+    (reports / "good.ndjson").write_text(json.dumps(report("good")))
+    os.mkfifo(reports / "pipe.ndjson")
+    (reports / "folder.ndjson").mkdir()
+    (reports / "link.ndjson").symlink_to(outside / "o.ndjson")
+    of_others = layout.fhir_folder("PACS9", DAY, "DiagnosticReport")
+    of_others.parent.mkdir(parents=True)
+    of_others.symlink_to(outside)
+    for name in ("a", "b"):  # folders without end, for who follows
+        (layout.fhir_root / name).symlink_to(layout.fhir_root)
+    house.chain()
+    assert set(silver(house)) == {"good"}
+    strays = [*(reports / name for name in ("folder.ndjson", "link.ndjson", "pipe.ndjson"))]
+    assert house.failures() == {layout.relative(s): "not_a_file" for s in [*strays, of_others]}
+    assert broken(house) == set()
+    before = house.everything()
+    house.chain()
+    verify_and_repair(house.settings)
+    assert house.everything() == before

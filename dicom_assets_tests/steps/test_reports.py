@@ -412,3 +412,17 @@ def test_steps_that_have_nothing_to_do_make_no_table(house, write_dicom):
     house.chain()
     for table in (catalog.STUDY_NAMES, catalog.NOTE, REPORTS, catalog.FHIR_FILES):
         assert house.run.engine.open(table) is None
+
+
+def test_bad_lines_of_files_with_names_alike_lie_apart(house):
+    layout = house.run.engine.layout
+    reports = layout.fhir_folder("default", DAY, "DiagnosticReport")
+    reports.mkdir(parents=True)
+    names = ("a.json", "a.json.ndjson", "a.json.ndjson.ndjson", "a.ndjson")
+    for name in names:
+        (reports / name).write_text(f"no JSON in {name}")
+    house.chain()
+    rows = house.rows(catalog.INGESTION_FAILURES)
+    kept = {row["sourcePath"].rpartition("/")[2]: row["failedPath"] for row in rows}
+    texts = {name: layout.absolute(path).read_text().strip() for name, path in kept.items()}
+    assert texts == {name: f"no JSON in {name}" for name in names}

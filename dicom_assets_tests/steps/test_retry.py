@@ -208,3 +208,26 @@ def test_the_lakehouse_may_have_been_made_before_failures_could_be_retried(house
     assert states(house) == {"notes.txt": "retried"}
     house.chain()
     assert len(house.rows(catalog.INGESTION_FAILURES)) == 2
+
+
+def test_what_is_retried_out_of_an_archive_makes_no_namespace_and_no_operation(
+    make_house, write_dicom
+):
+    house = make_house(source_systems=("*",))
+    write_dicom(house.drop / "bad.dcm", StudyInstanceUID=None)
+    (house.drop / "bad.dcm").rename(bad := house.settings.lakehouse / "bad.dcm")
+    with zipfile.ZipFile(house.drop / "m.zip", "w") as archive:
+        archive.write(bad, "y/bad.dcm")
+        archive.writestr("Operations/x.json", orjson.dumps({"operation": "delete"}))
+    house.chain()
+    (failed,) = (path for path in house.files(FAILED) if path.name.endswith("bad.dcm"))
+    write_dicom(failed)
+    again(house)
+    assert dropped(house) == ["m.zip!/Operations/x.json", "m.zip!/y/bad.dcm"]
+    house.chain()
+    assert {row["sourceSystem"] for row in house.metastore()} == {"default"}
+    assert house.rows(catalog.OPERATIONS) == []
+    assert {row["reasonCode"] for row in house.rows(catalog.INGESTION_FAILURES)} == {
+        "no_study_uid",
+        "not_dicom",
+    }
