@@ -59,6 +59,11 @@ def _dates_came_in_order(day: Day) -> tuple[bool, dict[str, int]]:
     return not counts["out_of_order"], counts
 
 
+def _namespaces_are_apart(day: Day) -> tuple[bool, dict[str, int]]:
+    # they are never merged, which every_instance_in_its_place holds: shown, and no fault
+    return True, {"in_other_namespaces": day.in_other_namespaces()}
+
+
 def _every_instance_is_settled(day: Day) -> tuple[bool, dict[str, int]]:
     return equal(instances=len(day.settled), rows=len(day.current))
 
@@ -216,6 +221,13 @@ RULES: tuple[Rule, ...] = (
         "dates_in_order",
         "How many studies had files of an earlier date before (late), or of a later one",
         _dates_came_in_order,
+        blocking=False,
+    ),
+    Rule(
+        "silver/current_files",
+        "namespaces_are_apart",
+        "How many studies another namespace has, too, by their UID; they are never merged",
+        _namespaces_are_apart,
         blocking=False,
     ),
     Rule(

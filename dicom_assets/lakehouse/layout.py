@@ -184,6 +184,13 @@ class Layout:
                     found.append((source_system, path.name, count))
         return sorted(found)
 
+    def source_systems(self) -> set[str]:
+        """Returns every namespace that DICOM files came from, and `default`."""
+        found = {DEFAULT_SOURCE_SYSTEM}
+        for root in (self.process_root, self.external_root):
+            found |= {path.name for path, what in entries_of(root) if what is What.FOLDER}
+        return {name for name in found if not _YEAR.fullmatch(name) and name[0] != "."}
+
     def fhir_source_systems(self) -> list[str]:
         """Returns every namespace that FHIR files came from, and `default`."""
         return sorted({DEFAULT_SOURCE_SYSTEM, *(name for name, _ in self._fhir_folders())})

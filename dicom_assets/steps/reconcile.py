@@ -47,6 +47,7 @@ from dicom_assets.steps.reconcile_rows import (
     file_key,
 )
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.whole import studies_by_key
 
 
 @dataclass
@@ -373,6 +374,19 @@ class Day:
     def in_parts(self) -> dict[str, int]:
         """Counts the date's studies of which files of other dates were there before."""
         return studies_in_parts(self.run.engine, self.instances, self._of_other_dates)
+
+    def in_other_namespaces(self) -> int:
+        """Counts the date's studies of which another namespace has files, too."""
+        engine = self.run.engine
+        systems = engine.layout.source_systems()
+        if len(systems) == 1:
+            return 0
+        elsewhere = [
+            {study_key_of(other, uid) for other in systems - {system}}
+            for system, uid in studies_by_key(engine, self.instances["study"].unique().tolist())
+        ]
+        known = engine.places(catalog.CURRENT_FILES, set().union(*elsewhere)).keys()
+        return sum(not known.isdisjoint(keys) for keys in elsewhere)
 
     @cached_property
     def _of_other_dates(self) -> pd.DataFrame:

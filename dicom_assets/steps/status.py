@@ -82,7 +82,7 @@ def _count_by(engine: LocalEngine, table: Table, column: str, values: set[str]) 
 
 
 def unusual(settings: Settings, days: Iterable[DayStatus]) -> list[DayStatus]:
-    """Returns, of these dates, those with what was sent again, or came late or out of order."""
+    """Returns those of these dates on which files came again, late or otherwise odd."""
     found = []
     for each in days:
         day = Day(Run.of(settings, each.day))
@@ -92,6 +92,7 @@ def unusual(settings: Settings, days: Iterable[DayStatus]) -> list[DayStatus]:
             "with other content": resent["conflicting"],
             "studies late": in_parts["late"],
             "studies out of order": in_parts["out_of_order"],
+            "studies also in another namespace": day.in_other_namespaces(),
         }
         if any(counts.values()):
             found.append(DayStatus(each.day, counts))

@@ -213,8 +213,8 @@ def test_status_and_a_check_say_how_many_studies_came_late_and_out_of_order(hous
     assert rule.evaluate(Day(house.on(LATER)))[1] == {"late": 1, "out_of_order": 0}, "read again"
     shown = unusual(house.settings, by_date(house.run.engine, house.settings, days=9))
     assert [(each.day, [*each.counts.values()]) for each in shown] == [
-        (f"{LATER}", [0, 0, 1, 0]),
-        (f"{NEXT}", [0, 0, 1, 1]),
+        (f"{LATER}", [0, 0, 1, 0, 0]),
+        (f"{NEXT}", [0, 0, 1, 1, 0]),
     ]
 
 
@@ -230,6 +230,11 @@ def test_the_same_uids_from_namespaces_are_never_one(make_house, write_dicom):
     assert len({row["person_id"] for row in house.rows(catalog.IMAGE_OCCURRENCE)}) == 3
     root = house.settings.lakehouse / "bronze/Files/Process/Clinical/FHIR NDJSON"
     assert {path.name for path in root.iterdir()} == {*patients_of}, "so are their FHIR files"
+    day = Day(house.on(DAY))
+    (rule,) = (each for each in RULES if each.name == "namespaces_are_apart")
+    assert rule.evaluate(day) == (True, {"in_other_namespaces": 3})
+    (shown,) = unusual(house.settings, by_date(house.run.engine, house.settings, days=1))
+    assert shown.counts["studies also in another namespace"] == 3
     assert conflicts(house) == set()
     assert broken(house) == set()
 
