@@ -322,6 +322,16 @@ def test_the_sensor_keeps_nothing_of_what_it_saw(watched):
     assert leaks(repr(tick).encode()) == []
 
 
+@pytest.mark.parametrize("words", [["verify", "--hashes"], ["failures", "retry"]], ids=" ".join)
+def test_who_asks_for_files_is_answered_and_nobody_else(watched, capfd, words):
+    with pytest.raises(SystemExit):
+        main(words)
+    said = capfd.readouterr()
+    assert said.out
+    assert leaks(said.err.encode()) == [], "what is logged, and progress"
+    assert leaks(_PICTURE.sub(b"", watched.stored())) == []
+
+
 @pytest.mark.parametrize(
     "error",
     [
