@@ -62,7 +62,7 @@ MEANINGS = {
     Kind.LINE_WITHOUT_ROW: "an NDJSON line without a bronze row",
     Kind.ROW_WITHOUT_LINE: "a bronze row whose NDJSON line is not there",
     Kind.DUPLICATE: "a row that is there twice",
-    Kind.NOT_CURRENT: "silver/current_files lacks something of a study, or says otherwise",
+    Kind.NOT_CURRENT: "silver/current_files lacks something of a study, or has it twice or wrong",
     Kind.STUDY_NOT_IN_SILVER: "a bronze study without a silver row",
     Kind.SILVER_WITHOUT_BRONZE: "a silver row without a bronze row",
     Kind.INSTANCE_NOT_IN_SILVER: "an instance that silver does not hold where it belongs",

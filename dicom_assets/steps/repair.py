@@ -295,9 +295,13 @@ class _Repair:
                 step(self._on(day), ids)
 
     def _mend_gold(self, found: Findings) -> bool:
-        """Makes gold rows again, and removes those that belong to nothing or are there twice."""
+        """Makes gold rows again, and removes those that belong to nothing or are there twice.
+
+        Rows of silver/current_files that belong to nothing go with them.
+        """
         gone: defaultdict[Table, set[int]] = defaultdict(set)
-        for each in self._untried(found, "gold", Kind.GOLD_WITHOUT_SILVER, Kind.DUPLICATE):
+        too_much = (Kind.GOLD_WITHOUT_SILVER, Kind.SILVER_WITHOUT_BRONZE, Kind.DUPLICATE)
+        for each in self._untried(found, "gold", *too_much):
             if each.key and not _is_study(each):
                 table, key = each.key
                 gone[table].add(key)

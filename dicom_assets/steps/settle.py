@@ -132,7 +132,7 @@ def settle_again(run: Run, studies: Collection[StudyUid]) -> None:
         for study in {study_key_of(*study) for study in studies} & settling.keys:
             settling.whole(study, now())
         _write(engine, settling, None, day, Report(STEP))
-        forgotten = set()
+        forgotten -= settling.keys
 
 
 def _settled(
