@@ -33,6 +33,7 @@ class Kind(StrEnum):
     ROW_WITHOUT_LINE = "row_without_line"
     DUPLICATE = "duplicate"
     NOT_CURRENT = "not_current"
+    CONFLICT = "conflict_differs"
     STUDY_NOT_IN_SILVER = "study_not_in_silver"
     SILVER_WITHOUT_BRONZE = "silver_without_bronze"
     INSTANCE_NOT_IN_SILVER = "instance_not_in_silver"
@@ -63,6 +64,7 @@ MEANINGS = {
     Kind.ROW_WITHOUT_LINE: "a bronze row whose NDJSON line is not there",
     Kind.DUPLICATE: "a row that is there twice",
     Kind.NOT_CURRENT: "silver/current_files lacks something of a study, or has it twice or wrong",
+    Kind.CONFLICT: "a conflict of files that silver/conflicts lacks or has twice, or one of none",
     Kind.STUDY_NOT_IN_SILVER: "a bronze study without a silver row",
     Kind.SILVER_WITHOUT_BRONZE: "a silver row without a bronze row",
     Kind.INSTANCE_NOT_IN_SILVER: "an instance that silver does not hold where it belongs",

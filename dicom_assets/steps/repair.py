@@ -35,7 +35,7 @@ from dicom_assets.steps.ingest_fhir import ingest_again, ingest_fhir
 from dicom_assets.steps.link_again import link_again, link_those
 from dicom_assets.steps.report import now, reporting
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.settle import settle, settle_again
+from dicom_assets.steps.settle import meet_again, settle, settle_again
 from dicom_assets.steps.to_note import note, note_again
 from dicom_assets.steps.verify import verify
 from dicom_assets.steps.verify_date import ROW
@@ -237,11 +237,16 @@ class _Repair:
             ingest_again(run, _bronze_of(path), system, path)
 
     def _mend_current(self, found: Findings) -> bool:
-        """Settles instances again from the metastore, if it has rows of them."""
+        """Settles instances again from the metastore, if it has rows of them; then conflicts."""
         wrong = self._untried(found, "settle", Kind.NOT_CURRENT)
         if wrong:
             settle_again(self._run, {each.key for each in wrong})
-        return bool(wrong)
+            return True
+        conflicts = self._untried(found, "meet", Kind.CONFLICT)
+        if conflicts:
+            gone = {each.key[1] for each in conflicts} - {None}
+            meet_again(self._run, {each.key[0] for each in conflicts}, gone)
+        return bool(conflicts)
 
     def _mend_silver(self, found: Findings) -> bool:
         """Makes silver rows, and their gold, again from lines; lines again from the metastore."""

@@ -19,7 +19,7 @@ from dicom_assets.fhir.imaging_study import is_told
 from dicom_assets.lakehouse.allocator import give_back_memory
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.steps import catalog
-from dicom_assets.steps.conflicts import all_conflicts
+from dicom_assets.steps.conflicts import all_conflicts, conflicts_about
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
 from dicom_assets.steps.current_files import (
     FILE,
@@ -100,6 +100,21 @@ def _refill_conflicts(run: Run, corrections: Corrections) -> None:
         return
     table = catalog.CONFLICTS
     for day, rows in all_conflicts(run, corrections):
+        run.engine.upsert(table, _rows(table, rows), progress=None, ingest_date=day)
+
+
+def meet_again(run: Run, asked: Collection[tuple[str, ...]], gone: Collection[int]) -> None:
+    """Finds some conflicts again from the metastore, for `repair`.
+
+    Args:
+        run: The run.
+        asked: Whom and in what (`conflicts.about`).
+        gone: Keys of rows that are to go.
+    """
+    table = catalog.CONFLICTS
+    nothing = _rows(table, [])
+    run.engine.upsert(table, nothing, progress=None, ingest_date=run.ingest_date, gone=gone)
+    for day, rows in conflicts_about(run, Corrections.read(run.engine), asked):
         run.engine.upsert(table, _rows(table, rows), progress=None, ingest_date=day)
 
 

@@ -46,6 +46,7 @@ class CurrentCheck:
         self._others: dict[int, StudyUid] = {}
         self._should: set[Series] = set()
         self._known: set[Series] = set()
+        self._stated: set[Series] = set()
 
     def share_out(self, buckets: Buckets) -> Buckets:
         """Shares out the rows of instances (CURRENT); keeps which series and studies have one."""
@@ -87,14 +88,19 @@ class CurrentCheck:
 
     def known_series(self, stated: pd.DataFrame) -> None:
         """Takes in which series and studies files speak of, also such as instances have left."""
-        self._known.update(_distinct(stated, _SERIES))
+        self._stated.update(_distinct(stated, _SERIES))
+
+    @property
+    def series(self) -> set[Series]:
+        """All series that files speak of, in each study in which they do."""
+        return self._stated
 
     def compare_others(self) -> None:
         """Compares series and studies, once all instances have been."""
         for series in self._should:
             if not self._others.keys() >= {*_keys(series)}:
                 self._not_current([series[:2]])
-        known = {key for series in self._should | self._known for key in _keys(series)}
+        known = {key for series in self._stated | self._known for key in _keys(series)}
         for key in sorted(self._others.keys() - known):
             self._strange(key, " ".join(self._others[key]))
 

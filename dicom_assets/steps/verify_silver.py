@@ -29,6 +29,7 @@ from dicom_assets.steps.current_files import ARRIVAL
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.report import Progress
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.verify_conflicts import ConflictCheck
 from dicom_assets.steps.verify_current import CURRENT, CurrentCheck
 from dicom_assets.steps.verify_patients import Patients
 
@@ -199,12 +200,17 @@ class SilverCheck:
         currents = self._buckets(CURRENT)
         if self.is_whole:
             self._current.share_out(currents)
-        for said, held, current in zip(stated, self._held, currents, strict=True):
+        conflicts = ConflictCheck(
+            self._run, self._found, self._corrections.systems, self._bucket_count
+        )
+        shares = zip(stated, self._held, currents, conflicts.of_instances(), strict=True)
+        for said, held, current, met in shares:
             all_said, in_silver = said.to_pandas(date_as_object=True), held.to_pandas()
             files = newest_of_files(all_said.loc[~all_said["hasFailed"]])
             every = belonging(files, self._corrections)
             if self.is_whole:
                 patients.take(files, every)
+                conflicts.compare_instances(all_said, met)
                 self._current.known_series(all_said)
                 self._current.compare(every, current.to_pandas(), known=(all_said, in_silver))
             should = every.loc[~every["isDeleted"]]
@@ -224,6 +230,8 @@ class SilverCheck:
                     self._found.add(Kind.INSTANCE_UNKNOWN, what, key=key)
         if self.is_whole:
             self._current.compare_others()
+            conflicts.compare_series(self._current.series)
+            conflicts.compare_studies(self._days)
             ours = (self._bronze_keys() - exempt - theirs) & self._patients.keys()
             patients.compare({key: self._patients[key] for key in ours}, self._found)
 

@@ -483,6 +483,36 @@ def test_rows_of_what_nothing_states_go_from_current_files(broken):
     assert (current_files(broken), layers(broken)) == before
 
 
+@pytest.mark.parametrize("act", [lose, double])
+@pytest.mark.parametrize("level", ["instance", "series", "study"])
+def test_conflicts_that_are_lost_or_there_twice_are_met_again(broken, act, level):
+    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
+    drop(broken, 3, 2, SeriesInstanceUID="1.2.1.1")
+    broken.chain(SECOND)
+    before = conflicts(broken)
+    assert found(broken) == {}
+    act(catalog.CONFLICTS, lambda row: row["level"] == level)(broken)
+    assert repaired(broken) == ({Kind.CONFLICT: 1}, {})
+    assert conflicts(broken) == before
+
+
+def test_a_conflict_in_what_no_file_states_goes(broken):
+    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
+    broken.chain(SECOND)
+    before = conflicts(broken)
+    rows = [
+        row | {"id": number, "olderValue": "P8"}
+        for number, row in enumerate(broken.rows(catalog.CONFLICTS))
+    ]
+    append(catalog.CONFLICTS, rows)(broken)
+    assert repaired(broken) == ({Kind.CONFLICT: 2}, {})
+    assert conflicts(broken) == before
+
+
+def conflicts(house: House) -> list[str]:
+    return sorted(map(str, house.rows(catalog.CONFLICTS)))
+
+
 def other_subject(row: dict[str, Any]) -> dict[str, Any]:
     if row["idOrig"] != "1.2.2":
         return row["subject"]
