@@ -31,6 +31,7 @@ class Kind(StrEnum):
     FAILED_MISSING = "failed_file_missing"
     LINE_WITHOUT_ROW = "line_without_row"
     ROW_WITHOUT_LINE = "row_without_line"
+    OPERATION = "operation_differs"
     DUPLICATE = "duplicate"
     NOT_CURRENT = "not_current"
     CONFLICT = "conflict_differs"
@@ -62,6 +63,7 @@ MEANINGS = {
     Kind.FAILED_MISSING: "a failure row whose file is not in Failed",
     Kind.LINE_WITHOUT_ROW: "an NDJSON line without a bronze row",
     Kind.ROW_WITHOUT_LINE: "a bronze row whose NDJSON line is not there",
+    Kind.OPERATION: "an operation whose row or whose file is not there",
     Kind.DUPLICATE: "a row that is there twice",
     Kind.NOT_CURRENT: "silver/current_files lacks something of a study, or has it twice or wrong",
     Kind.CONFLICT: "a conflict of files that silver/conflicts lacks or has twice, or one of none",
@@ -86,6 +88,7 @@ REMEDIES = {
     Kind.CONTENT: "restore the file, or send it again; nothing here touches it",
     Kind.FAILED_MISSING: "restore the file, or send it again",
     Kind.ROW_WITHOUT_LINE: "the row holds all that the line said",
+    Kind.OPERATION: "the row holds all that the file said; without one ask again, if it is to hold",
     Kind.SILVER_WITHOUT_BRONZE: "restore the bronze row, or send the study again",
     Kind.INSTANCE_UNKNOWN: "restore the instance's file, or send it again",
     Kind.OTHER_PATIENT: "have the study read again: dicom-assets reread",

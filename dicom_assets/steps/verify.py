@@ -21,6 +21,7 @@ from dicom_assets.steps.verify_date import DateCheck
 from dicom_assets.steps.verify_fhir import FhirCheck
 from dicom_assets.steps.verify_files import Trees, check_table_files
 from dicom_assets.steps.verify_gold import GoldCheck
+from dicom_assets.steps.verify_operations import compare_operations
 from dicom_assets.steps.verify_silver import SilverCheck
 
 STEP = "verify"
@@ -56,6 +57,7 @@ def verify(settings: Settings, *, day: date | None = None, hashes: bool = False)
             check.compare()
             _check_stored(run, each, list(check.stored()), found, progress, hashes=hashes)
         _look_elsewhere(run, found)
+        compare_operations(run, trees, found, days)
         silver = SilverCheck(run, found, days=days, is_whole=day is None)
         gold = GoldCheck(run, found, silver.studies())
         gold.compare(silver.compare(gold.studies), is_whole=day is None)

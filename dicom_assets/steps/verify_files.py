@@ -28,6 +28,7 @@ class Trees:
     Attributes:
         process: Ingest date → source system → folder of organised files.
         failed: The same of DICOM files that failed.
+        operations: The same of files of operations that were taken in.
     """
 
     def __init__(self, layout: Layout, found: Findings) -> None:
@@ -35,6 +36,7 @@ class Trees:
         self._layout = layout
         self.process = _by_date(layout, layout.process_root, found)
         self.failed = _by_date(layout, layout.failed_root, found)
+        self.operations = _by_date(layout, layout.operations_root, found)
         for root in (layout.fhir_root, layout.fhir_failed_root):
             for folders in _by_date(layout, root, found).values():
                 for folder in folders.values():
@@ -43,7 +45,7 @@ class Trees:
 
     def days(self) -> set[date]:
         """Returns the dates that have a folder."""
-        return {*self.process, *self.failed}
+        return {*self.process, *self.failed, *self.operations}
 
 
 def _by_date(layout: Layout, root: Path, found: Findings) -> dict[date, dict[str, Path]]:

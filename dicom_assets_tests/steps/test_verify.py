@@ -513,6 +513,27 @@ def conflicts(house: House) -> list[str]:
     return sorted(map(str, house.rows(catalog.CONFLICTS)))
 
 
+def test_operations_and_their_files_belong_together(broken):
+    for number, uid in enumerate(("1.2.1", "1.2.2", "1.2.3")):
+        said = operation(
+            operation="reread", requestedBy="me", reason="x", id=f"{number}", studyInstanceUid=uid
+        )
+        ask.ask(broken.run.engine, said, source_system="default")
+    unnamed = b'{"operation": "reread", "requestedBy": "me", "reason": "x", "sopInstanceUid": "1"}'
+    for name in ("a", "again"):
+        (broken.drop / f"Operations/{name}.json").write_bytes(unnamed)
+    broken.chain(SECOND)
+    assert found(broken) == found(broken, day=SECOND) == {}
+    next(
+        path for path in broken.files("bronze/Files/Process/Operations") if "_0" in path.name
+    ).unlink()
+    lose(catalog.OPERATIONS, lambda row: row["operationId"] == "1")(broken)
+    double(catalog.OPERATIONS, lambda row: row["operationId"] == "2")(broken)
+    wrong = {Kind.OPERATION: 2, Kind.DUPLICATE: 1}
+    assert repaired(broken) == (wrong, wrong)
+    assert found(broken, day=FIRST) == {}
+
+
 def other_subject(row: dict[str, Any]) -> dict[str, Any]:
     if row["idOrig"] != "1.2.2":
         return row["subject"]
