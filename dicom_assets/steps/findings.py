@@ -57,7 +57,7 @@ MEANINGS = {
     Kind.FILE_MISSING: "a row whose file is not there",
     Kind.TWIN: "a plain file beside the ZIP that holds it",
     Kind.CONTENT: "a file whose size, checksum or hash, or a line whose text, is not the row's",
-    Kind.NOT_READ: "an organised file that has neither been read nor failed",
+    Kind.NOT_READ: "an organised file, or an object of External, neither read nor failed",
     Kind.ROW_NOT_ORGANISED: "a metastore row without a process_files row",
     Kind.FAILED_WITHOUT_ROW: "a file in Failed without a failure row",
     Kind.FAILED_MISSING: "a failure row whose file is not in Failed",
@@ -90,7 +90,9 @@ REMEDIES = {
     Kind.ROW_WITHOUT_LINE: "the row holds all that the line said",
     Kind.OPERATION: "the row holds all that the file said; without one ask again, if it is to hold",
     Kind.SILVER_WITHOUT_BRONZE: "restore the bronze row, or send the study again",
-    Kind.INSTANCE_UNKNOWN: "restore the instance's file, or send it again",
+    Kind.INSTANCE_UNKNOWN: (
+        "restore the instance's file, or send it again; what lies in External the next run finds"
+    ),
     Kind.OTHER_PATIENT: "have the study read again: dicom-assets reread",
     Kind.DUPLICATE: "in bronze it says the same twice; silver and gold count it once",
 }

@@ -33,12 +33,13 @@ from dicom_assets.steps.findings import Finding, Findings, Kind
 from dicom_assets.steps.flatten import flatten, flatten_again
 from dicom_assets.steps.ingest_fhir import ingest_again, ingest_fhir
 from dicom_assets.steps.link_again import link_again, link_those
+from dicom_assets.steps.read_external import read_external_again
 from dicom_assets.steps.report import now, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.settle import meet_again, settle, settle_again
 from dicom_assets.steps.to_note import note, note_again
 from dicom_assets.steps.verify import verify
-from dicom_assets.steps.verify_date import ROW
+from dicom_assets.steps.verify_date import EXTERNAL, ROW
 
 STEP = "repair"
 _ROUNDS = 8
@@ -230,7 +231,11 @@ class _Repair:
         self._engine.append(table, found, progress=None, ingest_date=run.ingest_date)
 
     def _read_again(self, run: Run, files: list[Finding]) -> None:
-        extract_again(run, {each.what for each in files})
+        external = {each.what for each in files if each.key == EXTERNAL}
+        if external:
+            read_external_again(run, external)
+        if kept_here := {each.what for each in files} - external:
+            extract_again(run, kept_here)
 
     def _ingest_again(self, run: Run, lines: list[Finding]) -> None:
         for system, path in {each.key for each in lines}:

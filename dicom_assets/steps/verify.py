@@ -72,6 +72,7 @@ def _days(run: Run, trees: Trees) -> set[date]:
         run.metastore,
         catalog.INGESTION_FAILURES,
         catalog.OPERATIONS,
+        catalog.EXTERNAL_FILES,
         catalog.BRONZE_IMAGING_STUDY,
         catalog.FHIR_FILES,
         *map(catalog.bronze_fhir, run.settings.fhir_resource_types),

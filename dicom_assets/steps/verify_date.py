@@ -16,7 +16,7 @@ from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import one_name
 from dicom_assets.lakehouse.schemas import INGEST_DATE
-from dicom_assets.steps import catalog, extract
+from dicom_assets.steps import catalog, external, extract
 from dicom_assets.steps.check_files import Stored
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.run import Run
@@ -26,6 +26,9 @@ Name = tuple[str, str]
 """Source system and one name."""
 
 ROW = ("filePath", "sourceSystem", "sourcePath", "fileSize", "contentHash")
+EXTERNAL = "external"
+"""The key of what is found of an object of External."""
+
 METASTORE_ROW = (*ROW, "sourceModifiedAt", "ingestedAt", "version")
 
 
@@ -40,6 +43,7 @@ class DateCheck:
     def compare(self) -> None:
         """Compares files, rows and lines."""
         self._check_process()
+        self._check_external()
         self._check_failed()
         self._check_lines()
         self._find_duplicates()
@@ -156,6 +160,25 @@ class DateCheck:
             is_there = name in self._lying or moved.exists()
             kind = Kind.NOT_READ if is_there else Kind.FILE_MISSING
             self._add(kind, row["filePath"], key=row["contentHash"])
+
+    def _check_external(self) -> None:
+        """Looks for objects that were to be read, are still what they were, and came to nothing."""
+        table, columns = catalog.EXTERNAL_FILES, ["filePath", "state", "foundAt"]
+        done = {(row["filePath"], row["ingestedAt"]) for row in self._metastore_rows}
+        failed = {row["sourcePath"] for row in self._failures if row["step"] == external.STEP}
+        lacking = {
+            (row["filePath"], row["foundAt"])
+            for row in self._read(table, columns)
+            if row["state"] in external.TO_READ
+            and (row["filePath"], row["foundAt"]) not in done
+            and row["filePath"] not in failed
+        }
+        where = {"filePath": {path for path, _ in lacking}}
+        rows = self._run.engine.read(table, columns, where=where).to_pylist() if lacking else []
+        newest = {row["filePath"]: row for row in sorted(rows, key=lambda row: row["foundAt"])}
+        for path, found_at in sorted(lacking):
+            if newest[path]["foundAt"] == found_at or newest[path]["state"] == external.BACK:
+                self._add(Kind.NOT_READ, path, key=EXTERNAL)
 
     def _check_failed(self) -> None:
         layout = self._layout
