@@ -176,10 +176,23 @@ class _Repair:
     def _drop_again(self, failed: Finding) -> None:
         """Moves a file that failed for a reason that nobody knows back to the drop folder."""
         system, path = failed.key
+        is_fhir = path.is_relative_to(self._layout.fhir_failed_root)
+        if is_fhir and failed.day and self._keep_again(self._on(failed.day), system, path):
+            return
         inside = "" if system == DEFAULT_SOURCE_SYSTEM else system
-        target = self._layout.drop_folder / inside / path.name
+        folder = self._layout.fhir_drop_folder if is_fhir else self._layout.drop_folder
+        target = folder / inside / path.name
         if not lies(target):
             move(path, target)
+
+    def _keep_again(self, run: Run, system: str, kept: Path) -> bool:
+        """Records the bad lines of a FHIR file again; says whether the file is there."""
+        kind = kept.parent.name
+        folder = self._layout.fhir_folder(system, run.ingest_date, kind)
+        lying = [folder / name for name in (kept.name, kept.stem) if lies(folder / name)]
+        for path in lying:
+            ingest_again(run, catalog.bronze_fhir(kind), system, path)
+        return bool(lying)
 
     def _write_lines(self, missing: Finding) -> None:
         """Writes an NDJSON file anew from its rows, each on its own line."""

@@ -15,12 +15,13 @@ from dicom_assets.fhir.ndjson import Line, read_lines, unpacked
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import one_name
+from dicom_assets.lakehouse.paths import entries_of
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.steps import catalog, external, extract
 from dicom_assets.steps.check_files import Stored
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.verify_files import Trees, names_in
+from dicom_assets.steps.verify_files import Trees, add_stray, names_in
 
 Name = tuple[str, str]
 """Source system and one name."""
@@ -193,6 +194,14 @@ class DateCheck:
                 if address not in recorded and (system, one_name(name)) not in unread:
                     key = (system, folder / name)
                     self._add(Kind.FAILED_WITHOUT_ROW, address, key=key)
+        for system, folder in self._trees.fhir_failed.get(self._day, {}).items():
+            for path, is_folder in entries_of(folder):
+                if not is_folder:
+                    add_stray(layout, path, self._found)
+                    continue
+                for name in names_in(layout, path, self._found):
+                    if (address := layout.relative(path / name)) not in recorded:
+                        self._add(Kind.FAILED_WITHOUT_ROW, address, key=(system, path / name))
         process = {row["filePath"] for row in self._metastore_rows}
         retried = {row["failedPath"] for row in self._failures if row["retriedAt"]}
         for address in recorded - lying - process - retried:
