@@ -3,7 +3,8 @@
 Decided here: in which order things are compared, and when repairing ends. No run works on the
 lakehouse meanwhile. Ingest dates are walked one by one; what lies between dates is compared without
 holding more than keys (`verify_silver`, `verify_gold`). Not decided here: what a disagreement is
-(`verify_files`, `verify_date`, `verify_fhir` and those two) or how one is mended (`repair`).
+(`verify_files`, `verify_date`, `verify_fhir`, `verify_operations` and those two) or how one is
+mended (`repair`).
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ a share at a time; of series and studies UIDs and keys are held. Not decided her
 newest (`verify_silver`), or how what is found is mended (`repair`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -44,9 +44,8 @@ class CurrentCheck:
         """Knows nothing yet of series and studies."""
         self._engine, self._found = engine, found
         self._others: dict[int, StudyUid] = {}
-        self._should: set[Series] = set()
         self._known: set[Series] = set()
-        self._stated: set[Series] = set()
+        self._stated: dict[Series, bool] = {}  # whether the newest file of an instance states it
 
     def share_out(self, buckets: Buckets) -> Buckets:
         """Shares out the rows of instances (CURRENT); keeps which series and studies have one."""
@@ -68,7 +67,7 @@ class CurrentCheck:
     def compare(
         self, should: pd.DataFrame, current: pd.DataFrame, *, known: Iterable[pd.DataFrame]
     ) -> None:
-        """Compares the instances of one share.
+        """Compares the instances of one share, after `known_series` has taken in what files say.
 
         Args:
             should: What rows should say of instances, by their newest files.
@@ -78,29 +77,30 @@ class CurrentCheck:
         both = should[_SAID].merge(current[_SAID], on=_SAID, how="left", indicator=True)
         for wrong in (both.loc[both["_merge"] == "left_only"], _twice(current)):
             self._not_current(_distinct(wrong, _SERIES[:2]))
-        self._should.update(_distinct(should, _SERIES))
+        self._stated.update(dict.fromkeys(_distinct(should, _SERIES), True))
         stated = pd.concat([rows[_INSTANCE] for rows in known]).drop_duplicates()
         rows = current.merge(stated, on=_INSTANCE, how="left", indicator=True)
         is_strange = rows["_merge"] == "left_only"
-        self._known.update(_distinct(rows.loc[~is_strange], _SERIES))
+        self._known.update(set(_distinct(rows.loc[~is_strange], _SERIES)) - self._stated.keys())
         for row in rows.loc[is_strange].to_dict("records"):
             self._strange(row["id"], f"{row['sourceSystem']}, instance {row['sopInstanceUid']}")
 
     def known_series(self, stated: pd.DataFrame) -> None:
         """Takes in which series and studies files speak of, also such as instances have left."""
-        self._stated.update(_distinct(stated, _SERIES))
+        for series in _distinct(stated, _SERIES):
+            self._stated.setdefault(series, False)
 
     @property
-    def series(self) -> set[Series]:
+    def series(self) -> Collection[Series]:
         """All series that files speak of, in each study in which they do."""
-        return self._stated
+        return self._stated.keys()
 
     def compare_others(self) -> None:
         """Compares series and studies, once all instances have been."""
-        for series in self._should:
-            if not self._others.keys() >= {*_keys(series)}:
+        for series, is_newest in self._stated.items():
+            if is_newest and not self._others.keys() >= {*_keys(series)}:
                 self._not_current([series[:2]])
-        known = {key for series in self._stated | self._known for key in _keys(series)}
+        known = {key for series in self._stated.keys() | self._known for key in _keys(series)}
         for key in sorted(self._others.keys() - known):
             self._strange(key, " ".join(self._others[key]))
 
