@@ -101,6 +101,11 @@ class Layout:
         """Work area of `organise_fhir`, on the file system of the FHIR files; empty at rest."""
         return self.fhir_root / ".organise"
 
+    @property
+    def operations_root(self) -> Path:
+        """The tree of files of operations that were taken in."""
+        return self.root / "bronze/Files/Process/Operations"
+
     def process_folder(self, source_system: str, day: date) -> Path:
         """Returns the date folder of organised DICOM files."""
         return _dated(self.process_root, source_system, day)
@@ -132,7 +137,7 @@ class Layout:
 
     def operations_folder(self, source_system: str, day: date) -> Path:
         """Returns the date folder of files of operations that were taken in."""
-        return _dated(self.root / "bronze/Files/Process/Operations", source_system, day)
+        return _dated(self.operations_root, source_system, day)
 
     def fhir_folder(self, source_system: str, day: date, resource_type: str) -> Path:
         """Returns the date folder of one FHIR resource type."""

@@ -8,7 +8,7 @@ decided here: in what two files contradict each other (`current_files`), or whic
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import date
 from itertools import islice
 
@@ -70,7 +70,7 @@ def open_conflicts(
         else:
             doubtful[row["id"]] = row
     if doubtful:
-        asked = {_about(row) for row in doubtful.values()}
+        asked = {about(row) for row in doubtful.values()}
         for row in _between_files_that_count(engine, metastore, asked):
             # the same values were met, or other files are in conflict now than were
             day = doubtful.get(row["id"], row)["ingestDate"]
@@ -91,18 +91,38 @@ def all_conflicts(run: Run, corrections: Corrections) -> Iterator[tuple[date, li
             rows = engine.read(run.metastore, FILE, ingest_date=date.fromisoformat(day))
             shares.add(corrections.with_patients(rows).select(schema.names).cast(schema))
         for share in shares:
-            rows = share.to_pylist()
-            arrived, came = first_seen(rows), _first_dates(rows)
-            files = [
-                row | {"arrivedAt": arrived[file], "ingestDate": came[file]}
-                for row in rows
-                if is_told(row["seriesInstanceUid"], row["sopInstanceUid"])
-                for file in [_file(row)]
-            ]
-            by_day: defaultdict[date, list[Row]] = defaultdict(list)
-            for conflict in _between(files, level):
-                by_day[conflict["ingestDate"]].append(conflict)
-            yield from sorted(by_day.items())
+            yield from _by_day(_ever_between(share.to_pylist(), level))
+
+
+def conflicts_about(
+    run: Run, corrections: Corrections, asked: Collection[tuple[str, ...]]
+) -> Iterator[tuple[date, list[Row]]]:
+    """Yields every conflict, among those asked for (`about`), that files were ever in, by date."""
+    for level, uid in UID_OF_LEVEL.items():
+        left = iter(sorted({each[2] for each in asked if each[0] == level}))
+        while some := list(islice(left, _UIDS_AT_A_TIME)):
+            rows = run.engine.read(run.metastore, FILE, where={uid: some})
+            found = _ever_between(corrections.with_patients(rows).to_pylist(), level)
+            yield from _by_day(row for row in found if about(row) in asked)
+
+
+def _ever_between(rows: list[Row], level: str) -> Iterator[Row]:
+    """Yields the conflicts of one level between the files of metastore rows (FILE)."""
+    arrived, came = first_seen(rows), _first_dates(rows)
+    files = [
+        row | {"arrivedAt": arrived[file], "ingestDate": came[file]}
+        for row in rows
+        if is_told(row["seriesInstanceUid"], row["sopInstanceUid"])
+        for file in [_file(row)]
+    ]
+    yield from _between(files, level)
+
+
+def _by_day(conflicts: Iterable[Row]) -> list[tuple[date, list[Row]]]:
+    found: defaultdict[date, list[Row]] = defaultdict(list)
+    for conflict in conflicts:
+        found[conflict["ingestDate"]].append(conflict)
+    return sorted(found.items())
 
 
 def _between_files_that_count(
@@ -122,7 +142,7 @@ def _between_files_that_count(
                 for row in corrections.with_patients(rows).to_pylist()
             ]
             for conflict in _between(files, level):
-                if _about(conflict) in asked:
+                if about(conflict) in asked:
                     yield conflict
 
 
@@ -152,7 +172,8 @@ def _file(row: Row) -> tuple[str, str | None]:
     return row["filePath"], row["version"]
 
 
-def _about(conflict: Row) -> tuple[str, str, str, str]:
+def about(conflict: Row) -> tuple[str, str, str, str]:
+    """Returns whom and what a conflict is about: level, source system, UID and attribute."""
     level = conflict["level"]
     return level, conflict["sourceSystem"], conflict[UID_OF_LEVEL[level]], conflict["attribute"]
 

@@ -31,8 +31,10 @@ class Kind(StrEnum):
     FAILED_MISSING = "failed_file_missing"
     LINE_WITHOUT_ROW = "line_without_row"
     ROW_WITHOUT_LINE = "row_without_line"
+    OPERATION = "operation_differs"
     DUPLICATE = "duplicate"
     NOT_CURRENT = "not_current"
+    CONFLICT = "conflict_differs"
     STUDY_NOT_IN_SILVER = "study_not_in_silver"
     SILVER_WITHOUT_BRONZE = "silver_without_bronze"
     INSTANCE_NOT_IN_SILVER = "instance_not_in_silver"
@@ -55,14 +57,16 @@ MEANINGS = {
     Kind.FILE_MISSING: "a row whose file is not there",
     Kind.TWIN: "a plain file beside the ZIP that holds it",
     Kind.CONTENT: "a file whose size, checksum or hash, or a line whose text, is not the row's",
-    Kind.NOT_READ: "an organised file that has neither been read nor failed",
+    Kind.NOT_READ: "an organised file, or an object of External, neither read nor failed",
     Kind.ROW_NOT_ORGANISED: "a metastore row without a process_files row",
     Kind.FAILED_WITHOUT_ROW: "a file in Failed without a failure row",
     Kind.FAILED_MISSING: "a failure row whose file is not in Failed",
     Kind.LINE_WITHOUT_ROW: "an NDJSON line without a bronze row",
     Kind.ROW_WITHOUT_LINE: "a bronze row whose NDJSON line is not there",
+    Kind.OPERATION: "an operation whose row or whose file is not there",
     Kind.DUPLICATE: "a row that is there twice",
-    Kind.NOT_CURRENT: "silver/current_files lacks something of a study, or says otherwise",
+    Kind.NOT_CURRENT: "silver/current_files lacks something of a study, or has it twice or wrong",
+    Kind.CONFLICT: "a conflict of files that silver/conflicts lacks or has twice, or one of none",
     Kind.STUDY_NOT_IN_SILVER: "a bronze study without a silver row",
     Kind.SILVER_WITHOUT_BRONZE: "a silver row without a bronze row",
     Kind.INSTANCE_NOT_IN_SILVER: "an instance that silver does not hold where it belongs",
@@ -84,8 +88,11 @@ REMEDIES = {
     Kind.CONTENT: "restore the file, or send it again; nothing here touches it",
     Kind.FAILED_MISSING: "restore the file, or send it again",
     Kind.ROW_WITHOUT_LINE: "the row holds all that the line said",
+    Kind.OPERATION: "the row holds all that the file said; without one ask again, if it is to hold",
     Kind.SILVER_WITHOUT_BRONZE: "restore the bronze row, or send the study again",
-    Kind.INSTANCE_UNKNOWN: "restore the instance's file, or send it again",
+    Kind.INSTANCE_UNKNOWN: (
+        "restore the instance's file, or send it again; what lies in External the next run finds"
+    ),
     Kind.OTHER_PATIENT: "have the study read again: dicom-assets reread",
     Kind.DUPLICATE: "in bronze it says the same twice; silver and gold count it once",
 }

@@ -7,7 +7,7 @@ moved, compressed or written where objects lie. Not decided here: what is to be 
 what a header says (`dicom_assets.dicom`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
 from dicom_assets.lakehouse.engine import Progress
-from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.failures import Failure, failure_rows
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.ranges import FIRST_BYTES, ObjectStream
 from dicom_assets.lakehouse.reasons import Reason
@@ -96,6 +96,30 @@ def read_external(run: Run, done: Report) -> None:
             is_first = False
 
 
+def read_external_again(run: Run, addresses: Collection[str]) -> None:
+    """Reads objects of the partition whatever has been read, for `repair`; says no progress.
+
+    Args:
+        run: The run.
+        addresses: `filePath` of their `external_files` rows, which nothing came of.
+    """
+    engine, day, where = run.engine, run.ingest_date, {"filePath": addresses}
+    found = engine.read(_TABLE, _TABLE.schema.names, ingest_date=day, where=where)
+    listed = sorted(found.to_pylist(), key=lambda row: row["foundAt"])
+    newest = {row["filePath"]: row for row in listed if row["state"] in TO_READ}
+    objects = pa.Table.from_pylist(list(newest.values()), schema=_TABLE.schema)
+    failures: list[Failure] = []
+    skipped: set[str] = set()
+    batches = _read_all(run, objects, failures, skipped, Report(STEP))
+    for rows, _ in commits(batches, rows_each=engine.rows_per_commit):
+        engine.append(run.metastore, rows, progress=None, ingest_date=day)
+    if failures:
+        rows = failure_rows(failures, ingest_date=day, failed_at=report.now(), run_id=run.id)
+        engine.append(catalog.INGESTION_FAILURES, rows, progress=None, ingest_date=day)
+    if skipped:
+        engine.append(_TABLE, _skipped(objects, skipped), progress=None, ingest_date=day)
+
+
 def _without_known(run: Run, objects: pa.Table) -> pa.Table:
     columns, where = ["filePath", "ingestedAt"], {"filePath": set(objects["filePath"].to_pylist())}
     rows = run.engine.read(run.metastore, columns, ingest_date=run.ingest_date, where=where)
@@ -159,16 +183,20 @@ def _chunks(table: pa.Table) -> Iterator[pa.RecordBatch]:
 def _record_skipped(run: Run, objects: pa.Table, skipped: set[str], progress: Progress) -> None:
     """Appends rows of what is no DICOM file, unless that was done under this progress before."""
     known = run.engine.progress(_TABLE, progress.app_id)
-    rows = objects.filter(pc.is_in(objects["filePath"], pa.array(sorted(skipped), pa.string())))
+    rows = _skipped(objects, skipped)
     if rows.num_rows and (known is None or known < progress.version):
-        at = rows.schema.get_field_index("state")
-        state = pa.array([SKIPPED] * rows.num_rows, pa.string())
-        rows = rows.set_column(at, _TABLE.schema.field("state"), state)
-        # it comes after the row that it was found by, also in a run that does this again
-        at, found = rows.schema.get_field_index("foundAt"), _TABLE.schema.field("foundAt")
-        later = pc.add(rows["foundAt"], pa.scalar(1, pa.duration("us")))
-        rows = rows.set_column(at, found, later.cast(found.type))
         run.engine.append(_TABLE, rows, progress=progress, ingest_date=run.ingest_date)
+
+
+def _skipped(objects: pa.Table, skipped: Collection[str]) -> pa.Table:
+    rows = objects.filter(pc.is_in(objects["filePath"], pa.array(sorted(skipped), pa.string())))
+    at = rows.schema.get_field_index("state")
+    state = pa.array([SKIPPED] * rows.num_rows, pa.string())
+    rows = rows.set_column(at, _TABLE.schema.field("state"), state)
+    # it comes after the row that it was found by, also in a run that does this again
+    at, found = rows.schema.get_field_index("foundAt"), _TABLE.schema.field("foundAt")
+    later = pc.add(rows["foundAt"], pa.scalar(1, pa.duration("us")))
+    return rows.set_column(at, found, later.cast(found.type))
 
 
 def read_objects(task: Task) -> Done:

@@ -33,12 +33,13 @@ from dicom_assets.steps.findings import Finding, Findings, Kind
 from dicom_assets.steps.flatten import flatten, flatten_again
 from dicom_assets.steps.ingest_fhir import ingest_again, ingest_fhir
 from dicom_assets.steps.link_again import link_again, link_those
+from dicom_assets.steps.read_external import read_external_again
 from dicom_assets.steps.report import now, reporting
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.settle import settle, settle_again
+from dicom_assets.steps.settle import meet_again, settle, settle_again
 from dicom_assets.steps.to_note import note, note_again
 from dicom_assets.steps.verify import verify
-from dicom_assets.steps.verify_date import ROW
+from dicom_assets.steps.verify_date import EXTERNAL, ROW
 
 STEP = "repair"
 _ROUNDS = 8
@@ -175,10 +176,23 @@ class _Repair:
     def _drop_again(self, failed: Finding) -> None:
         """Moves a file that failed for a reason that nobody knows back to the drop folder."""
         system, path = failed.key
+        is_fhir = path.is_relative_to(self._layout.fhir_failed_root)
+        if is_fhir and failed.day and self._keep_again(self._on(failed.day), system, path):
+            return
         inside = "" if system == DEFAULT_SOURCE_SYSTEM else system
-        target = self._layout.drop_folder / inside / path.name
+        folder = self._layout.fhir_drop_folder if is_fhir else self._layout.drop_folder
+        target = folder / inside / path.name
         if not lies(target):
             move(path, target)
+
+    def _keep_again(self, run: Run, system: str, kept: Path) -> bool:
+        """Records the bad lines of a FHIR file again; says whether the file is there."""
+        kind = kept.parent.name
+        folder = self._layout.fhir_folder(system, run.ingest_date, kind)
+        lying = [folder / name for name in (kept.name, kept.stem) if lies(folder / name)]
+        for path in lying:
+            ingest_again(run, catalog.bronze_fhir(kind), system, path)
+        return bool(lying)
 
     def _write_lines(self, missing: Finding) -> None:
         """Writes an NDJSON file anew from its rows, each on its own line."""
@@ -230,18 +244,27 @@ class _Repair:
         self._engine.append(table, found, progress=None, ingest_date=run.ingest_date)
 
     def _read_again(self, run: Run, files: list[Finding]) -> None:
-        extract_again(run, {each.what for each in files})
+        external = {each.what for each in files if each.key == EXTERNAL}
+        if external:
+            read_external_again(run, external)
+        if kept_here := {each.what for each in files} - external:
+            extract_again(run, kept_here)
 
     def _ingest_again(self, run: Run, lines: list[Finding]) -> None:
         for system, path in {each.key for each in lines}:
             ingest_again(run, _bronze_of(path), system, path)
 
     def _mend_current(self, found: Findings) -> bool:
-        """Settles instances again from the metastore, if it has rows of them."""
+        """Settles instances again from the metastore, if it has rows of them; then conflicts."""
         wrong = self._untried(found, "settle", Kind.NOT_CURRENT)
         if wrong:
             settle_again(self._run, {each.key for each in wrong})
-        return bool(wrong)
+            return True
+        conflicts = self._untried(found, "meet", Kind.CONFLICT)
+        if conflicts:
+            gone = {each.key[1] for each in conflicts} - {None}
+            meet_again(self._run, {each.key[0] for each in conflicts}, gone)
+        return bool(conflicts)
 
     def _mend_silver(self, found: Findings) -> bool:
         """Makes silver rows, and their gold, again from lines; lines again from the metastore."""
@@ -295,9 +318,13 @@ class _Repair:
                 step(self._on(day), ids)
 
     def _mend_gold(self, found: Findings) -> bool:
-        """Makes gold rows again, and removes those that belong to nothing or are there twice."""
+        """Makes gold rows again, and removes those that belong to nothing or are there twice.
+
+        Rows of silver/current_files that belong to nothing go with them.
+        """
         gone: defaultdict[Table, set[int]] = defaultdict(set)
-        for each in self._untried(found, "gold", Kind.GOLD_WITHOUT_SILVER, Kind.DUPLICATE):
+        too_much = (Kind.GOLD_WITHOUT_SILVER, Kind.SILVER_WITHOUT_BRONZE, Kind.DUPLICATE)
+        for each in self._untried(found, "gold", *too_much):
             if each.key and not _is_study(each):
                 table, key = each.key
                 gone[table].add(key)

@@ -19,7 +19,7 @@ from dicom_assets.fhir.imaging_study import is_told
 from dicom_assets.lakehouse.allocator import give_back_memory
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.steps import catalog
-from dicom_assets.steps.conflicts import all_conflicts
+from dicom_assets.steps.conflicts import all_conflicts, conflicts_about
 from dicom_assets.steps.corrections import Corrections, new_operations, what_is_about
 from dicom_assets.steps.current_files import (
     FILE,
@@ -103,6 +103,21 @@ def _refill_conflicts(run: Run, corrections: Corrections) -> None:
         run.engine.upsert(table, _rows(table, rows), progress=None, ingest_date=day)
 
 
+def meet_again(run: Run, asked: Collection[tuple[str, ...]], gone: Collection[int]) -> None:
+    """Finds some conflicts again from the metastore, for `repair`.
+
+    Args:
+        run: The run.
+        asked: Whom and in what (`conflicts.about`).
+        gone: Keys of rows that are to go.
+    """
+    table = catalog.CONFLICTS
+    nothing = _rows(table, [])
+    run.engine.upsert(table, nothing, progress=None, ingest_date=run.ingest_date, gone=gone)
+    for day, rows in conflicts_about(run, Corrections.read(run.engine), asked):
+        run.engine.upsert(table, _rows(table, rows), progress=None, ingest_date=day)
+
+
 def settle_again(run: Run, studies: Collection[StudyUid]) -> None:
     """Settles some studies anew, and all their instances, from the metastore, for `repair`.
 
@@ -132,7 +147,7 @@ def settle_again(run: Run, studies: Collection[StudyUid]) -> None:
         for study in {study_key_of(*study) for study in studies} & settling.keys:
             settling.whole(study, now())
         _write(engine, settling, None, day, Report(STEP))
-        forgotten = set()
+        forgotten -= settling.keys
 
 
 def _settled(

@@ -3,7 +3,8 @@
 Decided here: in which order things are compared, and when repairing ends. No run works on the
 lakehouse meanwhile. Ingest dates are walked one by one; what lies between dates is compared without
 holding more than keys (`verify_silver`, `verify_gold`). Not decided here: what a disagreement is
-(`verify_files`, `verify_date`, `verify_fhir` and those two) or how one is mended (`repair`).
+(`verify_files`, `verify_date`, `verify_fhir`, `verify_operations` and those two) or how one is
+mended (`repair`).
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from dicom_assets.steps.verify_date import DateCheck
 from dicom_assets.steps.verify_fhir import FhirCheck
 from dicom_assets.steps.verify_files import Trees, check_table_files
 from dicom_assets.steps.verify_gold import GoldCheck
+from dicom_assets.steps.verify_operations import compare_operations
 from dicom_assets.steps.verify_silver import SilverCheck
 
 STEP = "verify"
@@ -56,6 +58,7 @@ def verify(settings: Settings, *, day: date | None = None, hashes: bool = False)
             check.compare()
             _check_stored(run, each, list(check.stored()), found, progress, hashes=hashes)
         _look_elsewhere(run, found)
+        compare_operations(run, trees, found, days)
         silver = SilverCheck(run, found, days=days, is_whole=day is None)
         gold = GoldCheck(run, found, silver.studies())
         gold.compare(silver.compare(gold.studies), is_whole=day is None)
@@ -70,6 +73,7 @@ def _days(run: Run, trees: Trees) -> set[date]:
         run.metastore,
         catalog.INGESTION_FAILURES,
         catalog.OPERATIONS,
+        catalog.EXTERNAL_FILES,
         catalog.BRONZE_IMAGING_STUDY,
         catalog.FHIR_FILES,
         *map(catalog.bronze_fhir, run.settings.fhir_resource_types),

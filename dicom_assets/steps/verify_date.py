@@ -15,18 +15,22 @@ from dicom_assets.fhir.ndjson import Line
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import one_name
+from dicom_assets.lakehouse.paths import entries_of
 from dicom_assets.lakehouse.schemas import INGEST_DATE
-from dicom_assets.steps import catalog, extract
+from dicom_assets.steps import catalog, external, extract
 from dicom_assets.steps.check_files import Stored
 from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.run import Run
-from dicom_assets.steps.verify_files import Trees, names_in
+from dicom_assets.steps.verify_files import Trees, add_stray, names_in
 
 Name = tuple[str, str]
 """Source system and one name."""
 
 ROW = ("filePath", "sourceSystem", "sourcePath", "fileSize", "contentHash")
+EXTERNAL = "external"
+"""The key of what is found of an object of External."""
+
 METASTORE_ROW = (*ROW, "sourceModifiedAt", "ingestedAt", "version")
 
 
@@ -41,6 +45,7 @@ class DateCheck:
     def compare(self) -> None:
         """Compares files, rows and lines."""
         self._check_process()
+        self._check_external()
         self._check_failed()
         self._check_lines()
         self._find_duplicates()
@@ -158,6 +163,25 @@ class DateCheck:
             kind = Kind.NOT_READ if is_there else Kind.FILE_MISSING
             self._add(kind, row["filePath"], key=row["contentHash"])
 
+    def _check_external(self) -> None:
+        """Looks for objects that were to be read, are still what they were, and came to nothing."""
+        table, columns = catalog.EXTERNAL_FILES, ["filePath", "state", "foundAt"]
+        done = {(row["filePath"], row["ingestedAt"]) for row in self._metastore_rows}
+        failed = {row["sourcePath"] for row in self._failures if row["step"] == external.STEP}
+        lacking = {
+            (row["filePath"], row["foundAt"])
+            for row in self._read(table, columns)
+            if row["state"] in external.TO_READ
+            and (row["filePath"], row["foundAt"]) not in done
+            and row["filePath"] not in failed
+        }
+        where = {"filePath": {path for path, _ in lacking}}
+        rows = self._run.engine.read(table, columns, where=where).to_pylist() if lacking else []
+        newest = {row["filePath"]: row for row in sorted(rows, key=lambda row: row["foundAt"])}
+        for path, found_at in sorted(lacking):
+            if newest[path]["foundAt"] == found_at or newest[path]["state"] == external.BACK:
+                self._add(Kind.NOT_READ, path, key=EXTERNAL)
+
     def _check_failed(self) -> None:
         layout = self._layout
         recorded = {row["failedPath"] for row in self._failures if row["failedPath"]}
@@ -171,6 +195,14 @@ class DateCheck:
                 if address not in recorded and (system, one_name(name)) not in unread:
                     key = (system, folder / name)
                     self._add(Kind.FAILED_WITHOUT_ROW, address, key=key)
+        for system, folder in self._trees.fhir_failed.get(self._day, {}).items():
+            for path, is_folder in entries_of(folder):
+                if not is_folder:
+                    add_stray(layout, path, self._found)
+                    continue
+                for name in names_in(layout, path, self._found):
+                    if (address := layout.relative(path / name)) not in recorded:
+                        self._add(Kind.FAILED_WITHOUT_ROW, address, key=(system, path / name))
         process = {row["filePath"] for row in self._metastore_rows}
         retried = {row["failedPath"] for row in self._failures if row["retriedAt"]}
         for address in recorded - lying - process - retried:

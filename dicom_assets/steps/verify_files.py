@@ -28,6 +28,8 @@ class Trees:
     Attributes:
         process: Ingest date → source system → folder of organised files.
         failed: The same of DICOM files that failed.
+        operations: The same of files of operations that were taken in.
+        fhir_failed: The same of FHIR files and lines that failed; it holds one of each type.
     """
 
     def __init__(self, layout: Layout, found: Findings) -> None:
@@ -35,15 +37,16 @@ class Trees:
         self._layout = layout
         self.process = _by_date(layout, layout.process_root, found)
         self.failed = _by_date(layout, layout.failed_root, found)
-        for root in (layout.fhir_root, layout.fhir_failed_root):
-            for folders in _by_date(layout, root, found).values():
-                for folder in folders.values():
-                    _temporaries(layout, folder, found)
+        self.operations = _by_date(layout, layout.operations_root, found)
+        self.fhir_failed = _by_date(layout, layout.fhir_failed_root, found)
+        for folders in _by_date(layout, layout.fhir_root, found).values():
+            for folder in folders.values():
+                _temporaries(layout, folder, found)
         _leftovers(layout, found)
 
     def days(self) -> set[date]:
         """Returns the dates that have a folder."""
-        return {*self.process, *self.failed}
+        return {*self.process, *self.failed, *self.operations, *self.fhir_failed}
 
 
 def _by_date(layout: Layout, root: Path, found: Findings) -> dict[date, dict[str, Path]]:

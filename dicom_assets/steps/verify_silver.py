@@ -3,8 +3,8 @@
 Decided here: where silver must hold each instance (`belonging`). An instance's files may come on
 any date and in any study, so instances are shared out by source system and UID into buckets on
 disk, of which one is in memory at a time; of studies only keys and patients are held. Tables are
-read a partition at a time, and no more columns than are compared. Not decided here: how what is
-found is mended (`repair`).
+read a partition at a time, and no more columns than are compared. Not decided here: what
+silver/current_files should say (`verify_current`), or how what is found is mended (`repair`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.fhir.imaging_study import is_told, resource_id
@@ -30,6 +29,8 @@ from dicom_assets.steps.current_files import ARRIVAL
 from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.report import Progress
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.verify_conflicts import ConflictCheck
+from dicom_assets.steps.verify_current import CURRENT, CurrentCheck
 from dicom_assets.steps.verify_patients import Patients
 
 STUDY = ("sourceSystem", "study")
@@ -39,13 +40,6 @@ _INSTANCE = ("sourceSystem", "sopInstanceUid")
 _PLACE = (*_INSTANCE, "study", "seriesInstanceUid")
 _NEWEST = ("ingestedAt", *ARRIVAL[1:])
 _HELD = pa.schema([(name, pa.string()) for name in _PLACE])
-_CURRENT = pa.schema(
-    [
-        *((name, pa.string()) for name in (*_INSTANCE, "filePath", "studyInstanceUid")),
-        ("seriesInstanceUid", pa.string()),
-        ("isDeleted", pa.bool_()),
-    ]
-)
 _STATED = pa.schema(
     [
         *_HELD,
@@ -55,6 +49,7 @@ _STATED = pa.schema(
         ("ingestDate", pa.date32()),
         ("patientId", pa.string()),
         ("version", pa.string()),
+        ("hasFailed", pa.bool_()),
     ]
 )
 _UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
@@ -110,7 +105,7 @@ class SilverCheck:
         self._bucket_count = Buckets.enough_for(rows)
         self._held = self._buckets(_HELD)
         self._corrections = Corrections.read(run.engine)
-        self._current_studies: set[tuple[str, str]] = set()
+        self._current = CurrentCheck(run.engine, found)
         self._patients: dict[tuple[str, str], str | None] = {}
 
     def _buckets(self, schema: pa.Schema) -> Buckets:
@@ -202,15 +197,24 @@ class SilverCheck:
         exempt = absent | (self._bronze_keys() - self._bronze_keys("valid"))
         theirs = self._bronze_keys("theirs")
         patients = Patients(self._corrections)
-        currents = self._current() if self.is_whole else self._buckets(_CURRENT)
-        for said, held, current in zip(stated, self._held, currents, strict=True):
-            files = newest_of_files(said.to_pandas(date_as_object=True))
+        currents = self._buckets(CURRENT)
+        if self.is_whole:
+            self._current.share_out(currents)
+        conflicts = ConflictCheck(
+            self._run, self._found, self._corrections.systems, self._bucket_count
+        )
+        shares = zip(stated, self._held, currents, conflicts.of_instances(), strict=True)
+        for said, held, current, met in shares:
+            all_said, in_silver = said.to_pandas(date_as_object=True), held.to_pandas()
+            files = newest_of_files(all_said.loc[~all_said["hasFailed"]])
             every = belonging(files, self._corrections)
             if self.is_whole:
                 patients.take(files, every)
-                self._compare_current(every, current.to_pandas())
+                conflicts.compare_instances(all_said, met)
+                self._current.known_series(all_said)
+                self._current.compare(every, current.to_pandas(), known=(all_said, in_silver))
             should = every.loc[~every["isDeleted"]]
-            both = should.merge(held.to_pandas(), on=list(_PLACE), how="outer", indicator=True)
+            both = should.merge(in_silver, on=list(_PLACE), how="outer", indicator=True)
             missing = both.loc[both["_merge"] == "left_only"]
             if not self.is_whole:
                 missing = self._as_of_all_dates(missing)
@@ -225,51 +229,21 @@ class SilverCheck:
                     what = f"{' '.join(key)}, instance {row['sopInstanceUid']}"
                     self._found.add(Kind.INSTANCE_UNKNOWN, what, key=key)
         if self.is_whole:
+            self._current.compare_others()
+            conflicts.compare_series(self._current.series)
+            conflicts.compare_studies(self._days)
             ours = (self._bronze_keys() - exempt - theirs) & self._patients.keys()
             patients.compare({key: self._patients[key] for key in ours}, self._found)
 
-    def _current(self) -> Buckets:
-        """Returns what silver/current_files says of instances; keeps which studies it has."""
-        buckets = self._buckets(_CURRENT)
-        columns = [*_CURRENT.names[:-1], "level", "arrivedAt", "deletedAt"]
-        for rows in parts(self._engine, catalog.CURRENT_FILES, columns, None):
-            is_study, is_instance = (
-                pc.call_function("equal", [rows["level"], pa.scalar(level)])
-                for level in ("study", "instance")
-            )
-            studies = rows.filter(is_study)
-            names = (studies[name].to_pylist() for name in ("sourceSystem", "studyInstanceUid"))
-            self._current_studies |= set(zip(*names, strict=True))
-            found = rows.filter(is_instance)
-            gone = pc.call_function("less", [found["arrivedAt"], found["deletedAt"]])
-            found = found.append_column("isDeleted", gone.fill_null(False))
-            buckets.add(found.select(_CURRENT.names).cast(_CURRENT))
-        return buckets
-
-    def _compare_current(self, should: pd.DataFrame, current: pd.DataFrame) -> None:
-        """Compares file, place and flag of instances, and looks for their studies."""
-        rows = should[_CURRENT.names].assign(
-            known=[
-                study in self._current_studies
-                for study in zip(should["sourceSystem"], should["studyInstanceUid"], strict=True)
-            ]
-        )
-        both = rows.merge(current, on=_CURRENT.names, how="left", indicator=True)
-        wrong = both.loc[(both["_merge"] == "left_only") | ~both["known"]]
-        for key in zip(wrong["sourceSystem"], wrong["studyInstanceUid"], strict=True):
-            what = f"{catalog.CURRENT_FILES.full_name}: {' '.join(key)}"
-            self._found.add(Kind.NOT_CURRENT, what, key=key)
-
     def _stated(self, days: Iterable[date], **which: Any) -> pa.Table:
-        """Reads what metastore rows say of where instances are, but for those that failed."""
+        """Reads what metastore rows say of where instances are, and which of them failed later."""
         columns = ["ingestDate", "sourceSystem", *_UIDS, *_NEWEST, "patientId", "version"]
         rows = self._engine.read(self._run.metastore, columns, **which)
         uids = (rows[name].to_pylist() for name in _UIDS[1:])
         rows = rows.filter(pa.array(list(map(is_told, *uids)), pa.bool_()))
         failed = {path for day in days for (path,) in self._failed(day, convert.STEP, "failedPath")}
-        if failed:
-            kept = [path not in failed for path in rows["filePath"].to_pylist()]
-            rows = rows.filter(pa.array(kept, pa.bool_()))
+        has_failed = [path in failed for path in rows["filePath"].to_pylist()]
+        rows = rows.append_column("hasFailed", pa.array(has_failed, pa.bool_()))
         ids = [resource_id(uid) for uid in rows["studyInstanceUid"].to_pylist()]
         rows = rows.append_column("study", pa.array(ids, pa.string()))
         return rows.select(_STATED.names).cast(_STATED)
@@ -280,6 +254,7 @@ class SilverCheck:
             return missing
         where = {"sopInstanceUid": set(missing["sopInstanceUid"])}
         stated = self._stated(self._days, where=where).to_pandas(date_as_object=True)
+        stated = stated.loc[~stated["hasFailed"]]
         every = belonging(newest_of_files(stated), self._corrections)
         should = every.loc[~every["isDeleted"]]
         return missing.merge(should[["sourceSystem", "filePath"]])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from pydicom import dcmread
 from pydicom.uid import JPEGBaseline8Bit
 
@@ -521,6 +522,28 @@ def test_verify_finds_nothing_wrong_where_an_object_was_replaced(
     assert len(house.metastore()) == 3 - deleted
     first, after = verify_and_repair(house.settings)
     assert (list(first.of(*Kind)), list(after.of(*Kind))) == ([], [])
+
+
+@IN_S3
+def test_a_lost_row_of_an_object_is_found_and_read_again_where_it_lies(
+    with_place, place, tmp_path, write_dicom
+):
+    house = with_place
+    for name in ("a.dcm", "b.dcm"):
+        place.put(name, content(tmp_path, write_dicom))
+    place.put("c.dcm", b"no image")
+    house.chain()
+    write_dicom(house.drop / "d.dcm", **ANOTHER)
+    house.chain(DAY + timedelta(days=1))
+    before = sorted(map(str, house.metastore())), layers(house)
+    table = house.run.engine.layout.table("bronze", catalog.metastore().name)
+    rows = DeltaTable(str(table)).to_pyarrow_table()
+    kept = [not row["filePath"].endswith("/a.dcm") for row in rows.to_pylist()]
+    write_deltalake(str(table), rows.filter(pa.array(kept)), mode="overwrite")
+    first, after = verify_and_repair(house.settings)
+    assert dict(first.counts) == {Kind.NOT_READ: 1, Kind.INSTANCE_UNKNOWN: 1}
+    assert not after
+    assert (sorted(map(str, house.metastore())), layers(house)) == before
 
 
 @IN_S3

@@ -103,12 +103,25 @@ def lose(table: Table, is_lost: Callable[[dict[str, Any]], bool]) -> Callable[[H
     return act
 
 
-def double(table: Table) -> Callable[[House], None]:
+def double(
+    table: Table, is_doubled: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> Callable[[House], None]:
     """Breaks a table: one of its rows is there twice."""
 
     def act(house: House) -> None:
+        row = next(row for row in house.rows(table) if is_doubled(row))
+        append(table, [row])(house)
+
+    return act
+
+
+def append(table: Table, rows: list[dict[str, Any]]) -> Callable[[House], None]:
+    """Breaks a table: it has more rows."""
+
+    def act(house: House) -> None:
         delta = DeltaTable(str(house.run.engine.layout.table(table.layer, table.name)))
-        write_deltalake(delta, delta.to_pyarrow_table().slice(0, 1), mode="append")
+        schema = delta.to_pyarrow_table().schema
+        write_deltalake(delta, pa.Table.from_pylist(rows, schema=schema), mode="append")
 
     return act
 
@@ -428,16 +441,22 @@ def test_what_was_moved_deleted_restored_read_again_or_retried_agrees(broken):
     assert {row["idOrig"] for row in broken.rows(SILVER)} == {"1.2.1", "1.2.3", "1.2.4"}
 
 
+def current_files(house: House) -> list[str]:
+    return sorted(str({**row, "wholeAt": None}) for row in house.rows(catalog.CURRENT_FILES))
+
+
 @pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("act", [lose, double])
 @pytest.mark.parametrize(
-    "is_lost",
+    "which",
     [
         lambda row: row["sopInstanceUid"] == "1.2.1.2.1",
+        lambda row: row["level"] == "series" and row["seriesInstanceUid"] == "1.2.1.2",
         lambda row: row["level"] == "study" and row["studyInstanceUid"] == "1.2.1",
     ],
-    ids=["an instance", "a study"],
+    ids=["an instance", "a series", "a study"],
 )
-def test_which_file_speaks_is_settled_again_from_the_metastore(broken, deleted, is_lost):
+def test_which_file_speaks_is_settled_again_from_the_metastore(broken, deleted, act, which):
     if deleted:
         said = operation(
             operation="delete", requestedBy="me", reason="wrong", id="1", studyInstanceUid="1.2.1"
@@ -445,14 +464,74 @@ def test_which_file_speaks_is_settled_again_from_the_metastore(broken, deleted, 
         ask.ask(broken.run.engine, said, source_system="default")
         broken.chain(SECOND)
 
-    def current() -> list[str]:
-        rows = broken.rows(catalog.CURRENT_FILES)
-        return sorted(str({**row, "wholeAt": None}) for row in rows)
-
-    before = current()
-    lose(catalog.CURRENT_FILES, is_lost)(broken)
+    before = current_files(broken)
+    act(catalog.CURRENT_FILES, which)(broken)
     assert repaired(broken) == ({Kind.NOT_CURRENT: 1}, {})
-    assert current() == before
+    assert current_files(broken) == before
+
+
+def test_rows_of_what_nothing_states_go_from_current_files(broken):
+    before = current_files(broken), layers(broken)
+    uids = {"instance": "sopInstanceUid", "series": "seriesInstanceUid"}
+    by_level = {row["level"]: row for row in broken.rows(catalog.CURRENT_FILES)}
+    rows = [
+        row | {"id": number, uids.get(level, "studyInstanceUid"): "9.9"}
+        for number, (level, row) in enumerate(by_level.items())
+    ]
+    append(catalog.CURRENT_FILES, rows)(broken)
+    assert repaired(broken) == ({Kind.SILVER_WITHOUT_BRONZE: 3}, {})
+    assert (current_files(broken), layers(broken)) == before
+
+
+@pytest.mark.parametrize("act", [lose, double])
+@pytest.mark.parametrize("level", ["instance", "series", "study"])
+def test_conflicts_that_are_lost_or_there_twice_are_met_again(broken, act, level):
+    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
+    drop(broken, 3, 2, SeriesInstanceUID="1.2.1.1")
+    broken.chain(SECOND)
+    before = conflicts(broken)
+    assert found(broken) == {}
+    act(catalog.CONFLICTS, lambda row: row["level"] == level)(broken)
+    assert repaired(broken) == ({Kind.CONFLICT: 1}, {})
+    assert conflicts(broken) == before
+
+
+def test_a_conflict_in_what_no_file_states_goes(broken):
+    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
+    broken.chain(SECOND)
+    before = conflicts(broken)
+    rows = [
+        row | {"id": number, "olderValue": "P8"}
+        for number, row in enumerate(broken.rows(catalog.CONFLICTS))
+    ]
+    append(catalog.CONFLICTS, rows)(broken)
+    assert repaired(broken) == ({Kind.CONFLICT: 2}, {})
+    assert conflicts(broken) == before
+
+
+def conflicts(house: House) -> list[str]:
+    return sorted(map(str, house.rows(catalog.CONFLICTS)))
+
+
+def test_operations_and_their_files_belong_together(broken):
+    for number, uid in enumerate(("1.2.1", "1.2.2", "1.2.3")):
+        said = operation(
+            operation="reread", requestedBy="me", reason="x", id=f"{number}", studyInstanceUid=uid
+        )
+        ask.ask(broken.run.engine, said, source_system="default")
+    unnamed = b'{"operation": "reread", "requestedBy": "me", "reason": "x", "sopInstanceUid": "1"}'
+    for name in ("a", "again"):
+        (broken.drop / f"Operations/{name}.json").write_bytes(unnamed)
+    broken.chain(SECOND)
+    assert found(broken) == found(broken, day=SECOND) == {}
+    next(
+        path for path in broken.files("bronze/Files/Process/Operations") if "_0" in path.name
+    ).unlink()
+    lose(catalog.OPERATIONS, lambda row: row["operationId"] == "1")(broken)
+    double(catalog.OPERATIONS, lambda row: row["operationId"] == "2")(broken)
+    wrong = {Kind.OPERATION: 2, Kind.DUPLICATE: 1}
+    assert repaired(broken) == (wrong, wrong)
+    assert found(broken, day=FIRST) == {}
 
 
 def other_subject(row: dict[str, Any]) -> dict[str, Any]:

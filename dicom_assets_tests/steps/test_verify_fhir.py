@@ -128,3 +128,26 @@ def test_a_note_and_a_report_of_which_no_line_is_are_named_and_the_note_goes(bro
     before, after = repaired(broken)
     assert before == {Kind.SILVER_WITHOUT_BRONZE: 1, Kind.GOLD_WITHOUT_SILVER: 1}
     assert after == {Kind.SILVER_WITHOUT_BRONZE: 1}
+
+
+def test_a_failed_line_without_a_failure_row_is_recorded_again(broken):
+    bad = files(broken)
+    bad.write_text(f"{bad.read_text()}{{no JSON\n")
+    failures = catalog.INGESTION_FAILURES
+    repaired(broken)
+    lose(BRONZE, lambda row: row["ingestDate"] == FIRST)(broken)
+    repaired(broken)
+    before = [row | {"failedAt": None, "runId": None} for row in broken.rows(failures)]
+    lose(failures, lambda row: row["ingestDate"] == FIRST)(broken)
+    assert repaired(broken) == ({Kind.FAILED_WITHOUT_ROW: 1}, {})
+    assert [row | {"failedAt": None, "runId": None} for row in broken.rows(failures)] == before
+
+
+def test_a_failed_file_of_which_nobody_knows_why_is_dropped_again(broken):
+    layout = broken.run.engine.layout
+    path = layout.fhir_failed_folder("default", SECOND, "Unknown") / "1_x.ndjson"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{no JSON")
+    assert repaired(broken) == ({Kind.FAILED_WITHOUT_ROW: 1}, {})
+    assert not path.exists()
+    assert (layout.fhir_drop_folder / path.name).read_text() == "{no JSON"
