@@ -15,7 +15,7 @@ from dicom_assets.fhir.ndjson import Line
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.lakehouse.paths import entries_of
+from dicom_assets.lakehouse.paths import What, entries_of
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.steps import catalog, external, extract
 from dicom_assets.steps.check_files import Stored
@@ -196,8 +196,8 @@ class DateCheck:
                     key = (system, folder / name)
                     self._add(Kind.FAILED_WITHOUT_ROW, address, key=key)
         for system, folder in self._trees.fhir_failed.get(self._day, {}).items():
-            for path, is_folder in entries_of(folder):
-                if not is_folder:
+            for path, what in entries_of(folder):
+                if what is not What.FOLDER:
                     add_stray(layout, path, self._found)
                     continue
                 for name in names_in(layout, path, self._found):
