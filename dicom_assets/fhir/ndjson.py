@@ -136,7 +136,7 @@ def read_file(
     """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    text = io.BufferedReader(cast(io.RawIOBase, stream))
+    text = io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER)
     if text.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
         most = min(max(_FREE_EXPANSION, int(size * may_expand.max_ratio)), may_expand.max_bytes)
         text = io.BufferedReader(_Expanded(cast(BinaryIO, text), most), _BUFFER)

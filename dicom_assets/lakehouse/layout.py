@@ -157,9 +157,16 @@ class Layout:
     def fhir_strays(self, day: date, resource_type: str) -> list[tuple[str, Path]]:
         """Returns (source system, path) of what is called like a FHIR file and is none.
 
-        Links and pipes for example; a link in the place of a folder is one, too.
+        Links and pipes for example; a link in the place of a folder is one, too, also where
+        namespaces lie.
         """
-        return self._fhir_entries(day, resource_type, regular=False)
+        links = [
+            (source_system, path)
+            for source_system, folder in self._fhir_folders()
+            for path, what in entries_of(folder)
+            if what is What.OTHER and path.name[0] != "."
+        ]
+        return sorted({*links, *self._fhir_entries(day, resource_type, regular=False)})
 
     def _fhir_entries(
         self, day: date, resource_type: str, *, regular: bool
@@ -193,7 +200,11 @@ class Layout:
         """Returns every namespace that DICOM files came from, and `default`."""
         found = {DEFAULT_SOURCE_SYSTEM}
         for root in (self.process_root, self.external_root):
-            found |= {path.name for path, what in entries_of(root) if what is What.FOLDER}
+            found |= {
+                path.name
+                for path, what in entries_of(root)
+                if what is What.FOLDER or (what is What.OTHER and path.is_dir())
+            }
         return {name for name in found if not _YEAR.fullmatch(name) and name[0] != "."}
 
     def fhir_source_systems(self) -> list[str]:

@@ -39,7 +39,7 @@ class Spill:
         self, batches: Iterable[pa.RecordBatch] = (), *, schema: pa.Schema, folder: Path
     ) -> None:
         """Takes all batches; see `spilled`."""
-        self.rows = 0
+        self.rows, self._is_open = 0, True
         self._schema, self._folder = schema, folder
         for batch in batches:
             self.add(batch)
@@ -60,6 +60,8 @@ class Spill:
 
     def read(self) -> pa.RecordBatchReader:
         """Reads them from the first one; one reader at a time."""
-        self._writer.close()
+        if self._is_open:  # to close it again would write another end where the file stands
+            self._writer.close()
+            self._is_open = False
         self._file.seek(0)
         return pa.ipc.open_stream(self._file)

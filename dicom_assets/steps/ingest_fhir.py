@@ -23,6 +23,7 @@ from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import failed_lines_name
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.lakehouse.spill import spilled
 from dicom_assets.lakehouse.uris import is_written_here
@@ -80,7 +81,7 @@ def _fail_strays(run: Run, table: Table) -> int:
     layout = run.engine.layout
     strays = layout.fhir_strays(run.ingest_date, table.name)
     addresses = {layout.relative(path): system for system, path in strays}
-    for address in _recorded(run, addresses):
+    for address in _recorded(run, addresses, as_lines=False):
         del addresses[address]
     failures = [
         Failure(STEP, Reason.NOT_A_FILE, MEANINGS[Reason.NOT_A_FILE], system, address)
@@ -90,17 +91,16 @@ def _fail_strays(run: Run, table: Table) -> int:
     return len(failures)
 
 
-def _recorded(run: Run, addresses: Collection[str]) -> set[str]:
-    """Returns those of some files of which this step has recorded failures on the date."""
+def _recorded(run: Run, addresses: Collection[str], *, as_lines: bool) -> set[str]:
+    """Returns those of some paths of which bad lines, or that they are no file, are recorded."""
     if not addresses:
         return set()
-    rows = run.engine.read(
-        catalog.INGESTION_FAILURES,
-        ["sourcePath"],
-        ingest_date=run.ingest_date,
-        where={"step": [STEP], "sourcePath": list(addresses)},
-    )
-    return set(rows["sourcePath"].to_pylist())
+    where = {"step": [STEP], "sourcePath": list(addresses)}
+    # a link where namespaces lie is in no date
+    day = run.ingest_date if as_lines else None
+    columns = ["sourcePath", "line"]
+    rows = run.engine.read(catalog.INGESTION_FAILURES, columns, ingest_date=day, where=where)
+    return {path for path, line in values_of(rows, "sourcePath", "line") if as_lines == bool(line)}
 
 
 def _record(run: Run, table: Table, failures: Sequence[Failure]) -> None:
@@ -219,7 +219,7 @@ def _row(run: Run, file: _File, line: Line, ingested_at: datetime) -> dict:
 def _keep_bad_lines(run: Run, table: Table, files: Sequence[_File], bad_texts: IO[bytes]) -> None:
     """Writes bad lines to Failed and records them, but for files of which an earlier try did."""
     bad = {file.address: file for file in files if file.bad}
-    for address in _recorded(run, bad):
+    for address in _recorded(run, bad, as_lines=True):
         del bad[address]
     failures = [
         Failure(STEP, line.reason, line.message, file.system, file.address, kept, line=line.number)

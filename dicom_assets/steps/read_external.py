@@ -9,6 +9,7 @@ what a header says (`dicom_assets.dicom`).
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,8 @@ from dicom_assets.steps.run import Run
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
 _OBJECTS_PER_TASK = 64
+SKIPPED_AFTER = timedelta(microseconds=1)
+"""So long after a row of an object comes the one that says it was skipped."""
 _TABLE = catalog.EXTERNAL_FILES
 _NO_DICOM = (Reason.NOT_DICOM, Reason.DICOMDIR)
 
@@ -107,6 +110,10 @@ def read_external_again(run: Run, addresses: Collection[str]) -> None:
     found = engine.read(_TABLE, _TABLE.schema.names, ingest_date=day, where=where)
     listed = sorted(found.to_pylist(), key=lambda row: row["foundAt"])
     newest = {row["filePath"]: row for row in listed if row["state"] in TO_READ}
+    for row in listed:
+        whole = newest.get(row["filePath"])
+        if whole and row["state"] == SKIPPED and row["foundAt"] - SKIPPED_AFTER == whole["foundAt"]:
+            del newest[row["filePath"]]
     objects = pa.Table.from_pylist(list(newest.values()), schema=_TABLE.schema)
     failures: list[Failure] = []
     skipped: set[str] = set()
@@ -195,7 +202,7 @@ def _skipped(objects: pa.Table, skipped: Collection[str]) -> pa.Table:
     rows = rows.set_column(at, _TABLE.schema.field("state"), state)
     # it comes after the row that it was found by, also in a run that does this again
     at, found = rows.schema.get_field_index("foundAt"), _TABLE.schema.field("foundAt")
-    later = pc.add(rows["foundAt"], pa.scalar(1, pa.duration("us")))
+    later = pc.add(rows["foundAt"], pa.scalar(SKIPPED_AFTER, pa.duration("us")))
     return rows.set_column(at, found, later.cast(found.type))
 
 

@@ -200,6 +200,8 @@ class _Repair:
             return
         where = {"filePath": [missing.key]}
         path = self._layout.absolute(missing.key)
+        if lies(path):  # behind a link, say
+            return
         table, columns = _bronze_of(path), ["lineNumber", "resource"]
         rows = self._engine.read(table, columns, ingest_date=missing.day, where=where)
         texts = dict(zip(rows["lineNumber"].to_pylist(), rows["resource"].to_pylist(), strict=True))

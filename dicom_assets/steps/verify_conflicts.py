@@ -44,7 +44,7 @@ class ConflictCheck:
     """Compares silver/conflicts with the metastore; each part adds what it finds."""
 
     def __init__(self, run: Run, found: Findings, changed_in: Collection[str], count: int) -> None:
-        """Reads the table.
+        """Knows no conflict yet.
 
         Args:
             run: The run.
@@ -55,7 +55,10 @@ class ConflictCheck:
         self._run, self._found, self._changed_in = run, found, changed_in
         self._count = count
         self._met = {level: self._buckets(_MET) for level in UID_OF_LEVEL}
-        engine = run.engine
+
+    def share_out(self) -> None:
+        """Reads silver/conflicts."""
+        engine = self._run.engine
         columns = _TABLE.upserted.names
         for value in engine.partitions(_TABLE):
             rows = engine.read(_TABLE, columns, where={_TABLE.partition: [value]})
@@ -73,16 +76,33 @@ class ConflictCheck:
         """Yields the conflicts of instances, share by share, for `compare_instances`."""
         return (share.to_pandas() for share in self._met["instance"])
 
-    def compare_instances(self, files: pd.DataFrame, met: pd.DataFrame) -> None:
-        """Compares what the metastore says of one share of instances with conflicts."""
-        rows: Any = files.rename(columns={"sopInstanceUid": "uid"})[[*_WHOM, *_OF_INSTANCE]]
+    def compare_instances(
+        self, readings: pd.DataFrame, files: pd.DataFrame, met: pd.DataFrame
+    ) -> None:
+        """Compares what the metastore says of one share of instances with conflicts.
+
+        Args:
+            readings: All rows: conflicts may be about what a file was once read to say.
+            files: The newest row of each file: none contradicts what itself said before.
+            met: The conflicts (`of_instances`).
+        """
+        readings, files = (
+            rows.rename(columns={"sopInstanceUid": "uid"}).loc[:, [*_WHOM, *_OF_INSTANCE]]
+            for rows in (readings, files)
+        )
         # who came once and is in no conflict need not be looked at
-        once = ~rows.duplicated(subset=_WHOM, keep=False) & ~rows["uid"].isin(list(met["uid"]))
-        rows = rows.loc[~once]
+        several = readings.loc[readings.duplicated(subset=_WHOM, keep=False), "uid"]
+        looked_at = [*{*several, *met["uid"]}]
+        ever, now = (
+            rows.loc[rows["uid"].isin(looked_at)]
+            .melt(_WHOM, _OF_INSTANCE, "attribute", "value")
+            .dropna(subset=["value"])
+            for rows in (readings, files)
+        )
         # a file without a hash, in External, contradicts none, nor do those before and after it
-        nameless = rows.loc[rows["contentHash"].isna(), _WHOM].drop_duplicates()
-        said = rows.melt(_WHOM, _OF_INSTANCE, "attribute", "value").dropna(subset=["value"])
-        self._compare("instance", said, met, unsure=nameless.assign(attribute="contentHash"))
+        nameless = readings.loc[readings["contentHash"].isna(), _WHOM].drop_duplicates()
+        unsure = nameless.assign(attribute="contentHash")
+        self._compare("instance", now, met, ever=ever, unsure=unsure)
 
     def compare_series(self, known: Iterable[Series]) -> None:
         """Compares which studies series are in with conflicts."""
@@ -119,12 +139,19 @@ class ConflictCheck:
         return shares
 
     def _compare(
-        self, level: str, said: pd.DataFrame, met: pd.DataFrame, unsure: pd.DataFrame | None = None
+        self,
+        level: str,
+        said: pd.DataFrame,
+        met: pd.DataFrame,
+        *,
+        ever: pd.DataFrame | None = None,
+        unsure: pd.DataFrame | None = None,
     ) -> None:
-        """Compares what is said of whom (_WHAT, value) with conflicts (_MET)."""
+        """Compares what is said of whom (_WHAT, value), and was ever, with conflicts (_MET)."""
         said = said.drop_duplicates()
+        ever = said if ever is None else ever.drop_duplicates()
         if unsure is not None:
-            said, met = _without(said, unsure), _without(met, unsure)
+            said, ever, met = (_without(rows, unsure) for rows in (said, ever, met))
         sides = pd.concat(
             [
                 met[[*_WHAT, "id"]].assign(value=met[side].to_numpy())
@@ -133,14 +160,13 @@ class ConflictCheck:
         )
         several = said.loc[said.duplicated(subset=_WHAT, keep=False)]
         lacking = _without(several, sides.drop(columns="id").drop_duplicates())
-        strange = _without(sides, said)
+        strange = _without(sides, ever)
         twice = met.loc[met.duplicated(subset="id")]
         for rows, why in ((lacking, "lacking"), (twice, "there twice"), (strange, "strange")):
             for row in rows.to_dict("records"):
-                whom = (level, *(row[name] for name in _WHAT))
-                gone = row["id"] if why == "strange" else None
-                what = f"{_TABLE.full_name}: {' '.join(whom)}"
-                self._found.add(Kind.CONFLICT, what, key=(whom, gone), note=why)
+                whom, own_id = (level, *(row[name] for name in _WHAT)), row.get("id")
+                what = f"{_TABLE.full_name}: {' '.join(whom)}, {own_id or 'of files'}"
+                self._found.add(Kind.CONFLICT, what, key=(whom, own_id), note=why)
 
 
 def _without(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from dicom_assets.steps import catalog, external, extract
 from dicom_assets.steps.check_files import Stored
 from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.findings import Findings, Kind
+from dicom_assets.steps.read_external import SKIPPED_AFTER
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.verify_files import Trees, add_stray, names_in
 
@@ -166,11 +167,17 @@ class DateCheck:
     def _check_external(self) -> None:
         """Looks for objects that were to be read, are still what they were, and came to nothing."""
         table, columns = catalog.EXTERNAL_FILES, ["filePath", "state", "foundAt"]
+        rows = self._read(table, columns)
         done = {(row["filePath"], row["ingestedAt"]) for row in self._metastore_rows}
+        done |= {
+            (row["filePath"], row["foundAt"] - SKIPPED_AFTER)
+            for row in rows
+            if row["state"] == external.SKIPPED
+        }
         failed = {row["sourcePath"] for row in self._failures if row["step"] == external.STEP}
         lacking = {
             (row["filePath"], row["foundAt"])
-            for row in self._read(table, columns)
+            for row in rows
             if row["state"] in external.TO_READ
             and (row["filePath"], row["foundAt"]) not in done
             and row["filePath"] not in failed

@@ -130,7 +130,8 @@ class GoldCheck:
             wanted = np.unique(np.concatenate(keys))
             held = self._held(table, wanted, is_whole=is_whole)
             if is_whole and table is catalog.PERSON:
-                self._add_extra(table, np.setdiff1d(held, wanted).tolist())
+                known = np.union1d(wanted, self._expected[table].keys)
+                self._add_extra(table, np.setdiff1d(held, known).tolist())
             dangling = np.setdiff1d(wanted, held)
             for each in of_studies:
                 self._name_dangling(each, table, dangling)

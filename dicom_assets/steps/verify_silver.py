@@ -53,6 +53,8 @@ _STATED = pa.schema(
     ]
 )
 _UIDS = ("studyInstanceUid", "seriesInstanceUid", "sopInstanceUid")
+_MOST_SHARES = 128
+"""Each is an open file for each of six tables, of 1,024 that a process may have."""
 
 
 def newest_of_files(stated: pd.DataFrame) -> pd.DataFrame:
@@ -102,7 +104,7 @@ class SilverCheck:
         self._run, self._engine, self._found = run, run.engine, found
         self._days, self.is_whole = days, is_whole
         rows = run.engine.row_count(run.metastore) if is_whole else 0
-        self._bucket_count = Buckets.enough_for(rows)
+        self._bucket_count = min(Buckets.enough_for(rows), _MOST_SHARES)
         self._held = self._buckets(_HELD)
         self._corrections = Corrections.read(run.engine)
         self._current = CurrentCheck(run.engine, found)
@@ -203,6 +205,8 @@ class SilverCheck:
         conflicts = ConflictCheck(
             self._run, self._found, self._corrections.systems, self._bucket_count
         )
+        if self.is_whole:
+            conflicts.share_out()
         shares = zip(stated, self._held, currents, conflicts.of_instances(), strict=True)
         for said, held, current, met in shares:
             all_said, in_silver = said.to_pandas(date_as_object=True), held.to_pandas()
@@ -210,7 +214,7 @@ class SilverCheck:
             every = belonging(files, self._corrections)
             if self.is_whole:
                 patients.take(files, every)
-                conflicts.compare_instances(all_said, met)
+                conflicts.compare_instances(all_said, newest_of_files(all_said), met)
                 self._current.known_series(all_said)
                 self._current.compare(every, current.to_pandas(), known=(all_said, in_silver))
             should = every.loc[~every["isDeleted"]]

@@ -534,7 +534,10 @@ def test_a_lost_row_of_an_object_is_found_and_read_again_where_it_lies(
     place.put("c.dcm", b"no image")
     house.chain()
     write_dicom(house.drop / "d.dcm", **ANOTHER)
+    place.delete("c.dcm")
     house.chain(DAY + timedelta(days=1))
+    place.put("c.dcm", b"no image")  # as after a run in which nothing was there
+    house.chain(DAY + timedelta(days=2))
     before = sorted(map(str, house.metastore())), layers(house)
     table = house.run.engine.layout.table("bronze", catalog.metastore().name)
     rows = DeltaTable(str(table)).to_pyarrow_table()

@@ -5,10 +5,12 @@ import copy
 import itertools
 import json
 import os
+from datetime import timedelta
 
 import pytest
 
 from dicom_assets.steps import catalog
+from dicom_assets.steps.findings import Kind
 from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY
 from dicom_assets_tests.steps.test_reports import UID, broken, by_uid, drop, report, silver
@@ -147,14 +149,35 @@ def test_what_lies_among_the_files_and_is_none_is_a_failure_and_is_never_followe
     of_others = layout.fhir_folder("PACS9", DAY, "DiagnosticReport")
     of_others.parent.mkdir(parents=True)
     of_others.symlink_to(outside)
+    strays = [reports / name for name in ("folder.ndjson", "link.ndjson", "pipe.ndjson")]
     for name in ("a", "b"):  # folders without end, for who follows
         (layout.fhir_root / name).symlink_to(layout.fhir_root)
+        strays.append(layout.fhir_root / name)
     house.chain()
     assert set(silver(house)) == {"good"}
-    strays = [*(reports / name for name in ("folder.ndjson", "link.ndjson", "pipe.ndjson"))]
     assert house.failures() == {layout.relative(s): "not_a_file" for s in [*strays, of_others]}
     assert broken(house) == set()
     before = house.everything()
     house.chain()
-    verify_and_repair(house.settings)
+    house.chain(DAY + timedelta(days=1))
+    found, _ = verify_and_repair(house.settings)
+    assert set(found.counts) == {Kind.ORPHAN}, "the links among folders"
     assert house.everything() == before
+
+
+def test_a_file_in_the_place_of_a_link_is_taken_and_its_bad_lines_are_told(house, tmp_path):
+    reports = house.run.engine.layout.fhir_folder("default", DAY, "DiagnosticReport")
+    reports.mkdir(parents=True)
+    path = reports / "r.ndjson"
+    path.symlink_to(tmp_path)
+    house.chain()
+    path.unlink()
+    path.write_text(f"{json.dumps(report('r'))}\n{{broken\n")
+    house.chain()
+    rows = house.rows(catalog.INGESTION_FAILURES)
+    assert {row["reasonCode"]: row["line"] for row in rows} == {
+        "not_a_file": None,
+        "invalid_json": 2,
+    }
+    assert len(rows) == 2
+    assert set(silver(house)) == {"r"} and broken(house) == set()

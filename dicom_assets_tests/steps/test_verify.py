@@ -501,11 +501,12 @@ def test_a_conflict_in_what_no_file_states_goes(broken):
     broken.chain(SECOND)
     before = conflicts(broken)
     rows = [
-        row | {"id": number, "olderValue": "P8"}
-        for number, row in enumerate(broken.rows(catalog.CONFLICTS))
+        row | {"id": number, "olderValue": value}
+        for row in broken.rows(catalog.CONFLICTS)
+        for number, value in ((row["id"] + 1, "P7"), (row["id"] + 2, "P8"))
     ]
     append(catalog.CONFLICTS, rows)(broken)
-    assert repaired(broken) == ({Kind.CONFLICT: 2}, {})
+    assert repaired(broken) == ({Kind.CONFLICT: 4}, {})
     assert conflicts(broken) == before
 
 
