@@ -12,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pydicom
@@ -59,8 +60,18 @@ def check_header(data: bytes) -> str:
         return "row"
     theirs.pop("00000000", None)  # zeros behind the dataset, which pydicom takes for an element
     for tag, attribute in theirs.items():
-        assert json.get(tag) == attribute, f"pydicom reads ({tag[:4]},{tag[4:]}) otherwise"
+        if " or " not in attribute["vr"]:  # which is none, of elements of which it asks no other
+            same = json.get(tag) == _without_padding(attribute)
+            assert same, f"pydicom reads ({tag[:4]},{tag[4:]}) otherwise"
     return "row as pydicom reads it"
+
+
+def _without_padding(attribute: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out zeros that end a person's name but for an escape sequence, which pydicom keeps."""
+    if attribute["vr"] != "PN" or "Value" not in attribute:
+        return attribute
+    names = [name and {k: v.rstrip("\0") for k, v in name.items()} for name in attribute["Value"]]
+    return attribute | {"Value": names}
 
 
 def _by_care(data: bytes) -> object:
@@ -74,7 +85,7 @@ def _said(header: Header) -> object:
     return header.text, header.promoted, header.transfer_syntax_uid, header.decode_notes
 
 
-def _pydicom(data: bytes) -> dict[str, object] | None:
+def _pydicom(data: bytes) -> dict[str, dict[str, Any]] | None:
     """Returns what pydicom reads without a word of doubt, but for sequences; else None.
 
     It is asked for the elements before the pixel data. Of one that stands again behind them, which
