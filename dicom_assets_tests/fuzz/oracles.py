@@ -61,16 +61,20 @@ def check_header(data: bytes) -> str:
     theirs.pop("00000000", None)  # zeros behind the dataset, which pydicom takes for an element
     for tag, attribute in theirs.items():
         if " or " not in attribute["vr"]:  # which is none, of elements of which it asks no other
-            same = json.get(tag) == _without_padding(attribute)
+            ours = json.get(tag) or {"vr": "none"}
+            same = _without_padding(ours) == _without_padding(attribute)
             assert same, f"pydicom reads ({tag[:4]},{tag[4:]}) otherwise"
     return "row as pydicom reads it"
 
 
 def _without_padding(attribute: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out zeros that end a person's name but for an escape sequence, which pydicom keeps."""
+    """Leaves out zeros that end a part of a person's name: an escape sequence may hide the end."""
     if attribute["vr"] != "PN" or "Value" not in attribute:
         return attribute
-    names = [name and {k: v.rstrip("\0") for k, v in name.items()} for name in attribute["Value"]]
+    names = [
+        {part: plain for part, text in (name or {}).items() if (plain := text.rstrip("\0"))}
+        for name in attribute["Value"]
+    ]
     return attribute | {"Value": names}
 
 
