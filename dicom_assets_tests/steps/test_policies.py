@@ -257,6 +257,28 @@ def test_a_date_that_was_stopped_does_not_bring_older_files_over_newer_ones(
     assert broken(house, DAY, NEXT) == set()
 
 
+def test_a_file_without_patient_id_says_its_patients_sex_also_when_an_older_date_is_finished(
+    house, write_dicom
+):
+    write_dicom(house.drop / "a.dcm", **one(SOPInstanceUID="1.2.7", PatientID="P5"))
+    house.chain(DAY, until="flatten")
+    another = one(StudyInstanceUID="1.2.2", SeriesInstanceUID="1.2.2.1")
+    for number, elements in enumerate(
+        (
+            another | {"SOPInstanceUID": "1.2.8", "PatientID": "P1"},
+            one(PatientID="P1", PatientSex="F"),
+            another | {"SOPInstanceUID": "1.2.7", "PatientID": None, "PatientSex": "M"},
+        )
+    ):
+        write_dicom(path := house.drop / f"{number}.dcm", **elements)
+        os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))
+    house.chain(NEXT)
+    people = house.rows(catalog.PERSON)
+    house.chain(DAY)
+    (person,) = house.rows(catalog.PERSON)
+    assert person["gender_concept_id"] == people[0]["gender_concept_id"] == 8507
+
+
 def test_the_order_of_files_within_a_run_does_not_matter(tmp_path, write_dicom):
     files = {
         "a": one(StudyDescription="a", PatientID="P1"),
