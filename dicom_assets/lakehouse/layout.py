@@ -13,6 +13,7 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.paths import What, entries_of, scratch_of
 
 DEFAULT_SOURCE_SYSTEM = "default"
@@ -152,7 +153,8 @@ class Layout:
 
         Those are files called `.ndjson`, `.jsonl` or `.json`, and `.gz` behind it.
         """
-        return self._fhir_entries(day, resource_type, regular=True)
+        entries = self._fhir_entries(day, resource_type)
+        return sorted((system, path) for system, path, what in entries if what is What.FILE)
 
     def fhir_strays(self, day: date, resource_type: str) -> list[tuple[str, Path]]:
         """Returns (source system, path) of what is called like a FHIR file and is none.
@@ -160,29 +162,27 @@ class Layout:
         Links and pipes for example; a link in the place of a folder is one, too, also where
         namespaces lie.
         """
-        links = [
+        if isinstance(self.root, FarPath):
+            return []  # there are only files, and to list them costs requests
+        links = {
             (source_system, path)
             for source_system, folder in self._fhir_folders()
             for path, what in entries_of(folder)
             if what is What.OTHER and path.name[0] != "."
-        ]
-        return sorted({*links, *self._fhir_entries(day, resource_type, regular=False)})
+        }
+        entries = self._fhir_entries(day, resource_type)
+        strays = {(system, path) for system, path, what in entries if what is not What.FILE}
+        return sorted(links | strays)
 
-    def _fhir_entries(
-        self, day: date, resource_type: str, *, regular: bool
-    ) -> list[tuple[str, Path]]:
-        found = []
+    def _fhir_entries(self, day: date, resource_type: str) -> Iterator[tuple[str, Path, What]]:
         for source_system, folder in self._fhir_folders():
             dated = folder / f"{day:%Y/%m/%d}" / resource_type
             if link := _link_above(dated, below=folder):
-                found += [] if regular else [(source_system, link)]
+                yield source_system, link, What.OTHER
                 continue
-            found += [
-                (source_system, path)
-                for path, what in entries_of(dated)
-                if (what is What.FILE) == regular and _FHIR_FILE.fullmatch(path.name)
-            ]
-        return sorted(found)
+            for path, what in entries_of(dated):
+                if _FHIR_FILE.fullmatch(path.name):
+                    yield source_system, path, what
 
     def fhir_counts(self, day: date) -> list[tuple[str, str, int]]:
         """Returns (source system, resource type, number of FHIR files) of a day."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from dicom_assets.lakehouse.buckets import Buckets
-from dicom_assets.lakehouse.failures import Failure, failure_rows
+from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.paths import is_far
 from dicom_assets.lakehouse.reasons import Reason
 from dicom_assets.lakehouse.schemas import INGEST_DATE
@@ -301,5 +301,5 @@ def _record(run: Run, problems: dict[str, str]) -> None:
         if (f"{root}/{name}", why) not in said
     ]
     if failures:
-        rows = failure_rows(failures, ingest_date=day, failed_at=now(), run_id=run.id)
+        rows = run.failure_rows(failures)
         run.engine.append(table, rows, progress=None, ingest_date=day)

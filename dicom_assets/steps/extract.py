@@ -18,7 +18,7 @@ import pyarrow as pa
 from dicom_assets.lakehouse.allocator import give_back_memory, keep_memory
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress
-from dicom_assets.lakehouse.failures import Failure, failure_rows
+from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.layout import Layout, one_name
 from dicom_assets.lakehouse.pool import MANY_TASKS, get_ready
 from dicom_assets.lakehouse.schemas import INGEST_DATE
@@ -34,7 +34,7 @@ from dicom_assets.steps.read_files import (
     read_and_replace,
     read_files,
 )
-from dicom_assets.steps.report import Report, now, reporting
+from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.reread import reread
 from dicom_assets.steps.run import Run
 
@@ -96,7 +96,7 @@ def extract_again(run: Run, addresses: Collection[str]) -> None:
         replaced.remove()
         run.engine.append(run.metastore, rows, progress=None, ingest_date=day)
     if failures:
-        rows = failure_rows(failures, ingest_date=day, failed_at=now(), run_id=run.id)
+        rows = run.failure_rows(failures)
         run.engine.append(catalog.INGESTION_FAILURES, rows, progress=None, ingest_date=day)
 
 

@@ -4,10 +4,10 @@ Decided here: what becomes of each dropped file, by what is in it, never by its 
 resources of one type is moved to the folder of that type as it is. Of one that holds several, a
 Bundle for example, each type becomes an NDJSON file of its own, and the file itself is put aside in
 `Mixed`, so that no byte is lost. One without any resource goes to Failed, and one that expands to
-more than it may. Lines that are no
-resource fail alone: here, where a file is taken apart; else where it is read. Moves are carried out
-exactly once by the journal, like those of DICOM files. Not decided here: where in a file resources
-stand (`fhir.ndjson`), which types have tables (the setting `fhir_resource_types`).
+more than it may. Lines that are no resource fail alone: here, where a file is taken apart; else
+where it is read. Moves are carried out exactly once by the journal, like those of DICOM files. Not
+decided here: where in a file resources stand (`fhir.ndjson`), which types have tables (the setting
+`fhir_resource_types`).
 """
 
 from collections.abc import Iterator

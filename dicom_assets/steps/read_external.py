@@ -18,7 +18,7 @@ import pyarrow.compute
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.sniff import HEAD_BYTES, Kind, kind_of
 from dicom_assets.lakehouse.engine import Progress
-from dicom_assets.lakehouse.failures import Failure, failure_rows
+from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.promoted import PromotedTag
 from dicom_assets.lakehouse.ranges import FIRST_BYTES, ObjectStream
 from dicom_assets.lakehouse.reasons import Reason
@@ -121,7 +121,7 @@ def read_external_again(run: Run, addresses: Collection[str]) -> None:
     for rows, _ in commits(batches, rows_each=engine.rows_per_commit):
         engine.append(run.metastore, rows, progress=None, ingest_date=day)
     if failures:
-        rows = failure_rows(failures, ingest_date=day, failed_at=report.now(), run_id=run.id)
+        rows = run.failure_rows(failures)
         engine.append(catalog.INGESTION_FAILURES, rows, progress=None, ingest_date=day)
     if skipped:
         engine.append(_TABLE, _skipped(objects, skipped), progress=None, ingest_date=day)

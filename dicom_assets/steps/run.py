@@ -187,9 +187,9 @@ class Run:
         """
         table = catalog.INGESTION_FAILURES
         done = self.engine.progress(table, progress.app_id)
-        many = failures.rows if isinstance(failures, Spill) else len(failures)
-        if (many or even_none) and (done is None or done < progress.version):
-            is_spilled = isinstance(failures, Spill)
+        is_spilled = isinstance(failures, Spill)
+        count = failures.rows if is_spilled else len(failures)
+        if (count or even_none) and (done is None or done < progress.version):
             rows = failures.read() if is_spilled else self.failure_rows(failures)
             self.engine.append(table, rows, progress=progress, ingest_date=self.ingest_date)
 

@@ -202,10 +202,11 @@ def _people(run: Run, silver: pa.Table, ids: Collection[str]) -> Mapped:
     changed = set(ids) - as_before
     again = _left(run, changed, [each for each in found if each.row["id"] in changed])
     again |= doubtful_persons(made_of.rows, silver, known=known, crosswalks=run.crosswalks)
-    others = _other_studies(run, made_of.people) if made_of.people else set()
-    if again or others:
+    others = _other_studies(run, made_of.people)
+    if again:
+        others |= {own_id for _, own_id in _studies_of(run, again)}
+    if others:
         # what other studies say counts for these patients no more, or not as gold has it
-        others |= {own_id for _, own_id in _studies_of(run, again)} if again else set()
         where = {"id": others - set(silver["id"].to_pylist())}
         more = engine.read(catalog.silver_imaging_study(), _PERSON_COLUMNS, where=where)
         silver = pa.concat_tables([silver, more])
@@ -221,6 +222,8 @@ def _other_studies(run: Run, people: Collection[tuple[str, str]]) -> set[str]:
 
     A file of one that says no Patient ID is found by its study alone.
     """
+    if not people:
+        return set()
     keys = {person_id(system, patient_id, "", run.crosswalks) for system, patient_id in people}
     column, where = "sourceRecordId", {"person_id": keys}
     return set(run.engine.read(catalog.IMAGE_OCCURRENCE, [column], where=where)[column].to_pylist())
