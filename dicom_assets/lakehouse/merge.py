@@ -2,14 +2,15 @@
 
 Decided here: how little of a table an upsert touches. Rows are partitioned by when they first came,
 and stay there. Of known keys it is known in which files they stand: these are written anew, file by
-file, without the rows that are replaced or gone, and no other is opened. Where keys stand must
+file, without the rows that are replaced or gone, and no other is opened. What others have added to
+a row, in columns of their own, stays with its key. Where keys stand must
 still hold when it is committed: no commit is tried again after another writer's, since that one may
 have brought the same keys. Not decided here: which rows (`dicom_assets.steps`), how keys are found
 (`places`), and how files are written (`written`).
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -53,7 +54,6 @@ def upsert(
         deltalake.exceptions.CommitFailedError: Another writer committed meanwhile.
     """
     (key,) = table.key
-    schema = _with_others(rows.schema, delta, table)
     stands = {each: partition_of(file) for each, file in found}
     changed: dict[str, list[Key]] = defaultdict(list)
     for each, file in found:
@@ -61,6 +61,8 @@ def upsert(
     held = {file.path: file for file in files_of(delta, table)} if changed else {}
     if not held.keys() >= changed.keys():
         raise CommitFailedError("another writer has changed where keys stand")
+    rows = _with_theirs(rows, delta, table, folder, changed)
+    schema = rows.schema
     parts: dict[str, list[Iterable[pa.RecordBatch]]] = defaultdict(list)
     for file, keys in changed.items():
         kept = () if len(keys) == held[file].rows else _others(folder / file, schema, key, keys)
@@ -81,13 +83,31 @@ def upsert(
     return set(parts)
 
 
-def _with_others(schema: pa.Schema, delta: DeltaTable, table: Table) -> pa.Schema:
-    """Returns a schema with the columns that others have added: null in rows that are replaced."""
-    more = [f.name for f in delta.schema().fields if f.name not in table.schema.names]
-    if not more:
-        return schema
+def _with_theirs(
+    rows: pa.Table,
+    delta: DeltaTable,
+    table: Table,
+    folder: Path,
+    changed: Mapping[str, Sequence[Key]],
+) -> pa.Table:
+    """Returns rows with the columns that others have added, as the rows they replace have them."""
+    names = [f.name for f in delta.schema().fields if f.name not in table.schema.names]
+    if not names:
+        return rows
+    (key,) = table.key
     held = pa.schema(delta.schema().to_arrow())
-    return pa.schema([*schema, *(held.field(name) for name in more)])
+    schema = pa.schema([rows.schema.field(key), *map(held.field, names)])
+    replaced = (
+        batch
+        for file, keys in changed.items()
+        for batch in rows_of(folder / file, schema, {}, {key: pa.array(keys)})
+    )
+    theirs = pa.Table.from_batches(replaced, schema)
+    known = theirs[key].combine_chunks()
+    places = pc.call_function("index_in", [rows[key]], pc.SetLookupOptions(known))
+    for name in names:
+        rows = rows.append_column(held.field(name), theirs[name].take(places))
+    return rows
 
 
 def _others(

@@ -494,15 +494,23 @@ def test_a_key_that_stands_twice_stands_once_after_its_next_upsert(engine):
 
 
 def test_columns_that_others_have_added_stay_as_they_are(engine):
-    upsert(engine, pa.concat_tables([person(1, 1950), person(2, 1960)]))
+    upsert(engine, pa.concat_tables([person(number, 1950) for number in range(4)]))
     folder = str(engine.layout.table("gold", "person"))
     delta = DeltaTable(folder)
     delta.alter.add_columns([Field("theirs", PrimitiveType("string"))])
-    delta.update({"theirs": "'kept'"}, predicate="person_id = 1")
-    upsert(LocalEngine(engine.layout), pa.concat_tables([person(2, 1961), person(3, 1970)]))
+    delta.alter.add_columns([Field("number", PrimitiveType("integer"))])
+    delta.update({"theirs": "'kept'", "number": "person_id"}, predicate="person_id < 3")
+    other = LocalEngine(engine.layout)
+    new = pa.concat_tables([person(4, 1970), person(2, 1961), person(3, 1941)])
+    other.upsert(catalog.PERSON, new, progress=None, ingest_date=FIRST, gone={0})
     found = pa.table(QueryBuilder().register("t", DeltaTable(folder)).execute("SELECT * FROM t"))
-    theirs = dict(zip(found["person_id"].to_pylist(), found["theirs"].to_pylist(), strict=True))
-    assert theirs == {1: "kept", 2: None, 3: None}
+    rows = found.select(["person_id", "year_of_birth", "theirs", "number"]).to_pylist()
+    assert {row.pop("person_id"): tuple(row.values()) for row in rows} == {
+        1: (1950, "kept", 1),
+        2: (1961, "kept", 2),
+        3: (1941, None, None),
+        4: (1970, None, None),
+    }
 
 
 @pytest.mark.parametrize(
