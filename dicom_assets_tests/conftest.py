@@ -30,15 +30,17 @@ MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 
 TAKE_LONG = (
     "test_spark_engine.py",
-    "test_cluster.py",
     "test_ui.py",
+    "test_cluster.py",
+    "test_object_store_root.py",
     "test_disturbed.py",
     "test_corrections.py",
-    "test_object_store_root.py",
-    "test_killed_on_the_first_day.py",
-    "test_policies.py",
+    "test_verify.py",
     "test_cli.py",
     "test_external.py",
+    "test_assets.py",
+    "test_sensors.py",
+    "test_killed_on_the_first_day.py",
     "test_killed_on_the_next_day.py",
 )
 """What comes first, so that it does not end last and alone: the longest first."""
