@@ -22,6 +22,9 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any, TypeVar
 
 from dicom_assets.lakehouse.allocator import keep_memory
@@ -94,11 +97,31 @@ def _workers(work: Callable[[Any], Any], workers: int, count: int) -> Executor:
     if count < MANY_TASKS:
         return ThreadPoolExecutor(workers)
     get_ready(work)
-    context = multiprocessing.get_context("forkserver")
     # a worker process ends when this one does, however that ends
     return ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
+        workers, mp_context=_Context(), initializer=_begin, initargs=(os.getpid(),)
     )
+
+
+class _Process(ForkServerProcess):
+    """A process that does not load the program that was started, though Python would have it do so.
+
+    It needs nothing of it; and a script that runs the chain without asking whether it is the main
+    program would run it again in each, which waits for ever for the one that waits for its workers.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return ForkServerProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Context(ForkServerContext):
+    Process = _Process  # pyright: ignore[reportAssignmentType]
 
 
 @contextmanager

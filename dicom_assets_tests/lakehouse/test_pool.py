@@ -68,6 +68,18 @@ def test_worker_processes_do_not_load_what_pyarrow_only_looks_for(tmp_path):
     assert process.communicate()[0] == "{False}\n"
 
 
+def test_a_script_need_not_ask_whether_it_is_the_main_program(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dicom_assets.lakehouse.pool import shared_out\n"
+        f"print(sorted(shared_out(abs, range({MANY_TASKS}), workers=2, count={MANY_TASKS})))\n"
+    )
+    command = [sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{[*range(MANY_TASKS)]}\n"
+    assert done.stderr == ""
+
+
 def test_a_thread_that_takes_long_holds_up_no_other():
     ended = []
 
