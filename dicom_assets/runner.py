@@ -16,6 +16,7 @@ from dicom_assets.definitions import defs
 from dicom_assets.defs.automation import JOB_NAME
 from dicom_assets.defs.resources import Lakehouse
 from dicom_assets.defs.running import end_killed_runs, partition_of
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.modes import keep_private
 from dicom_assets.settings import dagster_folder, home
@@ -70,7 +71,12 @@ def dagster_home() -> Path:
     """
     folder = dagster_folder()
     keep_private()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlainError(
+            f"DAGSTER_HOME: {folder} cannot be a folder: {error.strerror}; choose another one"
+        ) from error
     configuration, link = home() / "dagster.yaml", folder / "dagster.yaml"
     if configuration.exists() and not link.exists():
         link.unlink(missing_ok=True)  # one that points to where the repository was before

@@ -10,6 +10,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -118,7 +119,10 @@ class Settings(BaseSettings):
         description="threads or processes at work",
     )
     settle_seconds: float = Field(
-        default=2.0, ge=0, description="a dropped file unchanged for so long is complete"
+        default=2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="a dropped file unchanged for so long is complete",
     )
     max_file_bytes: int = Field(
         default=16 * GIB, ge=1, description="largest DICOM file or archive member"
@@ -130,7 +134,10 @@ class Settings(BaseSettings):
         default=5, ge=1, description="how many archives may lie inside each other"
     )
     archive_max_ratio: float = Field(
-        default=250.0, ge=1, description="an archive past 1 GiB may expand at most so many times"
+        default=250.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="an archive past 1 GiB may expand at most so many times",
     )
     archive_max_bytes: int = Field(
         default=256 * GIB, ge=1, description="what one dropped archive may expand to"
@@ -198,8 +205,11 @@ class Settings(BaseSettings):
                 f"{root} has a % before two digits or letters a to f, which tables take for one"
                 " character; it must be another folder"
             )
-        if root.exists() and not root.is_dir():
-            raise ValueError(f"{root} is a file; it must be a folder")
+        try:
+            if root.exists() and not root.is_dir():
+                raise ValueError(f"{root} is a file; it must be a folder")
+        except OSError as error:
+            raise ValueError(f"{root} cannot be a folder: {error.strerror}") from error
         return root
 
     @field_validator("patient_id_system", "accession_number_system")
@@ -214,6 +224,8 @@ class Settings(BaseSettings):
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"https?://[^/\s]\S*", value):
             raise ValueError("must be an address, such as https://pacs.example/dicom-web")
+        if value is not None and "@" in urlsplit(value).netloc:
+            raise ValueError("must be an address without user: it stands in tables")
         return value
 
     @field_validator("source_systems", "fhir_resource_types", mode="before")
@@ -284,11 +296,25 @@ class Settings(BaseSettings):
         promoted_tags(value)
         return value
 
-    @field_validator("person_crosswalk", "visit_crosswalk", "athena_vocabulary", "spark_jars")
+    @field_validator("person_crosswalk", "visit_crosswalk")
     @classmethod
-    def _exists(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.exists():
-            raise ValueError(f"{value} does not exist")
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"{value} is no file")
+        return value
+
+    @field_validator("athena_vocabulary", "spark_jars")
+    @classmethod
+    def _is_folder(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
+            raise ValueError(f"{value} is no folder")
+        return value
+
+    @field_validator("athena_vocabulary")
+    @classmethod
+    def _is_vocabulary(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value / "CONCEPT.csv").is_file():
+            raise ValueError(f"{value} has no CONCEPT.csv")
         return value
 
     @model_validator(mode="after")
@@ -369,18 +395,18 @@ def load_settings(**overrides: Any) -> Settings:
     if unknown:
         raise SettingsError(f"{unknown[0]}: no such setting; known are {', '.join(sorted(known))}")
     if f"{_PREFIX}CONFIG" in os.environ and not config_file().is_file():
-        raise SettingsError(f"{_PREFIX}CONFIG names {config_file()}, which does not exist")
+        raise SettingsError(f"{_PREFIX}CONFIG names {config_file()}, which is no file")
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{config_file()} is not valid TOML: {error}") from error
     except UnreadableSetting as error:
         raise SettingsError(f"{error}; write lists and tables as JSON") from error
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in each['loc'])}: "
-            f"{each['msg'].removeprefix('Value error, ')}"
+            f"{place}: {each['msg'].removeprefix('Value error, ').removeprefix(f'{place}: ')}"
             for each in error.errors()
+            for place in [".".join(map(str, each["loc"]))]
         )
         raise SettingsError(
             f"wrong setting ({_PREFIX}… in the environment or {config_file()}): {problems}"

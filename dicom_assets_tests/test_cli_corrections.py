@@ -1,7 +1,10 @@
 """Corrections and failures on the command line, on a real lakehouse."""
 
+import errno
 import json
+import os
 import re
+from datetime import timedelta
 
 import pytest
 from click.testing import CliRunner, Result
@@ -9,6 +12,7 @@ from click.testing import CliRunner, Result
 from dicom_assets.cli import main
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
+from dicom_assets_tests.conftest import DAY
 
 
 @pytest.fixture
@@ -89,6 +93,44 @@ def test_what_is_not_there_or_not_right_is_refused_and_nothing_is_written(
     assert call(*ask, **why).exit_code == 0
     (file,) = house.files("bronze/Files/Ingest")
     assert file.parent == house.drop / "PACS1/Operations"
+
+
+def test_a_namespace_that_is_in_external_alone_can_be_corrected(house, write_dicom, call):
+    before = os.umask(0o022)
+    try:
+        write_dicom(house.run.engine.layout.external_root / "PACS1/x.dcm")
+        house.chain()
+        ask = ("delete", "--study", "1.2.3.4", "--reason", "x", "--namespace")
+        assert "the lakehouse has PACS1, default" in call(*ask, "PACS2").output
+        assert "holds 1 instances of it" in call(*ask, "PACS1").output
+        (file,) = house.drop.rglob("*.json")
+        assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o640, 0o750)
+    finally:
+        os.umask(before)
+    house.chain(DAY + timedelta(days=1))
+    assert house.rows(catalog.silver_imaging_study()) == []
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["verify", "maintain", "failures", "failures retry", "conflicts", "operations"],
+)
+def test_a_lakehouse_that_is_not_there_does_not_look_empty(call, tmp_path, verb):
+    done = call(*verb.split(), "--lakehouse", str(tmp_path / "mistyped"))
+    assert done.exit_code == 2
+    assert "there is no lakehouse at" in done.output
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_storage_that_fails_is_told_in_a_sentence(call, monkeypatch):
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "Doe^Jane")
+
+    monkeypatch.setattr("dicom_assets.steps.verify.check_table_files", fails)
+    done = call("verify")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: the storage failed: Input/output error. First look into")
+    assert "Doe" not in done.output
 
 
 def test_failures_tell_open_from_retried_ones(house, call):

@@ -46,7 +46,16 @@ def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
         ("PROMOTED_TAGS", '{"KVP": "modality"}', "the column 'modality' exists already"),
         ("PROMOTED_TAGS", '{"KVP": "filePath"}', "the column 'filePath' exists already"),
         ("PROMOTED_TAGS", "KVP=kvp", "promoted_tags"),
-        ("PERSON_CROSSWALK", "/nowhere.csv", "/nowhere.csv does not exist"),
+        ("PROMOTED_TAGS", '{"Nonsense": "x"}', "toml.: promoted_tags: 'Nonsense'"),
+        ("PERSON_CROSSWALK", "/nowhere.csv", "person_crosswalk: /nowhere.csv is no file"),
+        ("VISIT_CROSSWALK", "/usr", "visit_crosswalk: /usr is no file"),
+        ("ATHENA_VOCABULARY", "/usr", "athena_vocabulary: /usr has no CONCEPT.csv"),
+        ("SPARK_JARS", __file__, "spark_jars: .* is no folder"),
+        ("SETTLE_SECONDS", "inf", "settle_seconds: Input should be a finite number"),
+        ("ARCHIVE_MAX_RATIO", "inf", "archive_max_ratio: Input should be a finite number"),
+        ("DICOMWEB_BASE_ADDRESS", "http://u:p@h/x", "dicomweb_base_address: .* without user"),
+        ("LAKEHOUSE", "/" + "x" * 300, "lakehouse: .* cannot be a folder: File name too long"),
+        ("CONFIG", "/usr", "DICOM_ASSETS_CONFIG names /usr, which is no file"),
         ("LAKEHOUSE", __file__, "is a file; it must be a folder"),
         ("LAKEHOUSE", "/data/a%20b", "has a % before two digits"),
         ("LAKEHOUSE", "", "lakehouse: must not be empty"),
@@ -69,6 +78,12 @@ def test_spark_and_a_lakehouse_in_an_object_store_do_not_go_together_yet():
 def test_a_misspelt_key_in_the_file_is_named(tmp_path):
     (tmp_path / "dicom_assets.toml").write_text('site_timezon = "Europe/Zurich"')
     with pytest.raises(SettingsError, match="site_timezon"):
+        load_settings()
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "dicom_assets.toml").write_bytes(b"# K\xf6ln\n")
+    with pytest.raises(SettingsError, match="is not valid TOML: 'utf-8' codec"):
         load_settings()
 
 

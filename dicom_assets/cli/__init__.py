@@ -16,11 +16,18 @@ from dicom_assets.cli import corrections
 from dicom_assets.cli.dicomweb import dicomweb
 from dicom_assets.cli.failures import failures
 from dicom_assets.cli.listen import listen
-from dicom_assets.cli.options import DAY, LAKEHOUSE, engine_of, settings_of
+from dicom_assets.cli.options import (
+    DAY,
+    LAKEHOUSE,
+    engine_of,
+    settings_of,
+    settings_of_existing,
+)
 from dicom_assets.cli.pull import pull
 from dicom_assets.cli.stream import stream
 from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.garbage import collect_seldom
+from dicom_assets.lakehouse.modes import keep_private
 
 collect_seldom()
 
@@ -33,6 +40,12 @@ class _Plain(click.Group):
             return super().invoke(ctx)
         except PlainError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            from dicom_assets.lakehouse.storage_error import StorageError
+
+            if isinstance(error, StorageError):
+                raise click.ClickException(str(error)) from error
+            raise
 
 
 @click.group(
@@ -59,6 +72,7 @@ def sample(to: Path) -> None:
     """Writes the sample: 96 DICOM instances, 6 FHIR reports and their manifest."""
     from dicom_assets.sample import write_sample
 
+    _make(to, "--to")
     expected = write_sample(to)["expected"]
     click.echo(
         f"{expected['process_files']} DICOM instances written to {to / 'Imaging/DICOM'}, "
@@ -115,6 +129,8 @@ def run(day: Any, lakehouse: Path | None) -> None:
     click.echo(f"lakehouse {settings.lakehouse}, ingest date {key}")
     if not settings.lakehouse.exists():
         click.echo(f"it is new: drop files under {engine_of(settings).layout.drop_folder}")
+        keep_private()
+        _make(settings.lakehouse, "--lakehouse")
     with shown_progress():
         outcome = run_chain(lakehouse=settings.lakehouse, partition_key=key)
     print_outcome(outcome)
@@ -158,7 +174,7 @@ def status(lakehouse: Path | None, days: int) -> None:
 @LAKEHOUSE
 def fill_promoted(lakehouse: Path | None) -> None:
     """Fills columns of newly configured promoted tags in old rows; reads no file again."""
-    settings = settings_of(lakehouse)
+    settings = settings_of_existing(lakehouse)
     from dicom_assets.steps.promote import fill
 
     try:
@@ -172,7 +188,7 @@ def fill_promoted(lakehouse: Path | None) -> None:
 @LAKEHOUSE
 def maintain(lakehouse: Path | None) -> None:
     """Joins small files of all tables and removes files that are of no table any more."""
-    settings = settings_of(lakehouse)
+    settings = settings_of_existing(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.steps.maintain import maintain as look_after
 
@@ -202,7 +218,7 @@ def verify(day: Any, hashes: bool, repair: bool, lakehouse: Path | None) -> None
 
     No run works on the lakehouse meanwhile.
     """
-    settings = settings_of(lakehouse)
+    settings = settings_of_existing(lakehouse)
     from dicom_assets.console import print_findings, shown_progress
     from dicom_assets.steps.repair import verify_and_repair
     from dicom_assets.steps.verify import verify as compare
@@ -218,6 +234,20 @@ def verify(day: Any, hashes: bool, repair: bool, lakehouse: Path | None) -> None
         click.echo("after the repair:")
         print_findings(remaining)
     raise SystemExit(1 if remaining else 0)
+
+
+def _make(folder: Path, option: str) -> None:
+    """Makes a folder.
+
+    Raises:
+        click.BadParameter: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(
+            f"{folder} cannot be made: {error.strerror}", param_hint=option
+        ) from error
 
 
 def _home() -> Path:

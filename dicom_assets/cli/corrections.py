@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dicom_assets.cli.options import LAKEHOUSE, LIMIT, engine_of, settings_of
+from dicom_assets.cli.options import LAKEHOUSE, LIMIT, engine_of, settings_of_existing
 
 _STUDY = click.option("--study", metavar="UID", help="Study Instance UID.")
 _COMMON = (
@@ -79,7 +79,7 @@ def change_patient(wrong: str, right: str, **options: Any) -> None:
 @LIMIT
 def operations(lakehouse: Path | None, limit: int) -> None:
     """Shows which corrections were asked for, when, by whom and why."""
-    settings = settings_of(lakehouse)
+    settings = settings_of_existing(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.lakehouse.operations import WHAT
     from dicom_assets.steps.ask import asked
@@ -115,7 +115,7 @@ def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None
     Decided ones are not shown: of which one side was deleted, has come elsewhere, or was given to
     the same patient. silver/conflicts keeps them.
     """
-    settings = settings_of(lakehouse)
+    settings = settings_of_existing(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.steps.conflicts import UID_OF_LEVEL
     from dicom_assets.steps.status import contradictions
@@ -165,9 +165,14 @@ def _ask(
     **patients: str,
 ) -> None:
     """Asks for an operation, unless the lakehouse holds nothing of what it names."""
-    settings = settings_of(lakehouse)
-    if namespace != "default" and not settings.is_namespace(namespace):
-        raise click.BadParameter("no such namespace", param_hint="--namespace")
+    settings = settings_of_existing(lakehouse)
+    engine = engine_of(settings)
+    known = engine.layout.source_systems()
+    if not (namespace in known or settings.is_namespace(namespace)):
+        raise click.BadParameter(
+            f"no such namespace; the lakehouse has {', '.join(sorted(known))}",
+            param_hint="--namespace",
+        )
     from dicom_assets.lakehouse.operations import OperationError, operation
     from dicom_assets.steps import ask, catalog
 
@@ -183,7 +188,6 @@ def _ask(
         )
     except OperationError as error:
         raise click.UsageError(str(error)) from error
-    engine = engine_of(settings)
     held = ask.held(engine, catalog.metastore(settings.promoted), asked)
     if not held[namespace]:
         others = "".join(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dicom_assets.cli.options import DAY, LAKEHOUSE, LIMIT, engine_of, settings_of
+from dicom_assets.cli.options import DAY, LAKEHOUSE, LIMIT, engine_of, settings_of_existing
 from dicom_assets.lakehouse.reasons import Reason
 
 _DATE = click.option("--date", "day", type=DAY, help="Only this ingest date.")
@@ -31,7 +31,7 @@ def failures(
         if lakehouse or day or reason:
             raise click.UsageError(f"options belong behind {context.invoked_subcommand}")
         return
-    settings = settings_of(lakehouse)
+    settings = settings_of_existing(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.steps.retry import with_state
     from dicom_assets.steps.status import failed
@@ -58,7 +58,7 @@ def failures(
 @click.option("--step", metavar="NAME", help="Only failures of this step.")
 def retry(lakehouse: Path | None, day: Any, reason: str | None, step: str | None) -> None:
     """Drops failed files again, under the names they came with; the next run takes them."""
-    settings = settings_of(lakehouse)
+    settings = settings_of_existing(lakehouse)
     from dicom_assets.steps.retry import retry as drop_again
 
     done = drop_again(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.paths import path_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,20 @@ def settings_of(lakehouse: Path | None) -> "Settings":
         return load_settings(lakehouse=lakehouse)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
+
+
+def settings_of_existing(lakehouse: Path | None) -> "Settings":
+    """Returns the settings, of a lakehouse that is there: a mistyped path must not look empty.
+
+    Raises:
+        click.UsageError: One is wrong, or there is none.
+    """
+    settings = settings_of(lakehouse)
+    if not isinstance(settings.lakehouse, FarPath) and not settings.lakehouse.is_dir():
+        raise click.UsageError(
+            f"there is no lakehouse at {settings.lakehouse}; `dicom-assets run` makes one"
+        )
+    return settings
 
 
 def engine_of(settings: "Settings") -> "LocalEngine":

@@ -79,6 +79,13 @@ class Feed(Protocol):
         """Yields what is behind a position; 0 is the beginning."""
         ...
 
+    def holds(self, instance: Instance) -> bool:
+        """Says whether the service has an instance of which it said that it is not there.
+
+        One that it may have lost since is not asked for where a later change will tell.
+        """
+        ...
+
 
 def feed_of(client: Client) -> Feed:
     """Returns the best feed that a service has.
@@ -131,6 +138,11 @@ class AzureFeed:
                 position = end if new else min(end, latest)
             yield Page(changes, position, more=position < latest)
 
+    def holds(self, instance: Instance) -> bool:
+        """Says no: what has gone is told as a change."""
+        del instance
+        return False
+
     def _latest(self) -> int | None:
         told = self._ask("/latest", includeMetadata="false")
         with self._connection.understood(self.what):
@@ -171,6 +183,10 @@ class OrthancFeed:
             position = end
             if told["Changes"]:
                 yield Page(changes, position, more)
+
+    def holds(self, instance: Instance) -> bool:
+        """Looks it up: what has two patients, for one, its DICOMweb does not find."""
+        return bool(self._ask("/tools/lookup", method="POST", content=instance.sop.encode()))
 
     def _changes(self, new: list[dict[str, Any]]) -> list[Change]:
         """Looks up which instances those are; some may have gone meanwhile."""
@@ -261,6 +277,12 @@ class DateFeed:
             if changes or not more:
                 yield Page(changes, position, more)
             begin = end + timedelta(days=1)
+
+    def holds(self, instance: Instance) -> bool:
+        """Lists it once more."""
+        query = {"SOPInstanceUID": instance.sop}
+        found = self._client.search(f"/studies/{instance.study}/instances", query)
+        return any(value_of(item, _SOP) == instance.sop for item in found)
 
     def _uids(self, path: str, tag: str, query: dict[str, str]) -> Iterator[str]:
         for item in self._client.search(path, query):

@@ -6,6 +6,7 @@ decided here: when it is taken in (`dicom_assets.steps.organise`) or what it doe
 for the others the steps that make silver and gold).
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -134,10 +135,17 @@ def parse(content: bytes) -> list[Operation]:
         raise OperationError(_described(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise OperationError("not JSON in UTF-8") from None
+    json.loads(content, object_pairs_hook=_without_double)
     operations = found if isinstance(found, list) else [found]
     if not operations:
         raise OperationError("an array without operations")
     return operations
+
+
+def _without_double(fields: list[tuple[str, Any]]) -> None:
+    """Raises OperationError where a field is there twice: of what it says, one is not meant."""
+    if len(dict(fields)) < len(fields):
+        raise OperationError("a field is there twice")
 
 
 def operation(**values: str) -> Operation:

@@ -14,6 +14,7 @@ import pandas as pd
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import LocalEngine, Table
 from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.modes import keep_private
 from dicom_assets.lakehouse.move import transfer
 from dicom_assets.lakehouse.operations import Operation
 from dicom_assets.steps import catalog
@@ -44,6 +45,7 @@ def ask(engine: LocalEngine, operation: Operation, *, source_system: str) -> Pat
         operation: With an id of its own.
         source_system: The namespace it is about, or `default`.
     """
+    keep_private()
     layout = engine.layout
     name = f"{time.time_ns() // 1_000_000}_{operation.operation}_{operation.id}.json"
     target = layout.operations_drop(source_system) / name

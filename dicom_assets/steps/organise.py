@@ -14,7 +14,8 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +29,12 @@ from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, st
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
-from dicom_assets.lakehouse.layout import dicom_name, organised_name, zip_name
+from dicom_assets.lakehouse.layout import (
+    OPERATIONS_FOLDER,
+    dicom_name,
+    organised_name,
+    zip_name,
+)
 from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.paths import names_in, path_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
@@ -86,7 +92,8 @@ def organise(run: Run) -> Report:
                 if turn.is_full():
                     turn.finish(report)
         turn.finish(report)
-        kept = {layout.drop_folder / name for name in _namespace_folders(run)}
+        kept = {layout.drop_folder / name for name in ("", *_namespace_folders(run))}
+        kept |= {folder / OPERATIONS_FOLDER for folder in kept}
         remove_empty_folders(
             layout.drop_folder,
             emptied=set(map(path_of, emptied)),
@@ -493,4 +500,13 @@ class _Turn:
         return name in self._names[folder]
 
     def _source_of(self, entry: Dropped) -> Source:
-        return Source.of(entry, self._layout.drop_folder, self._settings.is_namespace)
+        source = Source.of(entry, self._layout.drop_folder, self._settings.is_namespace)
+        first = source.path.partition("/")[0]
+        if operations.holds_operations(source.path, first) and first in self._systems:
+            return replace(source, system=first)  # also where the setting names it no more
+        return source
+
+    @cached_property
+    def _systems(self) -> set[str]:
+        """Namespaces that the lakehouse holds something of."""
+        return self._layout.source_systems()

@@ -54,9 +54,10 @@ def check_columns(engine: LocalEngine, metastore: Table) -> None:
         known = held.get(column.name.lower())
         comment = (column.metadata or {}).get(b"comment", b"").decode()
         if known and (known.name, known.metadata.get("comment")) != (column.name, comment):
+            holds = known.metadata.get("comment") or "what others have added"
             raise PlainError(
                 f"promoted_tags: the metastore has a column {known.name} already, which holds "
-                f"{known.metadata.get('comment')}; choose another name than {column.name}"
+                f"{holds}; choose another name than {column.name}"
             )
 
 

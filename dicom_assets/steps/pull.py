@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -109,7 +110,7 @@ def pull(run: Run, name: str, *, seconds: float | None = None) -> Report:
         _Work(run, name, client, said) as work,
     ):
         said.count({"deleted": 0, "gone": 0, "failures": 0, "more": 0})
-        feed = feed_of(client)
+        feed = work.feed
         app_id = cursor_of(name, feed, service.address)
         position = run.engine.progress(catalog.INGESTION_FAILURES, app_id) or 0
         for page in feed.pages(position):
@@ -199,6 +200,11 @@ class _Work:
         self._threads.shutdown(cancel_futures=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    @cached_property
+    def feed(self) -> Feed:
+        """What tells what is new; to find out which one it is costs a request."""
+        return feed_of(self._client)
+
     def take(self, changes: Iterable[Change]) -> list[Failure]:
         """Does what changes ask for, durably, and returns what failed."""
         last: dict[Instance, Change] = {change.instance: change for change in changes}
@@ -257,7 +263,7 @@ class _Work:
             self._progress.advance()
             if isinstance(came, Path):
                 stretch.got[each] = came
-            elif came.status in (404, 410):
+            elif came.status in (404, 410) and not self.feed.holds(each.change.instance):
                 stretch.gone += 1  # it was deleted meanwhile; a feed that tells so will
             else:
                 stretch.failures.append(self._failure(f"{came}", each.target))

@@ -49,7 +49,10 @@ class Resources:
 
     @cached_property
     def ids(self) -> list[str]:
-        """Silver ids of the date's resources, but for lines of which silver could make nothing."""
+        """Silver ids of the date's resources, but for lines of which silver could make nothing.
+
+        What was refused once (`fhir_validation`) may be there since silver was made anew.
+        """
         failed = self.run.engine.read(
             catalog.INGESTION_FAILURES,
             ["sourcePath", "line"],
@@ -58,13 +61,14 @@ class Resources:
         ).to_pylist()
         bad = {(row["sourcePath"], row["line"]) for row in failed}
         rows = self.bronze[["sourceSystem", "id", "filePath", "lineNumber"]]
-        return sorted(
-            {
-                silver_id(system, self.resource_type, own_id)
-                for system, own_id, *line in rows.itertuples(index=False, name=None)
-                if own_id and tuple(line) not in bad
-            }
-        )
+        good, refused = set[str](), set[str]()
+        for system, own_id, *line in rows.itertuples(index=False, name=None):
+            if own_id:
+                which = refused if tuple(line) in bad else good
+                which.add(silver_id(system, self.resource_type, own_id))
+        table, where = catalog.silver_fhir(self.resource_type), {"id": sorted(refused - good)}
+        held = self.run.engine.read(table, ["id"], where=where)["id"] if where["id"] else []
+        return sorted({*good, *(each.as_py() for each in held)})
 
     @cached_property
     def silver(self) -> list[dict[str, Any]]:

@@ -64,13 +64,27 @@ def test_a_namespace_has_operations_of_its_own_even_where_all_folders_are_namesp
     organise(house.run)
     assert {row["sourceSystem"] for row in house.rows(catalog.OPERATIONS)} == {"default", "PACS1"}
     assert len(house.files("bronze/Files/Process/Operations/PACS1")) == 1
-    assert [path.name for path in house.drop.iterdir()] == ["PACS1"]
+    left = sorted(str(path.relative_to(house.drop)) for path in house.drop.rglob("*"))
+    assert left == ["Operations", "PACS1", "PACS1/Operations"], "whoever drops some counts on them"
+
+
+def test_a_namespace_that_the_lakehouse_holds_has_operations_though_no_setting_names_it(
+    make_house, write_dicom
+):
+    house = make_house()
+    layout = house.run.engine.layout
+    write_dicom(layout.external_root / "PACS1/x.dcm")
+    house.chain()
+    ask(house, DELETE, namespace="PACS1")
+    ask(house, DELETE, namespace="PACS2")
+    organise(house.run)
+    assert [row["sourceSystem"] for row in house.rows(catalog.OPERATIONS)] == ["PACS1"]
+    assert house.failures() == {"PACS2/Operations/x.json": "not_dicom"}
 
 
 def test_the_same_file_dropped_again_is_the_same_operation_and_a_new_one_is_not(house, tmp_path):
     shutil.copy2(ask(house, DELETE), tmp_path / "kept.json")
     organise(house.run)
-    (house.drop / "Operations").mkdir()
     shutil.copy2(tmp_path / "kept.json", house.drop / "Operations/x.json")
     assert organise(house.run).counts["operations_known"] == 1
     assert len(house.rows(catalog.OPERATIONS)) == 1
@@ -105,6 +119,7 @@ PATIENT = {"requestedBy": "a", "reason": "b", "operation": "change_patient"}
         ('{"operation": "\\ud800"}', "not JSON"),
         ("7", "Expected"),
         ([], "an array without operations"),
+        (json.dumps(DELETE)[:-1] + ', "studyInstanceUid": "1.2"}', "a field is there twice"),
         ([DELETE, {}], "operation 2: there is no `operation`"),
         (DELETE | {"operation": "SECRET"}, "operation is not delete, restore, reread or"),
         (DELETE | {"SECRET": 1}, "a field is unknown; known are operation, studyInstanceUid"),

@@ -242,6 +242,32 @@ def test_what_is_gone_meanwhile_is_counted(front, pacs, empty):
     assert (report.rows, report.counts["gone"], report.counts["failures"]) == (0, 1, 0)
 
 
+@pytest.mark.parametrize("by_changes", [True, False])
+def test_what_the_service_has_and_says_it_has_not_is_a_failure(put, empty, pacs, by_changes):
+    """What two patients share the UIDs of, for one, Orthanc's DICOMweb does not find."""
+    if by_changes:
+        put(1, PatientID="P1")
+        put(1, PatientID="P2")
+        service = empty.with_changes
+    else:
+        put(1)
+        service = empty.service
+    house = pacs(service)
+    with pytest.MonkeyPatch.context() as patch:
+        if not by_changes:
+            patch.setattr(Client, "try_series", lambda *_: None)
+            patch.setattr(Client, "retrieve", is_not_there)
+        report = pull(house.run, "pacs")
+    assert (report.rows, report.counts["gone"], report.counts["failures"]) == (0, 0, 1)
+    (row,) = house.rows(catalog.INGESTION_FAILURES)
+    assert (row["reasonCode"], row["sourceSystem"]) == ("not_retrieved", "pacs")
+    assert retry(house.run, "pacs").rows == (0 if by_changes else 1)
+
+
+def is_not_there(*_: Any) -> None:
+    raise ServiceError("pacs: an instance is answered with 404", 404)
+
+
 def test_what_is_not_handed_out_is_a_failure_and_can_be_tried_again(put, front, pacs):
     front.changes = []
     for number in (1, 2, 3):

@@ -77,6 +77,26 @@ def files(house: House, day: str = "2026/01/30") -> Path:
     return path
 
 
+def test_what_was_refused_and_came_in_when_silver_was_made_anew_agrees(tmp_path):
+    root = tmp_path / "lakehouse"
+    house = House(root, workers=1, fhir_validation="strict")
+    reports = house.run.engine.layout.fhir_drop_folder
+    reports.mkdir(parents=True)
+    drop(house, 1, 1)
+    (reports / "a.json").write_text(report("r1", "1.2.1").replace('"final"', "5"))
+    house.chain(FIRST)
+    assert house.rows(SILVER) == []
+    lenient = House(root, workers=1)
+    shutil.rmtree(root / "silver/Tables/DiagnosticReport")
+    lenient.chain(FIRST)
+    assert [row["idOrig"] for row in lenient.rows(SILVER)] == ["r1"]
+    assert len(lenient.rows(NOTE)) == 1
+    assert found(lenient) == {}
+    append = lenient.rows(NOTE)[0]
+    lose(NOTE, lambda row: row == append)(lenient)
+    assert found(lenient) == {Kind.NOTE: 1}
+
+
 def test_sound_reports_agree_and_repair_leaves_every_file_as_it_is(broken):
     before = broken.everything()
     assert repaired(broken) == ({}, {})
