@@ -1,7 +1,7 @@
 """Random sequences of events in the life of a lakehouse, and how they are let happen.
 
 Decided here: drops, corrections, runs that are broken off and tables that are removed, over few
-UIDs, so that they meet. Not decided here: what the lakehouse must hold then (`model`).
+UIDs, so that they meet. Not decided here: what the lakehouse must hold then (`model`, `twins`).
 """
 
 import json
@@ -19,6 +19,8 @@ from unittest import mock
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.steps import run
 from dicom_assets.steps.chain import STEPS
+from dicom_assets.steps.maintain import maintain
+from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets_tests.conftest import DAY, House, dicom
 
 DAYS = [DAY + timedelta(days=number) for number in range(4)]
@@ -62,6 +64,19 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Report:
+    """A FHIR report was dropped."""
+
+    system: str
+    said: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """Tables are looked after, and all is verified, and repaired if need be."""
+
+
+@dataclass(frozen=True)
 class Chain:
     """A date is run; up to a step, or until so many commits are made."""
 
@@ -77,7 +92,7 @@ class Remove:
     table: str
 
 
-Event = File | Ask | Chain | Remove
+Event = File | Ask | Report | Upkeep | Chain | Remove
 
 
 def story(seed: int, *, rounds: int, kills: bool) -> list[Event]:
@@ -102,6 +117,28 @@ def story(seed: int, *, rounds: int, kills: bool) -> list[Event]:
     # every date gets through in the end, in whatever order
     days = sorted({event.day for event in events if isinstance(event, Chain)})
     return events + [Chain(day) for day in chance.sample(days, len(days))]
+
+
+def report(chance: random.Random) -> Report:
+    """Returns a random report, of few, about one study or two, named in each of the ways."""
+    studies = chance.sample(STUDIES, chance.choice([1, 1, 2]))
+    prefix = chance.choice(["", "urn:oid:"])
+    said: dict[str, Any] = {
+        "resourceType": "DiagnosticReport",
+        "id": chance.choice(["r1", "r2", "r3"]),
+        "status": chance.choice(["final", "amended"]),
+        "code": {"text": "CT"},
+        "conclusion": chance.choice(["one", "other"]),
+        "imagingStudy": [{"reference": f"ImagingStudy/{uid}"} for uid in studies]
+        if chance.random() < 0.3
+        else [
+            {"identifier": {"system": "urn:dicom:uid", "value": f"{prefix}{uid}"}}
+            for uid in studies
+        ],
+    }
+    if chance.random() < 0.5:
+        said["subject"] = {"identifier": {"value": chance.choice(["P1", "P2", "P9"])}}
+    return Report(_system(chance), said)
 
 
 def _system(chance: random.Random) -> str:
@@ -149,14 +186,26 @@ class Played:
     days: set[date] = field(default_factory=set)
     struck: int = 0
     """How often a run was broken off, or a table removed."""
+    found: list[str] = field(default_factory=list)
+    """What did not agree when all was verified."""
+    dropped: int = 0
 
     def play(self, events: Sequence[Event]) -> None:
         """Lets events happen."""
-        for number, event in enumerate(events):
+        for event in events:
+            self.dropped += isinstance(event, File | Ask | Report)
+            name = f"{self.dropped:04}"
             if isinstance(event, File):
-                self._drop(f"{number:04}.dcm", event)
+                self._drop(f"{name}.dcm", event)
             elif isinstance(event, Ask):
-                self._ask(f"{number:04}", event)
+                self._ask(name, event)
+            elif isinstance(event, Report):
+                folder = self.house.run.engine.layout.fhir_drop_folder
+                path = folder / ("" if event.system == "default" else event.system)
+                path.mkdir(parents=True, exist_ok=True)
+                (path / f"{name}.json").write_text(json.dumps(event.said))
+            elif isinstance(event, Upkeep):
+                self._look_after()
             elif isinstance(event, Chain):
                 self._run(event)
             else:
@@ -199,6 +248,12 @@ class Played:
         except BrokenOff:
             self.struck += 1
         self.struck += event.until is not None
+        self._forget()
+
+    def _look_after(self) -> None:
+        maintain(self.house.run.engine, self.house.settings)
+        for findings in verify_and_repair(self.house.settings):
+            self.found += [f"{kind}: {count}" for kind, count in findings.counts.items()]
         self._forget()
 
     def _forget(self) -> None:

@@ -24,6 +24,7 @@ from dicom_assets_tests.faults.model import tried
 from dicom_assets_tests.faults.nursery import Fault, Nursery
 from dicom_assets_tests.faults.scene import DAYS, Scene
 from dicom_assets_tests.faults.syscalls import Act
+from dicom_assets_tests.faults.twins import differing
 
 GUARANTEES = Path(__file__).parents[2] / "docs/guarantees.md"
 _DROP, _FAILED = "bronze/Files/Ingest/Imaging/DICOM", "bronze/Files/Failed/Imaging/DICOM"
@@ -132,6 +133,20 @@ def sequences(folder: Path, seed: int, number: int) -> Iterator[Trial]:
         yield lambda at=at: trial(at)
 
 
+def twins(folder: Path, seed: int, number: int) -> Iterator[Trial]:
+    """Yields random sequences with reports, undisturbed and disturbed."""
+
+    def trial(at: int) -> tuple[int, int, list[str]]:
+        root = folder / f"twins {at}"
+        try:
+            return 1, 1, [f"twins {seed + at}: {each}" for each in differing(root, seed + at)]
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+    for at in range(number):
+        yield lambda at=at: trial(at)
+
+
 def _is_about_the_drop_folder(act: Act) -> bool:
     return "/Ingest/" in act.path
 
@@ -159,6 +174,8 @@ def trials(nursery: Nursery, folder: Path, seed: int, rows: int) -> Iterator[tup
     yield from ((name, trial) for trial in kills(apart, None))
     name = "random sequences of drops, corrections and kills, or removed tables, against a model"
     yield from ((name, trial) for trial in sequences(folder, seed, rows))
+    name = "random sequences with reports, runs broken off or upkeep between, against undisturbed"
+    yield from ((name, trial) for trial in twins(folder, seed, rows // 2))
     scene = Scene(nursery, folder / "workers", DAYS[0], workers=2)
     name = "a worker process killed, or the main process while workers work"
     yield from ((name, trial) for trial in workers(scene))
