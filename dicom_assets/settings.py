@@ -7,6 +7,7 @@ Not decided here: what a choice does; the modules that take it say so.
 
 import os
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -205,11 +206,8 @@ class Settings(BaseSettings):
                 f"{root} has a % before two digits or letters a to f, which tables take for one"
                 " character; it must be another folder"
             )
-        try:
-            if root.exists() and not root.is_dir():
-                raise ValueError(f"{root} is a file; it must be a folder")
-        except OSError as error:
-            raise ValueError(f"{root} cannot be a folder: {error.strerror}") from error
+        if _is(root, Path.exists) and not root.is_dir():
+            raise ValueError(f"{root} is a file; it must be a folder")
         return root
 
     @field_validator("patient_id_system", "accession_number_system")
@@ -299,21 +297,21 @@ class Settings(BaseSettings):
     @field_validator("person_crosswalk", "visit_crosswalk")
     @classmethod
     def _is_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
+        if value is not None and not _is(value, Path.is_file):
             raise ValueError(f"{value} is no file")
         return value
 
     @field_validator("athena_vocabulary", "spark_jars")
     @classmethod
     def _is_folder(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_dir():
+        if value is not None and not _is(value, Path.is_dir):
             raise ValueError(f"{value} is no folder")
         return value
 
     @field_validator("athena_vocabulary")
     @classmethod
     def _is_vocabulary(cls, value: Path | None) -> Path | None:
-        if value is not None and not (value / "CONCEPT.csv").is_file():
+        if value is not None and not _is(value / "CONCEPT.csv", Path.is_file):
             raise ValueError(f"{value} has no CONCEPT.csv")
         return value
 
@@ -362,6 +360,18 @@ class Settings(BaseSettings):
         """
         chosen = (*self.source_systems, *self.dicom_services, DEFAULT_SOURCE_SYSTEM)
         return name if name in chosen else "other"
+
+
+def _is(path: Path, what: Callable[[Path], bool]) -> bool:
+    """Asks the file system about a path.
+
+    Raises:
+        ValueError: It does not say.
+    """
+    try:
+        return what(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be looked at: {error.strerror}") from error
 
 
 def _may_be_namespace(name: str) -> bool:

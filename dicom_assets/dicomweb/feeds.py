@@ -186,7 +186,13 @@ class OrthancFeed:
 
     def holds(self, instance: Instance) -> bool:
         """Looks it up: what has two patients, for one, its DICOMweb does not find."""
-        return bool(self._ask("/tools/lookup", method="POST", content=instance.sop.encode()))
+        query = {
+            "StudyInstanceUID": instance.study,
+            "SeriesInstanceUID": instance.series,
+            "SOPInstanceUID": instance.sop,
+        }
+        asked = {"Level": "Instance", "Query": query}
+        return bool(self._ask("/tools/find", method="POST", json=asked))
 
     def _changes(self, new: list[dict[str, Any]]) -> list[Change]:
         """Looks up which instances those are; some may have gone meanwhile."""

@@ -22,15 +22,18 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import spawn
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
-from types import ModuleType
 from typing import Any, TypeVar
 
 from dicom_assets.lakehouse.allocator import keep_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_STARTING = threading.Lock()
+_WITH_PROGRAM = spawn.get_preparation_data
 
 MANY_TASKS = 64
 """So many are worth starting processes for, which takes half a second: they share no lock."""
@@ -112,12 +115,18 @@ class _Process(ForkServerProcess):
 
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            return ForkServerProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = main
+        with _STARTING:
+            spawn.get_preparation_data = _without_program
+            try:
+                return ForkServerProcess._Popen(process_obj)
+            finally:
+                spawn.get_preparation_data = _WITH_PROGRAM
+
+
+def _without_program(name: str) -> dict[str, Any]:
+    """Returns what a process is told when it starts, but for the program."""
+    told = _WITH_PROGRAM(name)
+    return {key: value for key, value in told.items() if not key.startswith("init_main")}
 
 
 class _Context(ForkServerContext):

@@ -93,7 +93,7 @@ def organise(run: Run) -> Report:
                     turn.finish(report)
         turn.finish(report)
         kept = {layout.drop_folder / name for name in ("", *_namespace_folders(run))}
-        kept |= {folder / OPERATIONS_FOLDER for folder in kept}
+        kept |= {folder / OPERATIONS_FOLDER for folder in (*kept, *turn.folders_of_systems())}
         remove_empty_folders(
             layout.drop_folder,
             emptied=set(map(path_of, emptied)),
@@ -505,6 +505,12 @@ class _Turn:
         if operations.holds_operations(source.path, first) and first in self._systems:
             return replace(source, system=first)  # also where the setting names it no more
         return source
+
+    def folders_of_systems(self) -> set[Path]:
+        """Returns drop folders of namespaces that operations have come from, or might have."""
+        if isinstance(self._layout.drop_folder, FarPath):  # there are no empty folders
+            return set()
+        return {self._layout.drop_folder / name for name in self._systems}
 
     @cached_property
     def _systems(self) -> set[str]:

@@ -28,6 +28,7 @@ from dicom_assets.dicomweb.feeds import Change, Feed, feed_of
 from dicom_assets.dicomweb.part10 import MOST_HEAD_BYTES, head_of
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import Progress
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.failures import Failure
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.keys import hex_key
@@ -263,10 +264,19 @@ class _Work:
             self._progress.advance()
             if isinstance(came, Path):
                 stretch.got[each] = came
-            elif came.status in (404, 410) and not self.feed.holds(each.change.instance):
+            elif self._is_gone(each.change.instance, came):
                 stretch.gone += 1  # it was deleted meanwhile; a feed that tells so will
             else:
                 stretch.failures.append(self._failure(f"{came}", each.target))
+
+    def _is_gone(self, instance: Instance, said: ServiceError) -> bool:
+        """Says whether the service has an instance no more; where that cannot be told, it has."""
+        if said.status not in (404, 410):
+            return False
+        try:
+            return not self.feed.holds(instance)
+        except PlainError:  # the instance fails alone, with what was said of it
+            return False
 
     def _retrieve_series(self, group: list[_Wanted]) -> dict[_Wanted, Path]:
         """Retrieves a series; what is missing when it breaks off is retrieved one by one."""

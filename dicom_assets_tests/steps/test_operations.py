@@ -80,6 +80,8 @@ def test_a_namespace_that_the_lakehouse_holds_has_operations_though_no_setting_n
     organise(house.run)
     assert [row["sourceSystem"] for row in house.rows(catalog.OPERATIONS)] == ["PACS1"]
     assert house.failures() == {"PACS2/Operations/x.json": "not_dicom"}
+    left = sorted(str(path.relative_to(house.drop)) for path in house.drop.rglob("*"))
+    assert left == ["PACS1", "PACS1/Operations"]
 
 
 def test_the_same_file_dropped_again_is_the_same_operation_and_a_new_one_is_not(house, tmp_path):

@@ -264,6 +264,28 @@ def test_what_the_service_has_and_says_it_has_not_is_a_failure(put, empty, pacs,
     assert retry(house.run, "pacs").rows == (0 if by_changes else 1)
 
 
+def test_where_the_service_does_not_say_whether_it_has_it_the_others_are_kept(
+    put, empty, pacs, monkeypatch
+):
+    first, _ = put(1), put(2)
+    house, original = pacs(empty.service), Client.retrieve
+    monkeypatch.setattr(Client, "try_series", lambda *_: None)
+
+    def retrieve(client: Client, instance: Any, take: Any) -> None:
+        if instance.sop == first[2]:
+            is_not_there()
+        original(client, instance, take)
+
+    def refused(*_: Any) -> None:
+        raise ServiceError("pacs: a search is answered with 403", 403)
+
+    monkeypatch.setattr(Client, "retrieve", retrieve)
+    monkeypatch.setattr(feeds.DateFeed, "holds", refused)
+    report = pull(house.run, "pacs")
+    assert (report.rows, report.counts["gone"], report.counts["failures"]) == (1, 0, 1)
+    assert len(pulled(house)) == 1
+
+
 def is_not_there(*_: Any) -> None:
     raise ServiceError("pacs: an instance is answered with 404", 404)
 
