@@ -206,8 +206,9 @@ class Settings(BaseSettings):
                 f"{root} has a % before two digits or letters a to f, which tables take for one"
                 " character; it must be another folder"
             )
-        if _is(root, Path.exists) and not root.is_dir():
-            raise ValueError(f"{root} is a file; it must be a folder")
+        _checked(
+            root, lambda path: path.is_dir() or not path.exists(), "is a file; it must be a folder"
+        )
         return root
 
     @field_validator("patient_id_system", "accession_number_system")
@@ -297,23 +298,17 @@ class Settings(BaseSettings):
     @field_validator("person_crosswalk", "visit_crosswalk")
     @classmethod
     def _is_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not _is(value, Path.is_file):
-            raise ValueError(f"{value} is no file")
-        return value
+        return _checked(value, Path.is_file, "is no file")
 
     @field_validator("athena_vocabulary", "spark_jars")
     @classmethod
     def _is_folder(cls, value: Path | None) -> Path | None:
-        if value is not None and not _is(value, Path.is_dir):
-            raise ValueError(f"{value} is no folder")
-        return value
+        return _checked(value, Path.is_dir, "is no folder")
 
     @field_validator("athena_vocabulary")
     @classmethod
     def _is_vocabulary(cls, value: Path | None) -> Path | None:
-        if value is not None and not _is(value / "CONCEPT.csv", Path.is_file):
-            raise ValueError(f"{value} has no CONCEPT.csv")
-        return value
+        return _checked(value, lambda path: (path / "CONCEPT.csv").is_file(), "has no CONCEPT.csv")
 
     @model_validator(mode="after")
     def _connect(self) -> Self:
@@ -362,16 +357,18 @@ class Settings(BaseSettings):
         return name if name in chosen else "other"
 
 
-def _is(path: Path, what: Callable[[Path], bool]) -> bool:
-    """Asks the file system about a path.
+def _checked(path: Path | None, is_right: Callable[[Path], bool], wrong: str) -> Path | None:
+    """Returns a path, where it is given, of which the file system says what it must.
 
     Raises:
-        ValueError: It does not say.
+        ValueError: It says otherwise, `wrong`, or nothing.
     """
     try:
-        return what(path)
+        if path is None or is_right(path):
+            return path
     except OSError as error:
         raise ValueError(f"{path} cannot be looked at: {error.strerror}") from error
+    raise ValueError(f"{path} {wrong}")
 
 
 def _may_be_namespace(name: str) -> bool:

@@ -66,11 +66,8 @@ def _with_client(name: str | None, act: Callable[[Any, "Settings"], "Outcome"]) 
         name = chosen(settings, name)
     except PlainError as error:
         raise click.UsageError(str(error)) from error
-    try:
-        with shown_progress(), Client.of(name, settings.dicom_services[name]) as client:
-            return act(client, settings)
-    except PlainError as error:
-        raise click.ClickException(str(error)) from error
+    with shown_progress(), Client.of(name, settings.dicom_services[name]) as client:
+        return act(client, settings)
 
 
 def _end(outcome: "Outcome") -> None:

@@ -92,12 +92,10 @@ def organise(run: Run) -> Report:
                 if turn.is_full():
                     turn.finish(report)
         turn.finish(report)
-        kept = {layout.drop_folder / name for name in ("", *_namespace_folders(run))}
-        kept |= {folder / OPERATIONS_FOLDER for folder in (*kept, *turn.folders_of_systems())}
         remove_empty_folders(
             layout.drop_folder,
             emptied=set(map(path_of, emptied)),
-            kept=kept,
+            kept=_folders_that_stay(run),
             settle_seconds=settings.settle_seconds,
         )
     return report
@@ -122,12 +120,17 @@ def _begun(run: Run) -> Iterator[Report]:
         yield report
 
 
-def _namespace_folders(run: Run) -> Iterator[str]:
-    """Yields the first-level drop folders that name a source system: senders count on those."""
-    if isinstance(run.engine.layout.drop_folder, FarPath):  # there are no empty folders
-        return
-    with os.scandir(run.engine.layout.drop_folder) as entries:
-        yield from (entry.name for entry in entries if run.settings.is_namespace(entry.name))
+def _folders_that_stay(run: Run) -> set[Path]:
+    """Returns drop folders of namespaces and of operations: senders count on those."""
+    layout = run.engine.layout
+    if isinstance(layout.drop_folder, FarPath):  # there are no empty folders
+        return set()
+    with os.scandir(layout.drop_folder) as entries:
+        named = {entry.name for entry in entries if run.settings.is_namespace(entry.name)}
+    corrected = {"", *named, *layout.source_systems()}
+    return {layout.drop_folder / name for name in named} | {
+        layout.drop_folder / name / OPERATIONS_FOLDER for name in corrected
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,15 +505,10 @@ class _Turn:
     def _source_of(self, entry: Dropped) -> Source:
         source = Source.of(entry, self._layout.drop_folder, self._settings.is_namespace)
         first = source.path.partition("/")[0]
-        if operations.holds_operations(source.path, first) and first in self._systems:
+        is_asked_of = first != source.system and operations.holds_operations(source.path, first)
+        if is_asked_of and first in self._systems:
             return replace(source, system=first)  # also where the setting names it no more
         return source
-
-    def folders_of_systems(self) -> set[Path]:
-        """Returns drop folders of namespaces that operations have come from, or might have."""
-        if isinstance(self._layout.drop_folder, FarPath):  # there are no empty folders
-            return set()
-        return {self._layout.drop_folder / name for name in self._systems}
 
     @cached_property
     def _systems(self) -> set[str]:

@@ -66,9 +66,9 @@ class Resources:
             if own_id:
                 which = refused if tuple(line) in bad else good
                 which.add(silver_id(system, self.resource_type, own_id))
-        table, where = catalog.silver_fhir(self.resource_type), {"id": sorted(refused - good)}
-        held = self.run.engine.read(table, ["id"], where=where)["id"] if where["id"] else []
-        return sorted({*good, *(each.as_py() for each in held)})
+        table, where = catalog.silver_fhir(self.resource_type), {"id": refused - good}
+        held = self.run.engine.read(table, ["id"], where=where)["id"].to_pylist()
+        return sorted(good.union(held))
 
     @cached_property
     def silver(self) -> list[dict[str, Any]]:

@@ -14,12 +14,11 @@ from typing import Any
 import orjson
 
 from dicom_assets.defs.checks import RULES
-from dicom_assets.steps import catalog, run
+from dicom_assets.steps import catalog
 from dicom_assets.steps.conflicts import UID_OF_LEVEL, open_conflicts
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.verify import verify
-from dicom_assets_tests.conftest import House
-from dicom_assets_tests.faults.story import File, Played, story
+from dicom_assets_tests.faults.story import File, Played, played, story
 
 GENDERS = {"M": 8507, "F": 8532}
 _TOLD = {"studyDescription": "description", "accessionNumber": "accession", "patientSex": "sex"}
@@ -230,7 +229,5 @@ def tried(root: Path, seed: int, *, rounds: int = 6, kills: bool) -> tuple[int, 
     Returns:
         How often a run was broken off, and in what the lakehouse is not as it must be.
     """
-    run._engine.cache_clear()
-    played = Played(House(root, source_systems=["pacs"], workers=1))
-    played.play(story(seed, rounds=rounds, kills=kills))
-    return played.struck, Model(played).differences()
+    after = played(root, story(seed, rounds=rounds, kills=kills))
+    return after.struck, Model(after).differences()

@@ -200,10 +200,7 @@ class Played:
             elif isinstance(event, Ask):
                 self._ask(name, event)
             elif isinstance(event, Report):
-                folder = self.house.run.engine.layout.fhir_drop_folder
-                path = folder / ("" if event.system == "default" else event.system)
-                path.mkdir(parents=True, exist_ok=True)
-                (path / f"{name}.json").write_text(json.dumps(event.said))
+                self._report(f"{name}.json", event)
             elif isinstance(event, Upkeep):
                 self._look_after()
             elif isinstance(event, Chain):
@@ -215,7 +212,7 @@ class Played:
                 self._forget()
 
     def _drop(self, name: str, file: File) -> None:
-        path = self._inside(file.system) / name
+        path = _inside(self.house.drop, file.system) / name
         dicom(
             path,
             StudyInstanceUID=file.study,
@@ -232,13 +229,15 @@ class Played:
 
     def _ask(self, name: str, ask: Ask) -> None:
         said = {"operation": ask.kind, "id": name, "requestedBy": "me", "reason": "wrong"}
-        path = self._inside(ask.system) / f"Operations/{name}.json"
+        path = _inside(self.house.drop, ask.system) / f"Operations/{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(said | ask.what))
         self.asked[name] = ask
 
-    def _inside(self, system: str) -> Path:
-        return self.house.drop / ("" if system == "default" else system)
+    def _report(self, name: str, report: Report) -> None:
+        folder = _inside(self.house.run.engine.layout.fhir_drop_folder, report.system)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(report.said))
 
     def _run(self, event: Chain) -> None:
         self.days.add(event.day)
@@ -258,8 +257,23 @@ class Played:
 
     def _forget(self) -> None:
         """Opens the lakehouse anew, as another process would."""
-        run._engine.cache_clear()
-        self.house = House(self.house.settings.lakehouse, source_systems=["pacs"], workers=1)
+        self.house = _opened(self.house.settings.lakehouse)
+
+
+def played(root: Path, events: Sequence[Event]) -> Played:
+    """Lets events happen to a new lakehouse."""
+    found = Played(_opened(root))
+    found.play(events)
+    return found
+
+
+def _opened(root: Path) -> House:
+    run._engine.cache_clear()
+    return House(root, source_systems=["pacs"], workers=1)
+
+
+def _inside(drop_folder: Path, system: str) -> Path:
+    return drop_folder / ("" if system == "default" else system)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -120,31 +121,28 @@ def workers(scene: Scene) -> Iterator[Trial]:
 
 def sequences(folder: Path, seed: int, number: int) -> Iterator[Trial]:
     """Yields random sequences of events; of three, runs are broken off in two, tables go in one."""
-
-    def trial(at: int) -> tuple[int, int, list[str]]:
-        root = folder / f"sequence {at}"
-        try:
-            struck, different = tried(root, seed + at, kills=at % 3 > 0)
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-        return 1, min(struck, 1), [f"sequence {seed + at}: {each}" for each in different]
-
     for at in range(number):
-        yield lambda at=at: trial(at)
+        yield _played(folder, seed + at, partial(tried, kills=at % 3 > 0))
 
 
 def twins(folder: Path, seed: int, number: int) -> Iterator[Trial]:
     """Yields random sequences with reports, undisturbed and disturbed."""
+    for at in range(number):
+        yield _played(folder, seed + at, lambda root, seed: (1, differing(root, seed)))
 
-    def trial(at: int) -> tuple[int, int, list[str]]:
-        root = folder / f"twins {at}"
+
+def _played(folder: Path, seed: int, play: Callable[[Path, int], tuple[int, list[str]]]) -> Trial:
+    """Returns the trial of a sequence, played in a folder of its own."""
+
+    def trial() -> tuple[int, int, list[str]]:
+        root = folder / f"sequence {seed}"
         try:
-            return 1, 1, [f"twins {seed + at}: {each}" for each in differing(root, seed + at)]
+            struck, different = play(root, seed)
         finally:
             shutil.rmtree(root, ignore_errors=True)
+        return 1, min(struck, 1), [f"sequence {seed}: {each}" for each in different]
 
-    for at in range(number):
-        yield lambda at=at: trial(at)
+    return trial
 
 
 def _is_about_the_drop_folder(act: Act) -> bool:

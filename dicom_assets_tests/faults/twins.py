@@ -10,10 +10,8 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dicom_assets.steps import run
-from dicom_assets_tests.conftest import House
 from dicom_assets_tests.faults.likeness import differences, likeness
-from dicom_assets_tests.faults.story import Chain, Event, Played, Remove, Upkeep, report, story
+from dicom_assets_tests.faults.story import Chain, Event, Remove, Upkeep, played, report, story
 
 _MOST_COMMITS = 16
 
@@ -22,22 +20,14 @@ def differing(folder: Path, seed: int, *, rounds: int = 6) -> list[str]:
     """Returns in what disturbed lakehouses differ from the one that was not."""
     chance = random.Random(seed)  # noqa: S311 no secret
     events = [*_with_reports(story(seed, rounds=rounds, kills=False), chance)]
-    undisturbed, found = _played(folder / "undisturbed", [*events, Upkeep()]), list[str]()
+    found = played(folder / "undisturbed", [*events, Upkeep()]).found
     expected = likeness(folder / "undisturbed")
-    found += undisturbed.found
     for disturb in (_broken_off, _looked_after):
         name = disturb.__name__
-        played = _played(folder / name, [*disturb(events, chance), Upkeep()])
+        after = played(folder / name, [*disturb(events, chance), Upkeep()])
         other = differences(likeness(folder / name), expected)
-        found += [f"{name}: {each}" for each in (*played.found, *other)]
+        found += [f"{name}: {each}" for each in (*after.found, *other)]
     return found
-
-
-def _played(root: Path, events: Sequence[Event]) -> Played:
-    run._engine.cache_clear()
-    played = Played(House(root, source_systems=["pacs"], workers=1))
-    played.play(events)
-    return played
 
 
 def _with_reports(events: Sequence[Event], chance: random.Random) -> Iterator[Event]:

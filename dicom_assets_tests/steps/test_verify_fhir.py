@@ -92,8 +92,7 @@ def test_what_was_refused_and_came_in_when_silver_was_made_anew_agrees(tmp_path)
     assert [row["idOrig"] for row in lenient.rows(SILVER)] == ["r1"]
     assert len(lenient.rows(NOTE)) == 1
     assert found(lenient) == {}
-    append = lenient.rows(NOTE)[0]
-    lose(NOTE, lambda row: row == append)(lenient)
+    lose(NOTE, lambda _: True)(lenient)
     assert found(lenient) == {Kind.NOTE: 1}
 
 
