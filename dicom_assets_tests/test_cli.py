@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dicom_assets.cli import main
+from dicom_assets.demo import _MARK
 from dicom_assets.lakehouse.lock import locked
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
@@ -64,11 +65,37 @@ def call_here(environment):
 
 
 @pytest.fixture(scope="module")
-def ingested(workplace, call, sample) -> Path:
-    drop = workplace / "lakehouse/bronze/Files/Ingest/Imaging/DICOM"
+def broken_off(workplace, environment, sample) -> list[tuple[int, str]]:
+    """The sample dropped, one run interrupted and one killed: their exit status and last words."""
+    (workplace / "dagster").mkdir()
+    shutil.copyfile(Path(__file__).parents[1] / "dagster.yaml", workplace / "dagster/dagster.yaml")
+    lakehouse = workplace / "lakehouse"
+    drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
     shutil.copytree(sample / "Imaging/DICOM", drop)
     shutil.copyfile(sample / "dicom_assets_manifest.json", drop / "dicom_assets_manifest.json")
     (drop / "secret-patient-name.txt").write_text("not DICOM")
+
+    def ended(how: signal.Signals, once: str) -> tuple[int, str]:
+        command = [COMMAND, "run", "--date", "2026-03-14"]
+        run = subprocess.Popen(
+            command, env=os.environ | environment, stderr=subprocess.PIPE, text=True
+        )
+        while not (lakehouse / once / "_delta_log").exists():
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(how)
+        said = run.communicate(timeout=60)[1]
+        return run.returncode, said
+
+    return [
+        ended(signal.SIGINT, once="bronze/Tables/process_files"),
+        ended(signal.SIGKILL, once="bronze/Tables/dicomimagingmetastore"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def ingested(workplace, broken_off, call) -> Path:
+    """The lakehouse, once a run has got through."""
     done = call("run", "--date", "2026-03-14")
     assert done.returncode == 0, done.stderr
     assert re.search(r"gold/Image_Occurrence +24 +[\d.]+ +all hold", done.stdout)
@@ -83,12 +110,19 @@ def test_help_is_there_in_half_a_second(call):
     assert seconds < 2, "0.05 s when measured; the bound only catches a heavy import"
 
 
-def test_a_run_is_seen_by_the_dagster_instance(ingested, workplace, monkeypatch):
+def test_a_run_that_is_interrupted_or_killed_is_finished_by_the_next_and_nothing_waits_for_it(
+    broken_off, ingested, workplace, monkeypatch
+):
+    (status, said), (killed, _) = broken_off
+    assert status == 1
+    assert "interrupted; run it again" in said
+    assert "Traceback" not in said
+    assert killed == -signal.SIGKILL
     monkeypatch.setenv("DAGSTER_HOME", str(workplace / "dagster"))
     with dg.DagsterInstance.get() as instance:
-        (run,) = instance.get_runs()
-        assert run.status is dg.DagsterRunStatus.SUCCESS
-        assert run.tags["dagster/partition"] == "2026-03-14"
+        runs = sorted(instance.get_runs(), key=lambda run: run.status.value)
+    assert [run.status.value for run in runs] == ["FAILURE", "FAILURE", "SUCCESS"]
+    assert {run.tags["dagster/partition"] for run in runs} == {"2026-03-14"}
 
 
 def test_nothing_of_a_patient_is_in_the_event_log(ingested, workplace):
@@ -137,15 +171,20 @@ def test_a_blocking_check_that_does_not_hold_gives_exit_code_1(call_here, workpl
     assert not (lakehouse / "bronze/Tables/dicomimagingmetastore").exists()
 
 
-def test_the_demo_shows_expected_and_actual_side_by_side(call_here, workplace):
-    done = call_here("demo", "--to", str(workplace / "demo"))
+def test_the_demo_makes_its_lakehouse_anew_and_shows_expected_and_actual_side_by_side(
+    ingested, call_here, workplace
+):
+    folder = workplace / "demo"
+    shutil.copytree(ingested, folder)
+    (folder / _MARK).touch()  # as an earlier one has left it
+    done = call_here("demo", "--to", str(folder))
     assert done.exit_code == 0, done.stderr
     assert re.search(r"rows in gold/Image_Occurrence +24 +24 +ok", done.stdout)
     assert " NO" not in done.stdout
     for line in done.stdout.splitlines():
         if " -c '" in line:
             exec(line.split(" -c '")[1].rstrip("'"), {})  # noqa: S102 what a user copies
-    assert call_here("demo", "--to", str(workplace / "demo")).exit_code == 0
+    assert list(folder.rglob("secret-patient-name.txt")) == []
 
 
 def test_the_demo_never_deletes_what_it_did_not_make(call_here, workplace):
@@ -156,46 +195,6 @@ def test_the_demo_never_deletes_what_it_did_not_make(call_here, workplace):
     assert done.exit_code == 2
     assert "no demo lakehouse" in done.stderr
     assert (mine / "precious").exists()
-
-
-def test_a_run_that_is_interrupted_or_killed_is_finished_by_the_next_and_nothing_waits_for_it(
-    workplace, sample, monkeypatch
-):
-    home, lakehouse = workplace / "killed_dagster", workplace / "killed"
-    home.mkdir()
-    shutil.copyfile(Path(__file__).parents[1] / "dagster.yaml", home / "dagster.yaml")
-    drop = lakehouse / "bronze/Files/Ingest/Imaging/DICOM"
-    shutil.copytree(sample / "Imaging/DICOM", drop)
-    environment = os.environ | {
-        "DAGSTER_HOME": str(home),
-        "DICOM_ASSETS_LAKEHOUSE": str(lakehouse),
-    }
-    command = [COMMAND, "run", "--date", "2026-03-14"]
-
-    def ended(how: signal.Signals, once: str) -> tuple[int, str]:
-        run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        while not (lakehouse / once / "_delta_log").exists():
-            assert run.poll() is None
-            time.sleep(0.01)
-        run.send_signal(how)
-        said = run.communicate(timeout=60)[1]
-        return run.returncode, said
-
-    status, said = ended(signal.SIGINT, once="bronze/Tables/process_files")
-    assert status == 1
-    assert "interrupted; run it again" in said
-    assert "Traceback" not in said
-    status, _ = ended(signal.SIGKILL, once="bronze/Tables/dicomimagingmetastore")
-    assert status == -signal.SIGKILL
-    again = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=90, check=False
-    )
-    assert again.returncode == 0, again.stderr
-    assert re.search(r"gold/Image_Occurrence +24", again.stdout)
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    with dg.DagsterInstance.get() as instance:
-        statuses = sorted(run.status.value for run in instance.get_runs())
-    assert statuses == ["FAILURE", "FAILURE", "SUCCESS"]
 
 
 def test_a_run_that_waits_for_another_says_so_and_can_be_interrupted(workplace):
