@@ -206,9 +206,7 @@ class Settings(BaseSettings):
                 f"{root} has a % before two digits or letters a to f, which tables take for one"
                 " character; it must be another folder"
             )
-        _checked(
-            root, lambda path: path.is_dir() or not path.exists(), "is a file; it must be a folder"
-        )
+        _checked(root, _can_be_folder, "is a file or lies below one; it must be a folder")
         return root
 
     @field_validator("patient_id_system", "accession_number_system")
@@ -292,7 +290,11 @@ class Settings(BaseSettings):
     @field_validator("promoted_tags")
     @classmethod
     def _known_tags(cls, value: dict[str, str]) -> dict[str, str]:
-        promoted_tags(value)
+        from dicom_assets.dicom.elements import is_excluded
+
+        for tag in promoted_tags(value):
+            if is_excluded(int(tag.tag, 16)):
+                raise ValueError(f"{tag.keyword} is in no header, so no column can be filled")
         return value
 
     @field_validator("person_crosswalk", "visit_crosswalk")
@@ -369,6 +371,10 @@ def _checked(path: Path | None, is_right: Callable[[Path], bool], wrong: str) ->
     except OSError as error:
         raise ValueError(f"{path} cannot be looked at: {error.strerror}") from error
     raise ValueError(f"{path} {wrong}")
+
+
+def _can_be_folder(path: Path) -> bool:
+    return next(each for each in (path, *path.parents) if each.exists()).is_dir()
 
 
 def _may_be_namespace(name: str) -> bool:

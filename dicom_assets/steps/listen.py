@@ -161,7 +161,9 @@ def _started(
         handlers = [(evt.EVT_C_STORE, receiver.store), (evt.EVT_CONN_CLOSE, receiver.closed)]
         server = entity.start_server((host, port), block=False, evt_handlers=handlers)
     except ValueError as error:
-        raise PlainError(f"{aet!r} is no AE title: 1 to 16 ASCII characters") from error
+        raise PlainError(
+            f"{aet!r} is no AE title: 1 to 16 ASCII characters, no backslash"
+        ) from error
     except OSError as error:
         raise PlainError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
     assert isinstance(server, ThreadedAssociationServer)  # noqa: S101 since it does not block
