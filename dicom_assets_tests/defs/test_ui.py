@@ -185,12 +185,13 @@ def is_loaded(served: Dagster) -> bool:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Makes tabs that share what was loaded before."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_context()
 
 
 def pictures(tmp_path: Path) -> Path:
@@ -255,7 +256,8 @@ def test_materializing_a_date_in_the_ui_brings_the_sample_to_gold(materialized):
 
 def test_the_graph_shows_all_assets_with_passed_checks(materialized, browser, tmp_path):
     # wide enough for Dagster to draw the nodes with their checks
-    page = browser.new_page(viewport={"width": 3900, "height": 1500})
+    page = browser.new_page()
+    page.set_viewport_size({"width": 3900, "height": 1500})
     page.add_init_script(
         """localStorage.setItem("dagster-nav-collapsed", "true");
         localStorage.setItem("asset-node-facets", '["latest-event", "checks", "kind-tag"]')"""
@@ -302,7 +304,8 @@ def test_every_check_of_the_date_has_passed(materialized):
 
 
 def test_the_contact_sheet_opens_as_a_picture(materialized, browser, tmp_path):
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1600, "height": 1000})
     metastore = "assets/bronze/dicomimagingmetastore"
     page.goto(f"{materialized.address}/{metastore}?view=partitions&partition={DAY}")
     page.locator("tr", has_text="contact_sheet").get_by_text("[Show Markdown]").first.click()
