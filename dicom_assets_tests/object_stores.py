@@ -24,6 +24,16 @@ ACCOUNT = "devstoreaccount1"
 # the key of every Azurite, as its documentation says
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _VERSION = "2021-12-02"
+# what moto_server serves, without its asking of each request which of 170 services it is for
+_ONLY_S3 = """
+import logging, sys
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+from werkzeug.serving import run_simple
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+port, app = int(sys.argv[1]), create_backend_app("s3")
+run_simple("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
+"""
 
 
 class Place:
@@ -114,7 +124,6 @@ class Moto:
 
     def place(self, name: str) -> Place:
         """Makes a bucket."""
-        import boto3
         from obstore.store import S3Store
 
         section = {
@@ -123,13 +132,9 @@ class Moto:
             "aws_region": "us-east-1",
             "aws_endpoint": self.endpoint,
         }
-        boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id="test",
-            aws_secret_access_key="testing-secret",  # noqa: S106
-        ).create_bucket(Bucket=name)
+        request = urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")  # noqa: S310
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            assert answer.status == 200
         options: Any = {"allow_http": True}
         store = S3Store(name, config=section, client_options=options)  # pyright: ignore
         return Place(f"s3://{name}", section, store)
@@ -138,8 +143,8 @@ class Moto:
 @contextlib.contextmanager
 def azurite(folder: Path) -> Iterator[Azurite]:
     port = free_port()
-    command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", str(folder)]
-    options = ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+    command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+    options = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence"]
     with served([*command, *options], answers=lambda: listens(port), log=folder / "log"):
         yield Azurite(port)
 
@@ -147,9 +152,8 @@ def azurite(folder: Path) -> Iterator[Azurite]:
 @contextlib.contextmanager
 def moto(folder: Path) -> Iterator[Moto]:
     port = free_port()
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1"]
-    log = folder / "log"
-    with served([*command, "-p", str(port)], answers=lambda: listens(port), log=log):
+    command = [sys.executable, "-c", _ONLY_S3, str(port)]
+    with served(command, answers=lambda: listens(port), log=folder / "log"):
         yield Moto(port)
 
 

@@ -83,6 +83,7 @@ def in_front_of(endpoint: str) -> Iterator[Front]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # an answer is sent in two writes
 
         def _pass(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
