@@ -252,6 +252,7 @@ def test_what_the_service_has_and_says_it_has_not_is_a_failure(put, empty, pacs,
         service = empty.service
     house = pacs(service)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feeds, "_FIRST_MONTH", feeds.date(2026, 1, 1))
         if not by_changes:
             patch.setattr(Client, "try_series", lambda *_: None)
             patch.setattr(Client, "retrieve", is_not_there)
@@ -267,6 +268,7 @@ def test_where_the_service_does_not_say_whether_it_has_it_the_others_are_kept(
 ):
     first, _ = put(1), put(2)
     house, original = pacs(empty.service), Client.retrieve
+    monkeypatch.setattr(feeds, "_FIRST_MONTH", feeds.date(2026, 1, 1))
     monkeypatch.setattr(Client, "try_series", lambda *_: None)
 
     def retrieve(client: Client, instance: Any, take: Any) -> None:
