@@ -245,6 +245,22 @@ def test_what_is_bad_or_could_not_be_fetched_is_a_failure_and_the_others_go_on_a
     assert [row["reasonCode"] for row in again] == ["not_fetched"]
 
 
+def test_what_could_not_be_fetched_is_tried_again_on_the_next_date_though_it_did_not_change(
+    house, tmp_path, write_dicom
+):
+    path = house.run.engine.layout.external_root / "PACS1/a.dcm"
+    write_dicom(path)
+    external_files(house.run)
+    path.rename(tmp_path / "a.dcm")
+    extract(house.run)
+    assert set(house.failures().values()) == {"not_fetched"}
+    (tmp_path / "a.dcm").rename(path)
+    house.chain(DAY, until="extract")
+    assert house.metastore() == []
+    house.chain(DAY + timedelta(days=1), until="extract")
+    assert len(house.metastore()) == 1
+
+
 @pytest.mark.parametrize("done", range(7))
 def test_killed_anywhere_and_run_again_is_the_same(make_house, write_dicom, monkeypatch, done):
     house = make_house(workers=1)  # what comes in another order comes in fewer commits
@@ -475,7 +491,8 @@ def test_verify_finds_nothing_wrong_where_objects_were_replaced_and_their_confli
 ):
     house = with_place
     place.put("a.dcm", content(tmp_path, write_dicom, StudyDescription="a"))
-    deleted = {"StudyInstanceUID": "1.2.3.5", "SeriesInstanceUID": "1.2.3.5.1"}
+    uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    deleted = dict(zip(uids, ("1.2.3.5", "1.2.3.5.1", "1.2.3.5.1.1"), strict=True))
     place.put("deleted.dcm", content(tmp_path, write_dicom, **deleted))
     write_dicom(house.drop / "dropped.dcm", **ANOTHER)
     house.chain()
