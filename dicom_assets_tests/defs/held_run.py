@@ -1,6 +1,6 @@
 """A process that works on a Dagster run until it is killed, for tests of what becomes of the run.
 
-It is forked from one that has loaded Dagster, which takes seconds.
+It is forked from the one that tests: another would have to load Dagster, which takes seconds.
 """
 
 import multiprocessing
@@ -14,15 +14,14 @@ import dagster as dg
 
 from dicom_assets.defs.running import marked
 
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload([__name__])
+_FORKED = multiprocessing.get_context("fork")
 
 
 @contextmanager
-def worked_on(home: str, run_id: str, *, lakehouse: str) -> Iterator[None]:
+def worked_on(instance: dg.DagsterInstance, run_id: str, *, lakehouse: str) -> Iterator[None]:
     """Lets a process work on a run of a Dagster instance until the block ends, then kills it."""
     begun = _FORKED.Event()
-    process = _FORKED.Process(target=_work, args=(home, run_id, lakehouse, begun))
+    process = _FORKED.Process(target=_work, args=(instance, run_id, lakehouse, begun))
     process.start()
     assert begun.wait(60)
     try:
@@ -32,10 +31,7 @@ def worked_on(home: str, run_id: str, *, lakehouse: str) -> Iterator[None]:
         process.join()
 
 
-def _work(home: str, run_id: str, lakehouse: str, begun: Event) -> None:
-    with (
-        dg.DagsterInstance.from_config(home) as instance,
-        marked(instance, run_id, lakehouse=Path(lakehouse)),
-    ):
+def _work(instance: dg.DagsterInstance, run_id: str, lakehouse: str, begun: Event) -> None:
+    with marked(instance, run_id, lakehouse=Path(lakehouse)):
         begun.set()
         time.sleep(60)

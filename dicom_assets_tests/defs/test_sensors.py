@@ -1,8 +1,10 @@
 """What the drop-folder sensor decides, and what it asks Dagster for."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import dagster as dg
@@ -98,6 +100,12 @@ def test_a_cursor_of_an_earlier_version_is_understood():
     assert decide(entry("a.dcm", age=5), cursor='{"newest_ns": 1, "reported_ns": 1}')[0] == 1
 
 
+@cache
+def definitions() -> dg.Definitions:
+    """All definitions, loaded once: nobody changes them."""
+    return defs()
+
+
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as instance:
@@ -126,7 +134,7 @@ def evaluate(
         instance=instance,
         cursor=cursor,
         sensor_name="drop_folder_sensor",
-        repository_def=defs().get_repository_def(),
+        repository_def=definitions().get_repository_def(),
         resources={"lakehouse": lakehouse},
     ) as context:
         result = sensors.drop_folder_sensor(context)
@@ -173,7 +181,7 @@ def test_the_sensor_watches_the_drop_folder_of_fhir_files_too(lakehouse, instanc
 def test_the_run_that_it_asks_for_is_the_chain_but_for_listing_external(lakehouse, instance):
     drop(lakehouse, "a.dcm")
     (request,) = evaluate(lakehouse, instance).run_requests or []
-    graph = defs().resolve_asset_graph()
+    graph = definitions().resolve_asset_graph()
     apart = {PULLED, dg.AssetKey(["bronze", "external_files"])}
     assert set(request.asset_selection or ()) == graph.materializable_asset_keys - apart
 
@@ -188,63 +196,61 @@ def test_an_empty_drop_folder_is_a_skipped_tick(lakehouse, instance):
 def test_a_run_that_still_waits_takes_what_arrives_meanwhile(lakehouse, instance):
     drop(lakehouse, "a.dcm")
     today = ingest_date.get_last_partition_key() or ""
-    instance.create_run_for_job(
-        defs().resolve_job_def(JOB_NAME),
-        status=dg.DagsterRunStatus.STARTING,
-        tags={"dagster/sensor_name": "drop_folder_sensor", "dagster/partition": today},
-    )
+    waiting = {"dagster/sensor_name": "drop_folder_sensor", "dagster/partition": today}
+    instance.add_run(dg.DagsterRun(JOB_NAME, status=dg.DagsterRunStatus.STARTING, tags=waiting))
     result = evaluate(lakehouse, instance)
     assert len(result.asset_events) == 1
     assert not result.run_requests
 
 
-@pytest.fixture
-def run_of_another_process(instance_on_disk, lakehouse) -> Callable[..., str]:
-    """Makes a run that a process of its own has begun to work on, and kills that process."""
-    instance = instance_on_disk
+def killed(instance: dg.DagsterInstance, *begun: tuple[str, str, dict[str, str]]) -> list[str]:
+    """Makes runs that processes of their own work on at once, and kills these.
 
-    def begin(day: str, root: str = lakehouse.root, **tags: str) -> str:
-        run = instance.create_run_for_job(
-            defs().resolve_job_def(JOB_NAME),
-            status=dg.DagsterRunStatus.STARTED,
-            tags={"dagster/partition": day, **tags},
-        )
-        with worked_on(instance.root_directory, run.run_id, lakehouse=root):
-            assert end_killed_runs(instance) == [], "it is not taken for dead while it lives"
-        return run.run_id
+    Args:
+        instance: One on disk.
+        begun: Date, lakehouse and tags of each run.
 
-    return begin
+    Returns:
+        The runs' ids.
+    """
+    ids = []
+    with ExitStack() as living:
+        for day, lakehouse, tags in begun:
+            run = instance.add_run(
+                dg.DagsterRun(
+                    JOB_NAME,
+                    status=dg.DagsterRunStatus.STARTED,
+                    tags={"dagster/partition": day, **tags},
+                )
+            )
+            living.enter_context(worked_on(instance, run.run_id, lakehouse=lakehouse))
+            ids.append(run.run_id)
+        assert end_killed_runs(instance) == [], "none is taken for dead while it lives"
+    return ids
 
 
-def test_a_run_whose_process_was_killed_is_ended_and_taken_up_once(
-    lakehouse, instance_on_disk, run_of_another_process
+def test_runs_whose_process_was_killed_are_ended_and_those_of_the_own_lakehouse_taken_up_once(
+    lakehouse, instance_on_disk
 ):
-    killed = run_of_another_process("2026-03-14")
-    (request,) = evaluate(lakehouse, instance_on_disk).run_requests or []
-    assert instance_on_disk.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
-    assert (request.partition_key, request.tags[RESUMES]) == ("2026-03-14", killed)
+    unseen, noticed, elsewhere = killed(
+        instance_on_disk,
+        ("2026-03-14", lakehouse.root, {}),
+        ("2026-03-15", lakehouse.root, {}),
+        ("2026-03-16", "/another/lakehouse", {}),
+    )
+    by_dagster = instance_on_disk.get_run_by_id(noticed)
+    instance_on_disk.report_run_failed(by_dagster, "terminated by signal 9")
+    requests = evaluate(lakehouse, instance_on_disk).run_requests or []
+    taken_up = {(request.partition_key, request.tags[RESUMES]) for request in requests}
+    assert taken_up == {("2026-03-14", unseen), ("2026-03-15", noticed)}
+    assert len(requests) == 2
+    for run in (unseen, elsewhere):
+        assert instance_on_disk.get_run_by_id(run).status is dg.DagsterRunStatus.FAILURE
     assert not evaluate(lakehouse, instance_on_disk).run_requests
-    run_of_another_process("2026-03-14", **request.tags)
+    killed(instance_on_disk, ("2026-03-14", lakehouse.root, requests[0].tags))
     assert not evaluate(lakehouse, instance_on_disk).run_requests, (
         "what kills every process is not retried"
     )
-
-
-def test_a_killed_run_that_dagster_noticed_by_itself_is_taken_up_too(
-    lakehouse, instance_on_disk, run_of_another_process
-):
-    killed = instance_on_disk.get_run_by_id(run_of_another_process("2026-03-14"))
-    instance_on_disk.report_run_failed(killed, "terminated by signal 9")
-    (request,) = evaluate(lakehouse, instance_on_disk).run_requests or []
-    assert request.partition_key == "2026-03-14"
-
-
-def test_a_run_on_another_lakehouse_is_ended_and_left_to_its_own(
-    lakehouse, instance_on_disk, run_of_another_process
-):
-    killed = run_of_another_process("2026-03-14", "/another/lakehouse")
-    assert not evaluate(lakehouse, instance_on_disk).run_requests
-    assert instance_on_disk.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
 
 
 def look(lakehouse: Lakehouse, instance: dg.DagsterInstance, cursor: str | None = None):
@@ -253,7 +259,7 @@ def look(lakehouse: Lakehouse, instance: dg.DagsterInstance, cursor: str | None 
         instance=instance,
         cursor=cursor,
         sensor_name="external_storage_sensor",
-        repository_def=defs().get_repository_def(),
+        repository_def=definitions().get_repository_def(),
         resources={"lakehouse": lakehouse},
     ) as context:
         result = sensors.external_storage_sensor(context)
@@ -316,7 +322,7 @@ def test_a_listing_that_takes_too_long_is_left_to_a_run_each_hour(
 
 
 def test_the_sensor_and_automation_are_on_by_default():
-    repository = defs().get_repository_def()
+    repository = definitions().get_repository_def()
     assert {sensor.name: sensor.default_status for sensor in repository.sensor_defs} == {
         "drop_folder_sensor": dg.DefaultSensorStatus.RUNNING,
         "dicom_service_sensor": dg.DefaultSensorStatus.RUNNING,
