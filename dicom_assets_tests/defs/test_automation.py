@@ -94,59 +94,44 @@ def automation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Auto
         yield Automation(instance, tmp_path)
 
 
-def test_nothing_is_asked_for_without_news(automation):
-    assert automation.tick() == set()
-
-
-@pytest.mark.parametrize("day", [TODAY, LATE])
-def test_an_arrival_asks_for_the_whole_chain_of_its_date_once(automation, day):
-    automation.report(dg.AssetMaterialization, day)
-    assert automation.tick() == {(asset, day) for asset in CHAIN}
-    assert automation.tick() == set()
-
-
-def test_what_the_drop_folder_sensor_sees_is_left_to_the_run_it_asks_for(automation):
+def test_news_from_the_drop_folder_ask_for_the_whole_chain_of_their_date_once(automation):
+    assert automation.tick() == set(), "without news"
     automation.report(dg.AssetObservation, TODAY)
-    assert automation.tick() == set()
+    assert automation.tick() == set(), "what the sensor sees is left to the run it asks for"
+    for day in (TODAY, LATE):
+        automation.report(dg.AssetMaterialization, day)
+        assert automation.tick() == {(asset, day) for asset in CHAIN}
+        assert automation.tick() == set()
 
 
-def test_a_run_of_the_whole_chain_asks_for_nothing_more(automation, write_dicom):
+def test_a_run_of_the_whole_chain_asks_for_nothing_more_but_news_from_external_storage_do(
+    automation, write_dicom
+):
     write_dicom(automation.drop / "a.dcm")
     automation.run(*CHAIN)
     assert automation.tick() == set()
-
-
-@pytest.mark.parametrize("day", [TODAY, LATE])
-def test_a_table_made_anew_asks_for_what_follows_it_on_its_date(automation, write_dicom, day):
-    write_dicom(automation.drop / "a.dcm")
-    automation.run(PROCESS_FILES, day=day)
-    assert automation.tick() == {(asset, day) for asset in CHAIN - {PROCESS_FILES}}
-
-
-def test_news_from_external_storage_ask_for_what_follows_them(automation):
-    automation.run(*CHAIN)
-    automation.tick()
     automation.report(dg.AssetMaterialization, TODAY, asset=EXTERNAL_FILES)
     assert automation.tick() == {(asset, TODAY) for asset in CHAIN - {PROCESS_FILES}}
 
 
-def test_a_failed_blocking_check_stops_what_follows(automation, write_dicom):
+def test_a_failed_blocking_check_stops_what_follows_on_its_date_and_on_no_other(
+    automation, write_dicom
+):
     write_dicom(automation.drop / "a.dcm")
-    automation.declare(process_files=5)
-    automation.run(PROCESS_FILES)
-    assert automation.tick() == set()
-
-
-def test_a_failed_check_of_one_date_does_not_stop_another(automation, write_dicom):
     automation.declare(process_files=5)
     automation.run(PROCESS_FILES, day=LATE)
-    write_dicom(automation.drop / "a.dcm")
+    assert automation.tick() == set()
+    write_dicom(automation.drop / "b.dcm")
     automation.run(PROCESS_FILES)
     assert automation.tick() == {(asset, TODAY) for asset in CHAIN - {PROCESS_FILES}}
 
 
-def test_a_check_that_only_warns_stops_nothing(automation, write_dicom):
+def test_a_table_made_anew_asks_for_what_follows_it_on_its_date_though_a_check_warns(
+    automation, write_dicom
+):
     sent = write_dicom(automation.drop / "a.dcm")
+    automation.run(PROCESS_FILES, day=LATE)
+    assert automation.tick() == {(asset, LATE) for asset in CHAIN - {PROCESS_FILES}}
     write_dicom(automation.drop / "again.dcm", SOPInstanceUID=sent.SOPInstanceUID)
     automation.run(PROCESS_FILES, METASTORE)
     assert ("silver/current_files", TODAY) in automation.tick()
