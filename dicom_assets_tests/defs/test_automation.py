@@ -129,9 +129,10 @@ def test_a_failed_blocking_check_stops_what_follows_on_its_date_and_on_no_other(
 def test_a_table_made_anew_asks_for_what_follows_it_on_its_date_though_a_check_warns(
     automation, write_dicom
 ):
-    sent = write_dicom(automation.drop / "a.dcm")
+    write_dicom(automation.drop / "a.dcm")
     automation.run(PROCESS_FILES, day=LATE)
     assert automation.tick() == {(asset, LATE) for asset in CHAIN - {PROCESS_FILES}}
+    sent = write_dicom(automation.drop / "b.dcm")
     write_dicom(automation.drop / "again.dcm", SOPInstanceUID=sent.SOPInstanceUID)
     automation.run(PROCESS_FILES, METASTORE)
     assert ("silver/current_files", TODAY) in automation.tick()

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,8 @@ def test_two_runs_of_one_partition_at_once_are_as_one(scene):
     root = scene.fresh("twice")
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(scene.run, root)
+        while not (Layout(root).organise_folder.exists() or other.done()):
+            time.sleep(0.001)  # until it is at work
         House(root, workers=1).chain(date.fromisoformat(scene.day))
         assert other.result().status == 0
     assert differences(likeness(root), scene.undisturbed[1]) == []
