@@ -254,6 +254,9 @@ def _compare(
     entries = entries.drop_duplicates("filePath", keep="last")
     known = _frame(before, "sourceModifiedAt", by_second=by_second)
     known["row"] = np.arange(len(known))
+    is_asked = known["filePath"].isin(list(retried)) & ~known["state"].isin((GONE, BACK))
+    asked = known[is_asked].groupby("filePath")["foundAt"].max()
+    unread = [address for address, at in asked.items() if retried[str(address)] > at]
     known = known.sort_values("foundAt", kind="stable").drop_duplicates("filePath", keep="last")
     both: Any = entries.merge(
         known, on="filePath", how="outer", suffixes=("", "_known"), indicator=True
@@ -264,11 +267,10 @@ def _compare(
         & _agree(both["size"], both["fileSize"])
         & _agree(both["etag"], both["etag_known"])
     )
-    failed = pd.to_datetime(both["filePath"].map(retried), utc=True)
     state = np.zeros(len(both), np.uint8)
     state[~is_same] = 2
-    state[is_same & (failed > both["foundAt"])] = 3
     state[is_same & (both["state"] == GONE)] = 4
+    state[is_same & both["filePath"].isin(unread)] = 3  # though it was gone meanwhile
     state[is_new] = 1
     is_there = ~is_lost
     states[both["ordinal"][is_there].astype(np.int64)] = state[is_there]

@@ -245,8 +245,9 @@ def test_what_is_bad_or_could_not_be_fetched_is_a_failure_and_the_others_go_on_a
     assert [row["reasonCode"] for row in again] == ["not_fetched"]
 
 
-def test_what_could_not_be_fetched_is_tried_again_on_the_next_date_though_it_did_not_change(
-    house, tmp_path, write_dicom
+@pytest.mark.parametrize("is_gone_on", [[], [1], [0], [0, 1]])
+def test_what_could_not_be_fetched_is_read_on_a_later_date_though_it_did_not_change(
+    house, tmp_path, write_dicom, is_gone_on
 ):
     path = house.run.engine.layout.external_root / "PACS1/a.dcm"
     write_dicom(path)
@@ -254,11 +255,18 @@ def test_what_could_not_be_fetched_is_tried_again_on_the_next_date_though_it_did
     path.rename(tmp_path / "a.dcm")
     extract(house.run)
     assert set(house.failures().values()) == {"not_fetched"}
+    for day in range(2):
+        if day in is_gone_on:
+            external_files(house.on(DAY + timedelta(days=day)))
+        (tmp_path / "a.dcm").rename(path)
+        house.chain(DAY + timedelta(days=day), until="extract")
+        assert len(house.metastore()) == day, "not again on the date on which it failed"
+        path.rename(tmp_path / "a.dcm")
+    external_files(house.on(DAY + timedelta(days=2)))
     (tmp_path / "a.dcm").rename(path)
-    house.chain(DAY, until="extract")
-    assert house.metastore() == []
-    house.chain(DAY + timedelta(days=1), until="extract")
-    assert len(house.metastore()) == 1
+    house.chain(DAY + timedelta(days=2), until="extract")
+    assert len(house.metastore()) == 1, "once it was read, it is not read again"
+    assert states(house)["a.dcm"][-1] == "back"
 
 
 @pytest.mark.parametrize("done", range(7))

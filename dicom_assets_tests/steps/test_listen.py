@@ -108,24 +108,24 @@ def acknowledged(senders: list[subprocess.Popen[str]]) -> set[Path]:
 
 @needs_dcmtk
 def test_what_is_acknowledged_is_there_after_a_kill(listen, tmp_path):
-    """400 instances over six associations; the receiver is killed in the midst of them."""
+    """1,000 instances over six associations; the receiver is killed in the midst of them."""
     dicom(tmp_path / "one.dcm", SOPInstanceUID="1.2.3.900000", PatientComments="x" * 2000)
     one = (tmp_path / "one.dcm").read_bytes()
     folders = [tmp_path / f"made/{number}" for number in range(6)]
-    for number in range(400):
+    for number in range(1000):
         path = folders[number % 6] / f"{number}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.replace(b"1.2.3.900000", f"1.2.3.1{number:05}".encode()))
     sent = {path: dataset_of(path) for folder in folders for path in folder.iterdir()}
-    assert len(set(sent.values())) == 400
+    assert len(set(sent.values())) == 1000
     listener = listen()
     senders = [listener.send(folder) for folder in folders]
-    while len(listener.files()) < 200:
+    while len(listener.files()) < 500:
         assert all(sender.poll() is None for sender in senders)
         time.sleep(0.02)
     listener.kill()
     told = acknowledged(senders)
-    assert 150 < len(told) < 400, "it was killed in the middle"
+    assert 400 < len(told) < 1000, "it was killed in the middle"
     kept = {dataset_of(path) for path in listener.files()}
     assert {sent[path] for path in told} <= kept
     assert len(kept) <= len(told) + 6, "one of each association may be there and not be told of"
@@ -135,7 +135,7 @@ def test_what_is_acknowledged_is_there_after_a_kill(listen, tmp_path):
     for path in told:
         path.unlink()
     rest = acknowledged([again.send(folder) for folder in folders])
-    assert len(rest) == 400 - len(told)
+    assert len(rest) == 1000 - len(told)
     assert {dataset_of(path) for path in again.files()} == set(sent.values())
     assert {oct(path.stat().st_mode)[-3:] for path in again.files()} == {"640"}
 
