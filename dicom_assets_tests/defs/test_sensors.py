@@ -1,7 +1,7 @@
 """What the drop-folder sensor decides, and what it asks Dagster for."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import cache
@@ -203,7 +203,7 @@ def test_a_run_that_still_waits_takes_what_arrives_meanwhile(lakehouse, instance
     assert not result.run_requests
 
 
-def killed(instance: dg.DagsterInstance, *begun: tuple[str, str, dict[str, str]]) -> list[str]:
+def killed(instance: dg.DagsterInstance, *begun: tuple[str, str, Mapping[str, str]]) -> list[str]:
     """Makes runs that processes of their own work on at once, and kills these.
 
     Args:

@@ -56,13 +56,12 @@ def test_a_storage_that_fails_ends_the_run_with_words_that_name_no_file(scene):
         for (_, nth), (code, lasts) in zip(scene.acts()[20::65], itertools.cycle(errors))
     ]
     failed = Counter()
-    for fault, ended in zip(faults, in_a_row(scene, faults), strict=True):
+    for error, ended in zip(itertools.cycle(errors), in_a_row(scene, faults), strict=False):
         assert "Doe" not in ended.error
         if ended.status:
-            failed[fault.do, fault.lasts] += 1
-            assert (
-                f"StorageError: the storage failed: {os.strerror(fault.do)}. First" in ended.error
-            )
+            failed[error] += 1
+            said = f"StorageError: the storage failed: {os.strerror(error[0])}. First"
+            assert said in ended.error
             assert "then run the date again" in ended.error
     assert [error for error in errors if failed[error] < 2] == []
 
