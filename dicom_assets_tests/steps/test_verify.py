@@ -1,11 +1,10 @@
 """Verify and repair: each way in which a lakehouse can be wrong is named, and mended if it can be.
 
-A sound lakehouse of two dates is broken in one way at a time.
+A sound lakehouse of two dates is broken in ways that do not meet: each in a study of its own.
 """
 
 import shutil
 import zipfile
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import one_name
 from dicom_assets.lakehouse.operations import operation
@@ -49,13 +49,13 @@ def drop(house: House, study: int, part: int, **elements: Any) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> House:
-    """Three studies, the first one in parts of two dates, and a file that failed."""
+    """Six studies, the first one in parts of two dates, the third longer, and one failed file."""
     house = House(tmp_path_factory.mktemp("sound") / "lakehouse", workers=1)
-    drop(house, 1, 1)
-    drop(house, 2, 1)
+    for study in (1, 2, 4, 5, 6):
+        drop(house, study, 1)
     house.chain(FIRST)
     drop(house, 1, 2)
-    drop(house, 3, 1)
+    drop(house, 3, 1, PatientComments="x" * 99)
     (house.drop / "readme.txt").write_text("no image")
     house.chain(SECOND)
     return house
@@ -90,59 +90,49 @@ def layers(house: House) -> dict[str, list[str]]:
     }
 
 
-def lose(table: Table, is_lost: Callable[[dict[str, Any]], bool]) -> Callable[[House], None]:
-    """Breaks a table: some of its rows are gone."""
-
-    def act(house: House) -> None:
-        delta = DeltaTable(str(house.run.engine.layout.table(table.layer, table.name)))
-        rows = delta.to_pyarrow_table()
-        kept = [not is_lost(row) for row in rows.to_pylist()]
-        assert not all(kept)
-        write_deltalake(delta, rows.filter(pa.array(kept)), mode="overwrite")
-
-    return act
+def meets(row: dict[str, Any], where: dict[str, Any]) -> bool:
+    return all(row[name] == value for name, value in where.items())
 
 
-def double(
-    table: Table, is_doubled: Callable[[dict[str, Any]], bool] = lambda _: True
-) -> Callable[[House], None]:
+def lose(house: House, table: Table, **where: Any) -> None:
+    """Breaks a table: some of its rows are gone, or all."""
+    delta = DeltaTable(str(house.run.engine.layout.table(table.layer, table.name)))
+    rows = delta.to_pyarrow_table()
+    kept = [not meets(row, where) for row in rows.to_pylist()]
+    assert not all(kept)
+    write_deltalake(delta, rows.filter(pa.array(kept)), mode="overwrite")
+
+
+def double(house: House, table: Table, **where: Any) -> None:
     """Breaks a table: one of its rows is there twice."""
-
-    def act(house: House) -> None:
-        row = next(row for row in house.rows(table) if is_doubled(row))
-        append(table, [row])(house)
-
-    return act
+    append(house, table, [next(row for row in house.rows(table) if meets(row, where))])
 
 
-def append(table: Table, rows: list[dict[str, Any]]) -> Callable[[House], None]:
+def append(house: House, table: Table, rows: list[dict[str, Any]]) -> None:
     """Breaks a table: it has more rows."""
-
-    def act(house: House) -> None:
-        delta = DeltaTable(str(house.run.engine.layout.table(table.layer, table.name)))
-        schema = delta.to_pyarrow_table().schema
-        write_deltalake(delta, pa.Table.from_pylist(rows, schema=schema), mode="append")
-
-    return act
+    delta = DeltaTable(str(house.run.engine.layout.table(table.layer, table.name)))
+    schema = delta.to_pyarrow_table().schema
+    write_deltalake(delta, pa.Table.from_pylist(rows, schema=schema), mode="append")
 
 
-def change(table: Table, **to: Callable[[dict[str, Any]], Any]) -> Callable[[House], None]:
-    """Breaks a table: columns say something else."""
-
-    def act(house: House) -> None:
-        rows = [row | {name: of(row) for name, of in to.items()} for row in house.rows(table)]
-        changed = pa.Table.from_pylist(rows, schema=table.upserted)
-        house.run.engine.upsert(table, changed, progress=None, ingest_date=FIRST)
-
-    return act
+def change(house: House, table: Table, where: dict[str, Any], **to: Any) -> None:
+    """Breaks a table: columns of some rows say something else."""
+    rows = [row | to for row in house.rows(table) if meets(row, where)]
+    assert rows
+    changed = pa.Table.from_pylist(rows, schema=table.upserted)
+    house.run.engine.upsert(table, changed, progress=None, ingest_date=FIRST)
 
 
-def all_of(*acts: Callable[[House], None]) -> Callable[[House], None]:
-    def act(house: House) -> None:
-        for each in acts:
-            each(house)
+def of_study(number: int) -> str:
+    """What gold rows of a study say they are made of."""
+    return silver_id("default", "ImagingStudy", f"1.2.{number}")
 
-    return act
+
+def give_to_the_first_patient(house: House, study: str) -> None:
+    """Breaks silver: a study is another's."""
+    (subject,) = (row["subject"] for row in house.rows(SILVER) if row["idOrig"] == study)
+    identifier = subject["identifier"] | {"value": "P1"}
+    change(house, SILVER, {"idOrig": study}, subject=subject | {"identifier": identifier})
 
 
 def zips(house: House) -> list[Path]:
@@ -177,221 +167,197 @@ def test_a_sound_lakehouse_agrees_and_repair_leaves_every_file_as_it_is(broken):
     assert broken.everything() == before
 
 
-@pytest.mark.parametrize(
-    ("damage", "kinds"),
-    [
-        (lose(SILVER, lambda row: row["idOrig"] == "1.2.1"), {Kind.STUDY_NOT_IN_SILVER: 1}),
-        (
-            lose(PROCEDURE, lambda row: row["sourceRecordId"] is not None),
-            {Kind.NOT_IN_GOLD: 3, Kind.DANGLING: 4},
-        ),
-        (
-            all_of(
-                lose(SERIES, lambda row: row["image_series_uid"] == "1.2.1.1"),
-                lose(PERSON, lambda row: row["person_source_value"] == "P2"),
-            ),
-            {Kind.NOT_IN_GOLD: 1, Kind.DANGLING: 2},
-        ),
-        (all_of(double(SILVER), double(SERIES), double(PERSON)), {Kind.DUPLICATE: 3}),
-    ],
-)
-def test_silver_and_gold_rows_that_are_missing_or_there_twice_are_made_again(broken, damage, kinds):
+def test_silver_rows_that_are_missing_outdated_there_twice_or_anothers_are_made_again(broken):
     before = layers(broken)
-    damage(broken)
-    assert repaired(broken) == (kinds, {})
+    give_to_the_first_patient(broken, "1.2.3")
+    double(broken, SILVER, idOrig="1.2.2")
+    lose(broken, SILVER, idOrig="1.2.4")
+    earlier = DeltaTable(str(broken.settings.lakehouse / "silver/Tables/ImagingStudy"), version=1)
+    rows = [row for row in earlier.to_pyarrow_table().to_pylist() if row["idOrig"] == "1.2.1"]
+    assert len(rows) == 1  # as the first date left it
+    lose(broken, SILVER, idOrig="1.2.1")
+    append(broken, SILVER, rows)
+    kinds, rest = repaired(broken)
+    assert kinds == {
+        Kind.OTHER_PATIENT: 1,
+        Kind.GOLD_DIFFERS: 2,
+        Kind.DUPLICATE: 1,
+        Kind.STUDY_NOT_IN_SILVER: 1,
+        Kind.INSTANCE_NOT_IN_SILVER: 1,
+        Kind.GOLD_WITHOUT_SILVER: 1,
+    }
+    assert rest == {}
     assert layers(broken) == before
 
 
-def test_an_instance_that_silver_lost_is_merged_again_from_its_line(broken):
+def test_gold_rows_that_are_missing_there_twice_or_of_nothing_are_made_again_or_go(broken):
     before = layers(broken)
-    address = str(broken.settings.lakehouse / "silver/Tables/ImagingStudy")
-    delta, earlier = DeltaTable(address), DeltaTable(address, version=1)
-    assert earlier.to_pyarrow_table().num_rows == 2  # as the first date left them
-    rows = delta.to_pyarrow_table()
-    third = rows.filter(pa.array([name == "1.2.3" for name in rows["idOrig"].to_pylist()]))
-    both = pa.concat_tables([earlier.to_pyarrow_table(), third])
-    write_deltalake(delta, both, mode="overwrite")
+    lose(broken, PROCEDURE, sourceRecordId=of_study(1))
+    lose(broken, SERIES, image_series_uid="1.2.2.1")
+    lose(broken, PERSON, person_source_value="P3")
+    double(broken, SERIES, image_series_uid="1.2.4.1")
+    double(broken, PERSON, person_source_value="P5")
+    append(broken, SERIES, [broken.rows(SERIES)[0] | {"image_occurrence_id": 7}])
     kinds, rest = repaired(broken)
-    assert kinds == {Kind.INSTANCE_NOT_IN_SILVER: 1, Kind.GOLD_WITHOUT_SILVER: 1}
+    assert kinds == {
+        Kind.NOT_IN_GOLD: 2,
+        Kind.DANGLING: 4,
+        Kind.DUPLICATE: 2,
+        Kind.GOLD_WITHOUT_SILVER: 1,
+    }
     assert rest == {}
+    assert layers(broken) == before
+
+
+def test_gold_rows_that_say_otherwise_than_what_they_are_made_of_are_made_again(broken):
+    before = layers(broken)
+    other = person_id("default", "P1", "", Crosswalks())
+    change(broken, SERIES, {"image_series_uid": "1.2.2.1"}, person_id=other)
+    change(broken, SERIES, {"image_series_uid": "1.2.3.1"}, modality_source_value="3.1")
+    change(broken, PROCEDURE, {"sourceRecordId": of_study(4)}, procedure_date=SECOND)
+    change(broken, PERSON, {"person_source_value": "P5"}, person_source_value="P1")
+    assert repaired(broken) == ({Kind.GOLD_DIFFERS: 4}, {})
     assert layers(broken) == before
 
 
 def test_what_neither_silver_nor_bronze_know_is_converted_again(broken):
     before = layers(broken)
     ndjson(broken).unlink()
-    lose(BRONZE, lambda row: row["ingestDate"] == SECOND)(broken)
-    lose(SILVER, lambda row: row["idOrig"] == "1.2.3")(broken)
+    lose(broken, BRONZE, ingestDate=SECOND)
+    lose(broken, SILVER, idOrig="1.2.3")
     kinds, rest = repaired(broken)
     assert kinds == {Kind.INSTANCE_NOT_IN_SILVER: 1, Kind.GOLD_WITHOUT_SILVER: 2}
     assert rest == {}
     assert layers(broken) == before
 
 
-def test_a_silver_row_without_a_bronze_row_is_named(broken):
-    lose(BRONZE, lambda row: row["id"] == "1.2.2")(broken)
+def test_a_row_that_the_metastore_or_process_files_lost_is_made_again(broken):
+    def organised() -> set[tuple[date, str]]:
+        rows = broken.rows(catalog.PROCESS_FILES)
+        return {(row["ingestDate"], one_name(row["filePath"])) for row in rows}
+
+    before = layers(broken), organised()
+    lose(broken, METASTORE, sopInstanceUid="1.2.3.1.1")
+    lose(broken, catalog.PROCESS_FILES, sourcePath="2.1.dcm")
     kinds, rest = repaired(broken)
-    assert kinds == {Kind.SILVER_WITHOUT_BRONZE: 1, Kind.LINE_WITHOUT_ROW: 1}
+    assert kinds == {Kind.NOT_READ: 1, Kind.INSTANCE_UNKNOWN: 1, Kind.ROW_NOT_ORGANISED: 1}
     assert rest == {}
+    assert (layers(broken), organised()) == before
 
 
-def test_a_gold_row_that_belongs_to_no_silver_row_goes(broken):
-    before = layers(broken)
-    table = str(broken.run.engine.layout.table("gold", "Image_Occurrence"))
-    row = DeltaTable(table).to_pyarrow_table().slice(0, 1)
-    place = row.schema.get_field_index("image_occurrence_id")
-    write_deltalake(
-        table, row.set_column(place, row.schema.field(place), pa.array([7])), mode="append"
-    )
-    assert repaired(broken) == ({Kind.GOLD_WITHOUT_SILVER: 1}, {})
-    assert layers(broken) == before
-
-
-def test_a_lost_metastore_row_is_read_again_from_its_file(broken):
-    before = layers(broken)
-    lose(METASTORE, lambda row: row["sopInstanceUid"] == "1.2.3.1.1")(broken)
-    kinds, rest = repaired(broken)
-    assert kinds == {Kind.NOT_READ: 1, Kind.INSTANCE_UNKNOWN: 1}
-    assert rest == {}
-    assert layers(broken) == before
-
-
-def test_a_lost_process_files_row_is_made_again_from_the_metastore(broken):
-    before = layers(broken), broken.rows(catalog.PROCESS_FILES)
-    lose(catalog.PROCESS_FILES, lambda row: row["sourcePath"] == "2.1.dcm")(broken)
-    assert repaired(broken) == ({Kind.ROW_NOT_ORGANISED: 1}, {})
-    assert layers(broken) == before[0]
-    names = {(row["ingestDate"], one_name(row["filePath"])) for row in before[1]}
-    now = broken.rows(catalog.PROCESS_FILES)
-    assert {(row["ingestDate"], one_name(row["filePath"])) for row in now} == names
-
-
-def test_a_file_that_lost_all_its_rows_is_registered_and_read(broken):
+def test_files_that_lost_all_their_rows_or_are_strange_in_process_are_taken_as_any_other(broken):
     for table in (METASTORE, catalog.PROCESS_FILES):
-        lose(table, lambda row: row["sourcePath"] == "2.1.dcm")(broken)
-    kinds, rest = repaired(broken)
-    assert kinds == {Kind.FILE_WITHOUT_ROW: 1, Kind.INSTANCE_UNKNOWN: 1}
-    assert rest == {}
-    assert len(broken.metastore()) == 4
-
-
-def test_strange_files_in_process_are_taken_as_any_other(broken):
+        lose(broken, table, sourcePath="2.1.dcm")
     folder = zips(broken)[0].parent
     dicom(folder / "mine.dcm", SOPInstanceUID="9.9.9", StudyInstanceUID="9.9", PatientID="P9")
     (folder / "notes.txt").write_text("no image")
-    assert repaired(broken) == ({Kind.FILE_WITHOUT_ROW: 2}, {})
-    assert "9.9.9" in {row["sopInstanceUid"] for row in broken.metastore()}
+    kinds, rest = repaired(broken)
+    assert kinds == {Kind.FILE_WITHOUT_ROW: 3, Kind.INSTANCE_UNKNOWN: 1}
+    assert rest == {}
+    instances = [row["sopInstanceUid"] for row in broken.metastore()]
+    assert len(instances) == 8
+    assert {"1.2.2.1.1", "9.9.9"} <= set(instances)
     assert "9.9" in {row["image_study_uid"] for row in broken.rows(SERIES)}
     assert "notes.txt" in [path.name for path in broken.files("bronze/Files/Failed")]
     assert {row["reasonCode"] for row in broken.rows(catalog.INGESTION_FAILURES)} == {"not_dicom"}
 
 
-def test_a_missing_file_stays_a_finding_that_says_where_the_same_content_lies(broken):
+def test_missing_files_stay_findings_and_a_failed_one_without_a_row_is_dropped_again(broken):
     first = next(path for path in zips(broken) if "2.1" in path.name)
     content = first.read_bytes()
     first.unlink()
-    (finding,) = verify(broken.settings).of(Kind.FILE_MISSING)
+    path = failed_file(broken)
+    path.rename(path.with_name("1_other.txt"))
+    rest = {Kind.FILE_MISSING: 1, Kind.FAILED_MISSING: 1}
+    before, after = verify_and_repair(broken.settings)
+    assert before.counts == rest | {Kind.FAILED_WITHOUT_ROW: 1}
+    assert after.counts == rest
+    (finding,) = after.of(Kind.FILE_MISSING)
     assert finding.what.endswith(first.name)
     assert not finding.note
-    again = broken.drop / "again.zip"
-    again.write_bytes(content)
+    assert (broken.drop / "1_other.txt").read_text() == "no image"
+    (broken.drop / "again.zip").write_bytes(content)
     broken.chain(SECOND)
-    assert repaired(broken) == ({Kind.FILE_MISSING: 1}, {Kind.FILE_MISSING: 1})
-    (finding,) = verify(broken.settings).of(Kind.FILE_MISSING)
+    assert broken.failures()["1_other.txt"] == "not_dicom"
+    before, after = verify_and_repair(broken.settings)
+    assert before.counts == after.counts == rest
+    (finding,) = after.of(Kind.FILE_MISSING)
     assert "the same content lies at bronze/Files/Process" in finding.note
 
 
-def test_a_flipped_bit_in_the_data_is_found_by_hashes_and_never_touched(broken):
-    path = zips(broken)[0]
+def test_a_flipped_bit_in_data_and_a_line_that_says_something_else_are_found_by_hashes_and_stay(
+    broken,
+):
+    path, lines = zips(broken)[0], ndjson(broken)
     flip(path, path.stat().st_size // 2)
+    altered = lines.read_bytes().replace(b'"available"', b'"cancelled"', 1)
+    assert altered != lines.read_bytes()
+    lines.write_bytes(altered)
     damaged = path.read_bytes()
     assert found(broken) == {}
-    assert repaired(broken, hashes=True) == ({Kind.CONTENT: 1}, {Kind.CONTENT: 1})
-    assert path.read_bytes() == damaged
+    assert repaired(broken, hashes=True) == ({Kind.CONTENT: 2}, {Kind.CONTENT: 2})
+    assert (path.read_bytes(), lines.read_bytes()) == (damaged, altered)
 
 
-@pytest.mark.parametrize("at", [14, -30])  # the checksum; the directory
-def test_a_flipped_bit_around_the_data_is_found_without_reading_them(broken, at):
-    flip(zips(broken)[0], at)
-    assert found(broken) == {Kind.CONTENT: 1}
+def test_a_flipped_bit_around_data_and_another_file_of_the_name_are_found_without_reading(broken):
+    checksum, directory, other, *_, longer = zips(broken)
+    flip(checksum, 14)
+    flip(directory, -30)
+    shutil.copyfile(longer, other)
+    findings = verify(broken.settings)
+    assert findings.counts == {Kind.CONTENT: 3}
+    notes = {broken.settings.lakehouse / each.what: each.note for each in findings.of(Kind.CONTENT)}
+    assert notes.keys() == {checksum, directory, other}
+    assert [path for path, note in notes.items() if note == "another size"] == [other]
 
 
-def test_another_file_under_the_same_name_is_found_by_its_size_or_hash(broken, sound):
-    dicom(broken.drop / "longer.dcm", PatientComments="x" * 99, SOPInstanceUID="8.1")
-    broken.chain(SECOND)
-    one, other = zips(broken)[0], zips(broken)[-1]
-    shutil.copyfile(other, one)
-    (finding,) = verify(broken.settings).of(Kind.CONTENT)
-    assert finding.note == "another size"
-
-
-def test_files_in_failed_and_failure_rows_belong_together(broken):
-    path = failed_file(broken)
-    path.rename(path.with_name("1_other.txt"))
-    before, after = repaired(broken)
-    assert before == {Kind.FAILED_WITHOUT_ROW: 1, Kind.FAILED_MISSING: 1}
-    assert after == {Kind.FAILED_MISSING: 1}
-    assert (broken.drop / "1_other.txt").read_text() == "no image"
-    broken.chain(SECOND)
-    assert broken.failures()["1_other.txt"] == "not_dicom"
-    assert found(broken) == {Kind.FAILED_MISSING: 1}
-
-
-def test_leftovers_go_and_orphans_stay(broken):
+def test_leftovers_and_plain_files_that_their_zips_hold_go_and_all_else_stays(broken):
     process = "bronze/Files/Process/Imaging/DICOM"
-    gone = [
-        put(broken, f"{process}/2026/03/14/.1_x.dcm.zip.tmp"),
-        put(broken, f"{process}/.organise/staging/0"),
-        put(broken, "bronze/Files/Process/Clinical/FHIR NDJSON/2026/03/14/ImagingStudy/.1.tmp"),
-        put(broken, "silver/Tables/ImagingStudy/_places/1.tmp"),
-    ]
-    stay = [put(broken, f"{process}/notes.txt"), put(broken, f"{process}/2026/03/14/mine/x.dcm")]
-    kinds = {Kind.LEFTOVER: 4, Kind.ORPHAN: 2}
-    assert repaired(broken) == (kinds, {Kind.ORPHAN: 2})
-    assert not any(path.exists() for path in gone)
-    assert all(path.exists() for path in stay)
-
-
-def test_a_plain_file_beside_its_zip_goes_only_when_the_zip_holds_it(broken):
     rows = broken.rows(METASTORE)
     plain = [broken.settings.lakehouse / row["filePath"].removesuffix(".zip") for row in rows[:2]]
     with zipfile.ZipFile(f"{plain[0]}.zip") as archive:
         plain[0].write_bytes(archive.read(archive.namelist()[0]))
     plain[1].write_bytes(b"something else")
-    assert repaired(broken) == ({Kind.TWIN: 2}, {Kind.TWIN: 1})
-    assert [path.exists() for path in plain] == [False, True]
+    gone = [
+        put(broken, f"{process}/2026/03/14/.1_x.dcm.zip.tmp"),
+        put(broken, f"{process}/.organise/staging/0"),
+        put(broken, "bronze/Files/Process/Clinical/FHIR NDJSON/2026/03/14/ImagingStudy/.1.tmp"),
+        put(broken, "silver/Tables/ImagingStudy/_places/1.tmp"),
+        plain[0],
+    ]
+    stay = [
+        put(broken, f"{process}/notes.txt"),
+        put(broken, f"{process}/2026/03/14/mine/x.dcm"),
+        plain[1],
+    ]
+    kinds = {Kind.LEFTOVER: 4, Kind.ORPHAN: 2, Kind.TWIN: 2}
+    assert repaired(broken) == (kinds, {Kind.ORPHAN: 2, Kind.TWIN: 1})
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in stay)
 
 
 def test_lines_without_rows_are_ingested_again_and_lost_files_written_anew(broken):
     before = layers(broken)
     content = ndjson(broken).read_bytes()
-    lose(BRONZE, lambda row: row["ingestDate"] == SECOND and row["lineNumber"] == 2)(broken)
-    kinds, rest = repaired(broken)
-    assert kinds == {Kind.LINE_WITHOUT_ROW: 1, Kind.SILVER_WITHOUT_BRONZE: 1}
-    assert rest == {}
     ndjson(broken).unlink()
-    assert repaired(broken) == ({Kind.ROW_WITHOUT_LINE: 1}, {})
+    lose(broken, BRONZE, ingestDate=FIRST, lineNumber=2)
+    kinds, rest = repaired(broken)
+    assert kinds == {
+        Kind.ROW_WITHOUT_LINE: 1,
+        Kind.LINE_WITHOUT_ROW: 1,
+        Kind.SILVER_WITHOUT_BRONZE: 1,
+    }
+    assert rest == {}
     assert ndjson(broken).read_bytes() == content
     assert layers(broken) == before
 
 
-def test_a_line_taken_out_of_its_file_is_named(broken):
+def test_a_line_taken_out_of_its_file_and_bronze_rows_that_are_there_twice_are_named(broken):
     ndjson(broken).write_bytes(ndjson(broken).read_bytes().splitlines(keepends=True)[0])
-    assert repaired(broken) == ({Kind.ROW_WITHOUT_LINE: 1}, {Kind.ROW_WITHOUT_LINE: 1})
-
-
-def test_a_line_that_says_something_else_by_now_is_found_by_hashes_and_never_touched(broken):
-    altered = ndjson(broken).read_bytes().replace(b'"available"', b'"cancelled"', 1)
-    assert altered != ndjson(broken).read_bytes()
-    ndjson(broken).write_bytes(altered)
-    assert found(broken) == {}
-    assert repaired(broken, hashes=True) == ({Kind.CONTENT: 1}, {Kind.CONTENT: 1})
-    assert ndjson(broken).read_bytes() == altered
-
-
-def test_bronze_rows_that_are_there_twice_are_named(broken):
-    all_of(*map(double, (METASTORE, BRONZE, catalog.PROCESS_FILES)))(broken)
-    assert found(broken) == {Kind.DUPLICATE: 3}
+    for table in (METASTORE, BRONZE, catalog.PROCESS_FILES):
+        double(broken, table)
+    kinds = {Kind.ROW_WITHOUT_LINE: 1, Kind.DUPLICATE: 3}
+    assert repaired(broken) == (kinds, kinds)
 
 
 def test_a_data_file_that_is_missing_or_cut_is_named_and_nothing_is_done(broken):
@@ -406,7 +372,7 @@ def test_a_data_file_that_is_missing_or_cut_is_named_and_nothing_is_done(broken)
 
 def test_one_date_is_compared_alone(broken):
     zips(broken)[0].unlink()
-    lose(SILVER, lambda row: row["idOrig"] == "1.2.3")(broken)
+    lose(broken, SILVER, idOrig="1.2.3")
     assert found(broken, day=FIRST) == {Kind.FILE_MISSING: 1}
     assert repaired(broken, day=SECOND) == ({Kind.STUDY_NOT_IN_SILVER: 1}, {})
     assert found(broken) == {Kind.FILE_MISSING: 1}
@@ -421,53 +387,53 @@ def test_what_is_sent_again_moved_between_series_or_failed_agrees(broken):
     assert found(broken) == found(broken, day=SECOND) == found(broken, day=FIRST) == {}
 
 
-def test_what_was_moved_deleted_restored_read_again_or_retried_agrees(broken):
-    def ask_for(kind: str, **uids: str) -> None:
-        said = operation(operation=kind, requestedBy="me", reason="wrong", id=kind, **uids)
-        ask.ask(broken.run.engine, said, source_system="default")
+def ask_for(house: House, kind: str, own_id: str, **uids: str) -> None:
+    said = operation(operation=kind, requestedBy="me", reason="wrong", id=own_id, **uids)
+    ask.ask(house.run.engine, said, source_system="default")
 
-    drop(broken, 2, 1, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1")
-    ask_for("delete", studyInstanceUid="1.2.1")
-    ask_for("reread", studyInstanceUid="1.2.3")
+
+def test_what_was_moved_deleted_restored_read_again_retried_or_given_to_another_agrees(broken):
+    drop(broken, 2, 1, StudyInstanceUID="1.2.7", SeriesInstanceUID="1.2.7.1")
+    ask_for(broken, "delete", "1", studyInstanceUid="1.2.1")
+    ask_for(broken, "reread", "2", studyInstanceUid="1.2.3")
+    ask_for(broken, "change_patient", "3", patientId="P5", newPatientId="P6")
     retry(broken.run.engine, broken.settings)
     third = date(2026, 4, 1)
     broken.chain(third)
     assert found(broken) == {}
-    assert {row["idOrig"] for row in broken.rows(SILVER)} == {"1.2.3", "1.2.4"}
+    others = {"1.2.3", "1.2.4", "1.2.5", "1.2.6", "1.2.7"}
+    assert {row["idOrig"] for row in broken.rows(SILVER)} == others
     assert [found(broken, day=day) for day in (FIRST, SECOND, third)] == [{}] * 3
-    ask_for("restore", seriesInstanceUid="1.2.1.2")
+    ask_for(broken, "restore", "4", seriesInstanceUid="1.2.1.2")
     broken.chain(third)
     assert found(broken) == {}
-    assert {row["idOrig"] for row in broken.rows(SILVER)} == {"1.2.1", "1.2.3", "1.2.4"}
+    assert {row["idOrig"] for row in broken.rows(SILVER)} == others | {"1.2.1"}
+    give_to_the_first_patient(broken, "1.2.5")
+    assert found(broken)[Kind.OTHER_PATIENT] == 1, "once a patient was changed as before"
 
 
 def current_files(house: House) -> list[str]:
     return sorted(str({**row, "wholeAt": None}) for row in house.rows(catalog.CURRENT_FILES))
 
 
-@pytest.mark.parametrize("deleted", [False, True])
-@pytest.mark.parametrize("act", [lose, double])
-@pytest.mark.parametrize(
-    "which",
-    [
-        lambda row: row["sopInstanceUid"] == "1.2.1.2.1",
-        lambda row: row["level"] == "series" and row["seriesInstanceUid"] == "1.2.1.2",
-        lambda row: row["level"] == "study" and row["studyInstanceUid"] == "1.2.1",
-    ],
-    ids=["an instance", "a series", "a study"],
-)
-def test_which_file_speaks_is_settled_again_from_the_metastore(broken, deleted, act, which):
-    if deleted:
-        said = operation(
-            operation="delete", requestedBy="me", reason="wrong", id="1", studyInstanceUid="1.2.1"
-        )
-        ask.ask(broken.run.engine, said, source_system="default")
-        broken.chain(SECOND)
-
+def test_which_file_speaks_is_settled_again_from_the_metastore_for_what_is_deleted_too(broken):
+    for study in range(2, 7):
+        drop(broken, study, 2)
+    broken.chain(SECOND)
+    for study in (1, 2, 3):
+        ask_for(broken, "delete", f"{study}", studyInstanceUid=f"1.2.{study}")
+    broken.chain(SECOND)
     before = current_files(broken)
-    act(catalog.CURRENT_FILES, which)(broken)
-    assert repaired(broken) == ({Kind.NOT_CURRENT: 1}, {})
-    assert current_files(broken) == before
+    rows = [
+        *({"level": "instance", "sopInstanceUid": f"1.2.{study}.2.1"} for study in (1, 4)),
+        *({"level": "series", "seriesInstanceUid": f"1.2.{study}.2"} for study in (2, 5)),
+        *({"level": "study", "studyInstanceUid": f"1.2.{study}"} for study in (3, 6)),
+    ]
+    for act in (lose, double):
+        for row in rows:
+            act(broken, catalog.CURRENT_FILES, **row)
+        assert repaired(broken) == ({Kind.NOT_CURRENT: 6}, {})
+        assert current_files(broken) == before
 
 
 def test_rows_of_what_nothing_states_go_from_current_files(broken):
@@ -478,48 +444,38 @@ def test_rows_of_what_nothing_states_go_from_current_files(broken):
         row | {"id": number, uids.get(level, "studyInstanceUid"): "9.9"}
         for number, (level, row) in enumerate(by_level.items())
     ]
-    append(catalog.CURRENT_FILES, rows)(broken)
+    append(broken, catalog.CURRENT_FILES, rows)
     assert repaired(broken) == ({Kind.SILVER_WITHOUT_BRONZE: 3}, {})
     assert (current_files(broken), layers(broken)) == before
-
-
-@pytest.mark.parametrize("act", [lose, double])
-@pytest.mark.parametrize("level", ["instance", "series", "study"])
-def test_conflicts_that_are_lost_or_there_twice_are_met_again(broken, act, level):
-    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
-    drop(broken, 3, 2, SeriesInstanceUID="1.2.1.1")
-    broken.chain(SECOND)
-    before = conflicts(broken)
-    assert found(broken) == {}
-    act(catalog.CONFLICTS, lambda row: row["level"] == level)(broken)
-    assert repaired(broken) == ({Kind.CONFLICT: 1}, {})
-    assert conflicts(broken) == before
-
-
-def test_a_conflict_in_what_no_file_states_goes(broken):
-    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
-    broken.chain(SECOND)
-    before = conflicts(broken)
-    rows = [
-        row | {"id": number, "olderValue": value}
-        for row in broken.rows(catalog.CONFLICTS)
-        for number, value in ((row["id"] + 1, "P7"), (row["id"] + 2, "P8"))
-    ]
-    append(catalog.CONFLICTS, rows)(broken)
-    assert repaired(broken) == ({Kind.CONFLICT: 4}, {})
-    assert conflicts(broken) == before
 
 
 def conflicts(house: House) -> list[str]:
     return sorted(map(str, house.rows(catalog.CONFLICTS)))
 
 
+def test_conflicts_that_are_lost_or_there_twice_are_met_again_and_those_in_nothing_go(broken):
+    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
+    drop(broken, 3, 2, SeriesInstanceUID="1.2.1.1")
+    broken.chain(SECOND)
+    before, rows = conflicts(broken), broken.rows(catalog.CONFLICTS)
+    assert sorted(row["level"] for row in rows) == ["instance", "series", "study"]
+    assert found(broken) == {}
+    lose(broken, catalog.CONFLICTS)
+    assert repaired(broken) == ({Kind.CONFLICT: 3}, {})
+    assert conflicts(broken) == before
+    of_nothing = [
+        row | {"id": row["id"] + number, "olderValue": value}
+        for row in rows
+        for number, value in ((1, "P7"), (2, "P8"))
+    ]
+    append(broken, catalog.CONFLICTS, rows + of_nothing)
+    assert repaired(broken) == ({Kind.CONFLICT: 9}, {})
+    assert conflicts(broken) == before
+
+
 def test_operations_and_their_files_belong_together(broken):
     for number, uid in enumerate(("1.2.1", "1.2.2", "1.2.3")):
-        said = operation(
-            operation="reread", requestedBy="me", reason="x", id=f"{number}", studyInstanceUid=uid
-        )
-        ask.ask(broken.run.engine, said, source_system="default")
+        ask_for(broken, "reread", f"{number}", studyInstanceUid=uid)
     unnamed = b'{"operation": "reread", "requestedBy": "me", "reason": "x", "sopInstanceUid": "1"}'
     for name in ("a", "again"):
         (broken.drop / f"Operations/{name}.json").write_bytes(unnamed)
@@ -528,64 +484,17 @@ def test_operations_and_their_files_belong_together(broken):
     next(
         path for path in broken.files("bronze/Files/Process/Operations") if "_0" in path.name
     ).unlink()
-    lose(catalog.OPERATIONS, lambda row: row["operationId"] == "1")(broken)
-    double(catalog.OPERATIONS, lambda row: row["operationId"] == "2")(broken)
+    lose(broken, catalog.OPERATIONS, operationId="1")
+    double(broken, catalog.OPERATIONS, operationId="2")
     wrong = {Kind.OPERATION: 2, Kind.DUPLICATE: 1}
     assert repaired(broken) == (wrong, wrong)
     assert found(broken, day=FIRST) == {}
-
-
-def other_subject(row: dict[str, Any]) -> dict[str, Any]:
-    if row["idOrig"] != "1.2.2":
-        return row["subject"]
-    return row["subject"] | {"identifier": row["subject"]["identifier"] | {"value": "P1"}}
-
-
-@pytest.mark.parametrize(
-    ("damage", "kinds"),
-    [
-        (change(SILVER, subject=other_subject), {Kind.OTHER_PATIENT: 1, Kind.GOLD_DIFFERS: 2}),
-        (
-            change(SERIES, person_id=lambda _: person_id("default", "P1", "", Crosswalks())),
-            {Kind.GOLD_DIFFERS: 2},
-        ),
-        (
-            change(SERIES, modality_source_value=lambda row: row["image_series_uid"][-3:]),
-            {Kind.GOLD_DIFFERS: 4},
-        ),
-        (change(PROCEDURE, procedure_date=lambda _: SECOND), {Kind.GOLD_DIFFERS: 3}),
-        (change(PERSON, person_source_value=lambda _: "P1"), {Kind.GOLD_DIFFERS: 2}),
-    ],
-    ids=["silver", "gold", "what", "when", "who"],
-)
-def test_a_row_that_says_otherwise_than_what_it_is_made_of_is_made_again(broken, damage, kinds):
-    before = layers(broken)
-    damage(broken)
-    assert repaired(broken) == (kinds, {})
-    assert layers(broken) == before
 
 
 def test_gold_of_before_a_crosswalk_was_set_is_found_and_made_again(broken, tmp_path):
     visits = tmp_path / "visits.csv"
     visits.write_text("source_system,study_uid,visit_occurrence_id\ndefault,1.2.1,17\n")
     house = House(broken.settings.lakehouse, workers=1, visit_crosswalk=visits)
-    assert found(house) == {Kind.GOLD_DIFFERS: 3}, "two series and their procedure"
-    assert repaired(house) == ({Kind.GOLD_DIFFERS: 3}, {})
+    assert repaired(house) == ({Kind.GOLD_DIFFERS: 3}, {}), "two series and their procedure"
     visited = {row["image_study_uid"]: row["visit_occurrence_id"] for row in house.rows(SERIES)}
-    assert visited == {"1.2.1": 17, "1.2.2": None, "1.2.3": None}
-
-
-def test_patients_that_were_changed_agree_and_one_that_was_not_is_found(broken):
-    said = operation(
-        operation="change_patient",
-        requestedBy="me",
-        reason="wrong",
-        id="1",
-        patientId="P2",
-        newPatientId="P3",
-    )
-    ask.ask(broken.run.engine, said, source_system="default")
-    broken.chain(SECOND)
-    assert found(broken) == {}
-    change(SILVER, subject=other_subject)(broken)
-    assert found(broken)[Kind.OTHER_PATIENT] == 1
+    assert visited == {"1.2.1": 17} | {f"1.2.{study}": None for study in range(2, 7)}
