@@ -94,6 +94,10 @@ def meets(row: dict[str, Any], where: dict[str, Any]) -> bool:
     return all(row[name] == value for name, value in where.items())
 
 
+def current_files(house: House) -> list[str]:
+    return sorted(str({**row, "wholeAt": None}) for row in house.rows(catalog.CURRENT_FILES))
+
+
 def lose(house: House, table: Table, **where: Any) -> None:
     """Breaks a table: some of its rows are gone, or all."""
     delta = DeltaTable(str(house.run.engine.layout.table(table.layer, table.name)))
@@ -190,23 +194,31 @@ def test_silver_rows_that_are_missing_outdated_there_twice_or_anothers_are_made_
     assert layers(broken) == before
 
 
-def test_gold_rows_that_are_missing_there_twice_or_of_nothing_are_made_again_or_go(broken):
-    before = layers(broken)
+def test_gold_rows_that_are_missing_or_there_twice_are_made_again_and_rows_of_nothing_go(broken):
+    before = layers(broken), current_files(broken)
     lose(broken, PROCEDURE, sourceRecordId=of_study(1))
     lose(broken, SERIES, image_series_uid="1.2.2.1")
     lose(broken, PERSON, person_source_value="P3")
     double(broken, SERIES, image_series_uid="1.2.4.1")
     double(broken, PERSON, person_source_value="P5")
     append(broken, SERIES, [broken.rows(SERIES)[0] | {"image_occurrence_id": 7}])
+    uids = {"instance": "sopInstanceUid", "series": "seriesInstanceUid"}
+    by_level = {row["level"]: row for row in broken.rows(catalog.CURRENT_FILES)}
+    rows = [
+        row | {"id": number, uids.get(level, "studyInstanceUid"): "9.9"}
+        for number, (level, row) in enumerate(by_level.items())
+    ]
+    append(broken, catalog.CURRENT_FILES, rows)
     kinds, rest = repaired(broken)
     assert kinds == {
         Kind.NOT_IN_GOLD: 2,
         Kind.DANGLING: 4,
         Kind.DUPLICATE: 2,
         Kind.GOLD_WITHOUT_SILVER: 1,
+        Kind.SILVER_WITHOUT_BRONZE: 3,
     }
     assert rest == {}
-    assert layers(broken) == before
+    assert (layers(broken), current_files(broken)) == before
 
 
 def test_gold_rows_that_say_otherwise_than_what_they_are_made_of_are_made_again(broken):
@@ -231,18 +243,27 @@ def test_what_neither_silver_nor_bronze_know_is_converted_again(broken):
     assert layers(broken) == before
 
 
-def test_a_row_that_the_metastore_or_process_files_lost_is_made_again(broken):
+def test_rows_that_tables_of_bronze_lost_and_a_lost_file_of_lines_are_made_again(broken):
     def organised() -> set[tuple[date, str]]:
         rows = broken.rows(catalog.PROCESS_FILES)
         return {(row["ingestDate"], one_name(row["filePath"])) for row in rows}
 
-    before = layers(broken), organised()
-    lose(broken, METASTORE, sopInstanceUid="1.2.3.1.1")
-    lose(broken, catalog.PROCESS_FILES, sourcePath="2.1.dcm")
+    before = layers(broken), organised(), ndjson(broken).read_bytes()
+    ndjson(broken).unlink()
+    lose(broken, BRONZE, id="1.2.2")
+    lose(broken, METASTORE, sopInstanceUid="1.2.4.1.1")
+    lose(broken, catalog.PROCESS_FILES, sourcePath="5.1.dcm")
     kinds, rest = repaired(broken)
-    assert kinds == {Kind.NOT_READ: 1, Kind.INSTANCE_UNKNOWN: 1, Kind.ROW_NOT_ORGANISED: 1}
+    assert kinds == {
+        Kind.ROW_WITHOUT_LINE: 1,
+        Kind.LINE_WITHOUT_ROW: 1,
+        Kind.SILVER_WITHOUT_BRONZE: 1,
+        Kind.NOT_READ: 1,
+        Kind.INSTANCE_UNKNOWN: 1,
+        Kind.ROW_NOT_ORGANISED: 1,
+    }
     assert rest == {}
-    assert (layers(broken), organised()) == before
+    assert (layers(broken), organised(), ndjson(broken).read_bytes()) == before
 
 
 def test_files_that_lost_all_their_rows_or_are_strange_in_process_are_taken_as_any_other(broken):
@@ -299,7 +320,7 @@ def test_a_flipped_bit_in_data_and_a_line_that_says_something_else_are_found_by_
     assert (path.read_bytes(), lines.read_bytes()) == (damaged, altered)
 
 
-def test_a_flipped_bit_around_data_and_another_file_of_the_name_are_found_without_reading(broken):
+def test_flipped_bits_around_data_and_another_file_of_a_name_are_named_without_reading_them(broken):
     checksum, directory, other, *_, longer = zips(broken)
     flip(checksum, 14)
     flip(directory, -30)
@@ -311,7 +332,7 @@ def test_a_flipped_bit_around_data_and_another_file_of_the_name_are_found_withou
     assert [path for path, note in notes.items() if note == "another size"] == [other]
 
 
-def test_leftovers_and_plain_files_that_their_zips_hold_go_and_all_else_stays(broken):
+def test_leftovers_and_plain_files_that_their_zips_hold_go_and_all_else_is_named_and_stays(broken):
     process = "bronze/Files/Process/Imaging/DICOM"
     rows = broken.rows(METASTORE)
     plain = [broken.settings.lakehouse / row["filePath"].removesuffix(".zip") for row in rows[:2]]
@@ -330,34 +351,16 @@ def test_leftovers_and_plain_files_that_their_zips_hold_go_and_all_else_stays(br
         put(broken, f"{process}/2026/03/14/mine/x.dcm"),
         plain[1],
     ]
-    kinds = {Kind.LEFTOVER: 4, Kind.ORPHAN: 2, Kind.TWIN: 2}
-    assert repaired(broken) == (kinds, {Kind.ORPHAN: 2, Kind.TWIN: 1})
-    assert not any(path.exists() for path in gone)
-    assert all(path.exists() for path in stay)
-
-
-def test_lines_without_rows_are_ingested_again_and_lost_files_written_anew(broken):
-    before = layers(broken)
-    content = ndjson(broken).read_bytes()
-    ndjson(broken).unlink()
-    lose(broken, BRONZE, ingestDate=FIRST, lineNumber=2)
-    kinds, rest = repaired(broken)
-    assert kinds == {
-        Kind.ROW_WITHOUT_LINE: 1,
-        Kind.LINE_WITHOUT_ROW: 1,
-        Kind.SILVER_WITHOUT_BRONZE: 1,
-    }
-    assert rest == {}
-    assert ndjson(broken).read_bytes() == content
-    assert layers(broken) == before
-
-
-def test_a_line_taken_out_of_its_file_and_bronze_rows_that_are_there_twice_are_named(broken):
-    ndjson(broken).write_bytes(ndjson(broken).read_bytes().splitlines(keepends=True)[0])
+    line = ndjson(broken).read_bytes().splitlines(keepends=True)[0]
+    ndjson(broken).write_bytes(line)
     for table in (METASTORE, BRONZE, catalog.PROCESS_FILES):
         double(broken, table)
-    kinds = {Kind.ROW_WITHOUT_LINE: 1, Kind.DUPLICATE: 3}
-    assert repaired(broken) == (kinds, kinds)
+    named = {Kind.ORPHAN: 2, Kind.ROW_WITHOUT_LINE: 1, Kind.DUPLICATE: 3}
+    kinds = named | {Kind.LEFTOVER: 4, Kind.TWIN: 2}
+    assert repaired(broken) == (kinds, named | {Kind.TWIN: 1})
+    assert ndjson(broken).read_bytes() == line
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in stay)
 
 
 def test_a_data_file_that_is_missing_or_cut_is_named_and_nothing_is_done(broken):
@@ -412,10 +415,6 @@ def test_what_was_moved_deleted_restored_read_again_retried_or_given_to_another_
     assert found(broken)[Kind.OTHER_PATIENT] == 1, "once a patient was changed as before"
 
 
-def current_files(house: House) -> list[str]:
-    return sorted(str({**row, "wholeAt": None}) for row in house.rows(catalog.CURRENT_FILES))
-
-
 def test_which_file_speaks_is_settled_again_from_the_metastore_for_what_is_deleted_too(broken):
     for study in range(2, 7):
         drop(broken, study, 2)
@@ -436,40 +435,29 @@ def test_which_file_speaks_is_settled_again_from_the_metastore_for_what_is_delet
         assert current_files(broken) == before
 
 
-def test_rows_of_what_nothing_states_go_from_current_files(broken):
-    before = current_files(broken), layers(broken)
-    uids = {"instance": "sopInstanceUid", "series": "seriesInstanceUid"}
-    by_level = {row["level"]: row for row in broken.rows(catalog.CURRENT_FILES)}
-    rows = [
-        row | {"id": number, uids.get(level, "studyInstanceUid"): "9.9"}
-        for number, (level, row) in enumerate(by_level.items())
-    ]
-    append(broken, catalog.CURRENT_FILES, rows)
-    assert repaired(broken) == ({Kind.SILVER_WITHOUT_BRONZE: 3}, {})
-    assert (current_files(broken), layers(broken)) == before
-
-
 def conflicts(house: House) -> list[str]:
     return sorted(map(str, house.rows(catalog.CONFLICTS)))
 
 
 def test_conflicts_that_are_lost_or_there_twice_are_met_again_and_those_in_nothing_go(broken):
-    drop(broken, 2, 1, PatientID="P9", PatientComments="other content")
-    drop(broken, 3, 2, SeriesInstanceUID="1.2.1.1")
+    for study, series in ((2, "1.2.1.1"), (4, "1.2.5.1")):
+        drop(broken, study, 1, PatientID="P9", PatientComments="other content")
+        drop(broken, 3, study, SeriesInstanceUID=series)
     broken.chain(SECOND)
-    before, rows = conflicts(broken), broken.rows(catalog.CONFLICTS)
-    assert sorted(row["level"] for row in rows) == ["instance", "series", "study"]
     assert found(broken) == {}
-    lose(broken, catalog.CONFLICTS)
-    assert repaired(broken) == ({Kind.CONFLICT: 3}, {})
-    assert conflicts(broken) == before
-    of_nothing = [
+    before = conflicts(broken)
+    lose(broken, catalog.CONFLICTS, level="instance", sopInstanceUid="1.2.2.1.1")
+    lose(broken, catalog.CONFLICTS, level="series", seriesInstanceUid="1.2.1.1")
+    lose(broken, catalog.CONFLICTS, level="study", studyInstanceUid="1.2.2")
+    rows = broken.rows(catalog.CONFLICTS)
+    assert sorted(row["level"] for row in rows) == ["instance", "series", "study"]
+    in_nothing = [
         row | {"id": row["id"] + number, "olderValue": value}
         for row in rows
         for number, value in ((1, "P7"), (2, "P8"))
     ]
-    append(broken, catalog.CONFLICTS, rows + of_nothing)
-    assert repaired(broken) == ({Kind.CONFLICT: 9}, {})
+    append(broken, catalog.CONFLICTS, rows + in_nothing)
+    assert repaired(broken) == ({Kind.CONFLICT: 3 + 3 + 6}, {})
     assert conflicts(broken) == before
 
 

@@ -177,7 +177,7 @@ def test_a_failed_line_without_a_row_is_recorded_and_a_file_that_failed_somehow_
     bad.write_text(f"{bad.read_text()}{{no JSON\n")
     failures = catalog.INGESTION_FAILURES
     lose(broken, BRONZE, ingestDate=FIRST)
-    repaired(broken)
+    broken.chain(FIRST)
     before = [row | {"failedAt": None, "runId": None} for row in broken.rows(failures)]
     lose(broken, failures, ingestDate=FIRST)
     layout = broken.run.engine.layout
