@@ -172,7 +172,7 @@ def test_a_sound_lakehouse_agrees_and_repair_leaves_every_file_as_it_is(broken):
 
 
 def test_silver_rows_that_are_missing_outdated_there_twice_or_anothers_are_made_again(broken):
-    before = layers(broken)
+    before, lines = layers(broken), broken.rows(BRONZE)
     give_to_the_first_patient(broken, "1.2.3")
     double(broken, SILVER, idOrig="1.2.2")
     lose(broken, SILVER, idOrig="1.2.4")
@@ -192,6 +192,7 @@ def test_silver_rows_that_are_missing_outdated_there_twice_or_anothers_are_made_
     }
     assert rest == {}
     assert layers(broken) == before
+    assert broken.rows(BRONZE) == lines, "the lines that there are say all"
 
 
 def test_gold_rows_that_are_missing_or_there_twice_are_made_again_and_rows_of_nothing_go(broken):
@@ -201,7 +202,8 @@ def test_gold_rows_that_are_missing_or_there_twice_are_made_again_and_rows_of_no
     lose(broken, PERSON, person_source_value="P3")
     double(broken, SERIES, image_series_uid="1.2.4.1")
     double(broken, PERSON, person_source_value="P5")
-    append(broken, SERIES, [broken.rows(SERIES)[0] | {"image_occurrence_id": 7}])
+    (row,) = (row for row in broken.rows(SERIES) if row["image_series_uid"] == "1.2.6.1")
+    append(broken, SERIES, [row | {"image_occurrence_id": 7}])
     uids = {"instance": "sopInstanceUid", "series": "seriesInstanceUid"}
     by_level = {row["level"]: row for row in broken.rows(catalog.CURRENT_FILES)}
     rows = [
