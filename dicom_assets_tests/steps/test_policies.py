@@ -14,7 +14,7 @@ from dicom_assets.lakehouse.operations import operation
 from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.status import by_date, unusual
-from dicom_assets_tests.conftest import DAY, House
+from dicom_assets_tests.conftest import DAY
 
 NEXT, LATER = DAY + timedelta(days=1), DAY + timedelta(days=3 * 365)
 
@@ -33,8 +33,27 @@ def send(house, write_dicom):
     return drop_and_run
 
 
+@pytest.fixture
+def send_all(house, write_dicom):
+    """Drops several files; runs the chain."""
+
+    def drop_and_run(day: date, *files: dict[str, str | None]) -> None:
+        for number, elements in enumerate(files):
+            write_dicom(house.drop / f"{number}.dcm", **elements)
+        house.chain(day)
+
+    return drop_and_run
+
+
 def one(**elements: str | None) -> dict[str, str | None]:
     uids = {"StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.1.1", "SOPInstanceUID": "1.2.9"}
+    return uids | elements
+
+
+def study(number: int, **elements: str | None) -> dict[str, str | None]:
+    """An instance of a study and a series of its own."""
+    uid = f"1.2.{number}"
+    uids = one(StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", SOPInstanceUID=f"{uid}.1.1")
     return uids | elements
 
 
@@ -100,76 +119,80 @@ def test_the_same_bytes_again_under_another_name_and_on_another_day_change_nothi
     assert broken(house, DAY, NEXT) == set()
 
 
-def test_of_two_contents_of_one_instance_the_newer_counts_and_both_are_shown(house, send):
-    send(DAY, InstanceNumber="1", StudyDescription="first")
-    send(NEXT, InstanceNumber="2", StudyDescription="second")
-    (study,) = house.rows(catalog.silver_imaging_study())
-    (instance,) = series_of(study)[0]["instance"]
-    assert (study["description"], instance["number"]) == ("second", 2)
-    assert len(house.metastore()) == 2, "bronze keeps both"
-    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 1
-    hashes = {row["ingestDate"]: row["contentHash"] for row in house.metastore()}
+def test_of_files_that_contradict_each_other_the_newer_counts_and_both_are_shown(house, send_all):
+    """Two contents of one instance, one series in two studies, one study of two patients."""
+    send_all(
+        DAY,
+        study(1, InstanceNumber="1", StudyDescription="first"),
+        study(2),
+        study(3, PatientID="P3"),
+    )
+    again = study(1, InstanceNumber="2", StudyDescription="second")
+    elsewhere = study(4, PatientID="P2") | {"SeriesInstanceUID": "1.2.2.1"}
+    theirs = study(3, SOPInstanceUID="1.2.3.1.2", PatientID="P4", PatientSex="F")
+    send_all(NEXT, again, elsewhere, theirs)
+    rows = {row["idOrig"]: row for row in house.rows(catalog.silver_imaging_study())}
+    (instance,) = series_of(rows["1.2.1"])[0]["instance"]
+    assert (rows["1.2.1"]["description"], instance["number"]) == ("second", 2)
+    assert rows["1.2.3"]["subject"]["identifier"]["value"] == "P4"
+    assert places(house) == {
+        ("default", "1.2.1", "1.2.1.1", "1.2.1.1.1"),
+        ("default", "1.2.2", "1.2.2.1", "1.2.2.1.1"),
+        ("default", "1.2.4", "1.2.2.1", "1.2.4.1.1"),
+        ("default", "1.2.3", "1.2.3.1", "1.2.3.1.1"),
+        ("default", "1.2.3", "1.2.3.1", "1.2.3.1.2"),
+    }
+    assert len(house.metastore()) == 6, "bronze keeps all"
+    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 4
+    assert patients(house) == {"P1", "P2", "P4"}
+    twice = [row for row in house.metastore() if row["studyInstanceUid"] == "1.2.1"]
+    hashes = {row["ingestDate"]: row["contentHash"] for row in twice}
     assert conflicts(house) == {
         ("instance", "contentHash", hashes[NEXT], hashes[DAY]),
         ("study", "studyDescription", "second", "first"),
+        ("series", "studyInstanceUid", "1.2.4", "1.2.2"),
+        ("study", "patientId", "P4", "P3"),
     }
     row = next(r for r in house.rows(catalog.CONFLICTS) if r["level"] == "instance")
     sides = {row["newerPath"], row["olderPath"]}
-    assert sides == {each["filePath"] for each in house.metastore()}
+    assert sides == {each["filePath"] for each in twice}
     assert row["newerArrivedAt"] > row["olderArrivedAt"]
     assert broken(house, DAY, NEXT) == set()
 
 
-def test_an_instance_that_comes_in_another_series_moves_there(house, send):
-    send(DAY)
-    send(NEXT, SeriesInstanceUID="1.2.1.2")
-    assert places(house) == {("default", "1.2.1", "1.2.1.2", "1.2.9")}
-    assert gold(house) == {("default", "1.2.1", "1.2.1.2")}
-    assert ("instance", "seriesInstanceUid", "1.2.1.2", "1.2.1.1") in conflicts(house)
-    assert broken(house, DAY, NEXT) == set()
-
-
-@pytest.mark.parametrize("alone", [True, False])
-def test_an_instance_that_comes_in_another_study_leaves_the_first(house, send, write_dicom, alone):
-    if not alone:
-        write_dicom(house.drop / "y.dcm", **one(SOPInstanceUID="1.2.10"))
-    send(DAY)
-    send(NEXT, StudyInstanceUID="1.2.2", SeriesInstanceUID="1.2.2.1", PatientID="P2")
-    rest = set() if alone else {("default", "1.2.1", "1.2.1.1", "1.2.10")}
-    assert places(house) == rest | {("default", "1.2.2", "1.2.2.1", "1.2.9")}
-    assert gold(house) == {place[:3] for place in places(house)}
-    assert patients(house) == ({"P2"} if alone else {"P1", "P2"})
-    assert len(house.rows(catalog.PROCEDURE_OCCURRENCE)) == (1 if alone else 2)
-    assert ("instance", "studyInstanceUid", "1.2.2", "1.2.1") in conflicts(house)
-    assert broken(house, DAY, NEXT) == set()
-    # and back again
-    send(LATER)
-    assert places(house) == rest | {("default", "1.2.1", "1.2.1.1", "1.2.9")}
-    assert gold(house) == {place[:3] for place in places(house)}
-    assert patients(house) == {"P1"}
-    assert broken(house, DAY, NEXT, LATER) == set()
-
-
-def test_one_series_in_two_studies_is_in_both_and_shown(house, send):
-    send(DAY)
-    send(NEXT, StudyInstanceUID="1.2.2", SOPInstanceUID="1.2.10")
-    assert places(house) == {
-        ("default", "1.2.1", "1.2.1.1", "1.2.9"),
-        ("default", "1.2.2", "1.2.1.1", "1.2.10"),
+def test_an_instance_that_comes_in_another_series_or_study_leaves_the_first_also_back_again(
+    house, send_all
+):
+    """Alone in its study, beside another one, and into another series of its study."""
+    alone, beside, other = study(1), study(2, PatientID="P2"), study(3, PatientID="P3")
+    stays = study(2, PatientID="P2", SOPInstanceUID="1.2.2.1.2")
+    send_all(DAY, alone, beside, stays, other)
+    in_study = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.4.1", "PatientID": "P4"}
+    besides = {"StudyInstanceUID": "1.2.5", "SeriesInstanceUID": "1.2.5.1", "PatientID": "P5"}
+    moved = other | {"SeriesInstanceUID": "1.2.3.2"}
+    send_all(NEXT, alone | in_study, beside | besides, moved)
+    rest = {("default", "1.2.2", "1.2.2.1", "1.2.2.1.2")}
+    assert places(house) == rest | {
+        ("default", "1.2.4", "1.2.4.1", "1.2.1.1.1"),
+        ("default", "1.2.5", "1.2.5.1", "1.2.2.1.1"),
+        ("default", "1.2.3", "1.2.3.2", "1.2.3.1.1"),
     }
-    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 2
-    assert conflicts(house) == {("series", "studyInstanceUid", "1.2.2", "1.2.1")}
+    assert gold(house) == {place[:3] for place in places(house)}
+    assert patients(house) == {"P2", "P3", "P4", "P5"}
+    assert len(house.rows(catalog.PROCEDURE_OCCURRENCE)) == 4
+    assert conflicts(house) > {
+        ("instance", "studyInstanceUid", "1.2.4", "1.2.1"),
+        ("instance", "studyInstanceUid", "1.2.5", "1.2.2"),
+        ("instance", "seriesInstanceUid", "1.2.3.2", "1.2.3.1"),
+    }
     assert broken(house, DAY, NEXT) == set()
-
-
-def test_a_study_with_two_patients_is_the_newer_ones_and_both_are_shown(house, send):
-    send(DAY)
-    send(NEXT, SOPInstanceUID="1.2.10", PatientID="P2", PatientSex="F")
-    (study,) = house.rows(catalog.silver_imaging_study())
-    assert study["subject"]["identifier"]["value"] == "P2"
-    assert patients(house) == {"P2"}
-    assert conflicts(house) == {("study", "patientId", "P2", "P1")}
-    assert broken(house, DAY, NEXT) == set()
+    send_all(LATER, alone, beside, other)
+    assert places(house) == rest | {
+        ("default", f"1.2.{study}", f"1.2.{study}.1", f"1.2.{study}.1.1") for study in (1, 2, 3)
+    }
+    assert gold(house) == {place[:3] for place in places(house)}
+    assert patients(house) == {"P1", "P2", "P3"}
+    assert broken(house, DAY, NEXT, LATER) == set()
 
 
 def test_study_attributes_that_differ_between_files_are_the_newest_ones_and_shown_once(
@@ -188,18 +211,13 @@ def test_study_attributes_that_differ_between_files_are_the_newest_ones_and_show
     assert rows[0]["newerValue"] == accession, "it is the one that counts"
 
 
-def test_parts_that_come_before_and_years_after_are_one_study(house, send):
-    send(LATER, SOPInstanceUID="1.2.11", SeriesInstanceUID="1.2.1.2")
-    send(DAY)
-    assert {place[3] for place in places(house)} == {"1.2.9", "1.2.11"}
-    assert len(house.rows(catalog.silver_imaging_study())) == 1
-    assert broken(house, DAY, LATER) == set()
-
-
-def test_status_and_a_check_say_how_many_studies_came_late_and_out_of_order(house, send):
+def test_parts_that_come_years_after_or_before_are_one_study_and_said_to_be_late_or_out_of_order(
+    house, send, write_dicom
+):
+    """By a check and by status."""
     (rule,) = (each for each in RULES if each.name == "dates_in_order")
+    write_dicom(house.drop / "y.dcm", **one(**ANOTHER))
     send(DAY)
-    send(DAY, **ANOTHER)
     assert rule.evaluate(Day(house.on(DAY))) == (True, {"late": 0, "out_of_order": 0})
     send(LATER, SOPInstanceUID="1.2.10")
     assert rule.evaluate(Day(house.on(LATER))) == (True, {"late": 1, "out_of_order": 0})
@@ -216,6 +234,10 @@ def test_status_and_a_check_say_how_many_studies_came_late_and_out_of_order(hous
         (f"{LATER}", [0, 0, 1, 0, 0]),
         (f"{NEXT}", [0, 0, 1, 1, 0]),
     ]
+    parts = {place[3] for place in places(house) if place[1] == "1.2.1"}
+    assert parts == {"1.2.9", "1.2.10", "1.2.11"}
+    assert len(house.rows(catalog.silver_imaging_study())) == 2
+    assert broken(house, DAY, NEXT, LATER) == set()
 
 
 def test_the_same_uids_from_namespaces_are_never_one(make_house, write_dicom):
@@ -239,22 +261,33 @@ def test_the_same_uids_from_namespaces_are_never_one(make_house, write_dicom):
     assert broken(house) == set()
 
 
-@pytest.mark.parametrize("killed_after", ["organise", "extract", "settle", "convert"])
-def test_a_date_that_was_stopped_does_not_bring_older_files_over_newer_ones(
-    house, write_dicom, killed_after
+def test_a_date_that_was_stopped_after_any_step_does_not_bring_older_files_over_newer_ones(
+    house, write_dicom
 ):
-    write_dicom(house.drop / "x.dcm", **one(StudyDescription="older"))
-    write_dicom(house.drop / "y.dcm", **one(SOPInstanceUID="1.2.10"))
-    house.chain(DAY, until=killed_after)
-    write_dicom(house.drop / "x.dcm", **one(StudyInstanceUID="1.2.2", StudyDescription="newer"))
-    house.chain(NEXT)
-    house.chain(DAY)
+    """Each date with a study of its own."""
+    stopped = [*enumerate(["organise", "extract", "settle", "convert"], start=1)]
+    days = {number: DAY + timedelta(days=number) for number, _ in stopped}
+    for number, step in stopped:
+        older = study(number, StudyDescription="older")
+        write_dicom(house.drop / "x.dcm", **older)
+        write_dicom(house.drop / "y.dcm", **older | {"SOPInstanceUID": f"1.2.{number}.1.2"})
+        house.chain(days[number], until=step)
+    for number, _ in stopped:
+        newer = study(number, StudyInstanceUID=f"1.2.1{number}", StudyDescription="newer")
+        write_dicom(house.drop / f"{number}.dcm", **newer)
+    house.chain(LATER)
+    for day in days.values():
+        house.chain(day)
     assert places(house) == {
-        ("default", "1.2.1", "1.2.1.1", "1.2.10"),
-        ("default", "1.2.2", "1.2.1.1", "1.2.9"),
+        place
+        for number, _ in stopped
+        for place in (
+            ("default", f"1.2.{number}", f"1.2.{number}.1", f"1.2.{number}.1.2"),
+            ("default", f"1.2.1{number}", f"1.2.{number}.1", f"1.2.{number}.1.1"),
+        )
     }
     assert gold(house) == {place[:3] for place in places(house)}
-    assert broken(house, DAY, NEXT) == set()
+    assert broken(house, *days.values(), LATER) == set()
 
 
 def test_a_file_without_patient_id_says_its_patients_sex_also_when_an_older_date_is_finished(
@@ -279,25 +312,41 @@ def test_a_file_without_patient_id_says_its_patients_sex_also_when_an_older_date
     assert person["gender_concept_id"] == people[0]["gender_concept_id"] == 8507
 
 
-def test_the_order_of_files_within_a_run_does_not_matter(tmp_path, write_dicom):
+def test_the_order_of_files_within_a_run_does_not_matter(make_house, write_dicom, tmp_path):
+    """Of each source system the same files have other names."""
     files = {
         "a": one(StudyDescription="a", PatientID="P1"),
         "b": one(StudyInstanceUID="1.2.2", PatientID="P2"),
         "c": one(SeriesInstanceUID="1.2.1.2", StudyDescription="c"),
     }
-    made = tmp_path / "made"
     for name, elements in files.items():
-        write_dicom(made / name, **elements)
-    seen = []
-    for number, names in enumerate(permutations(files)):
-        house = House(tmp_path / f"lakehouse{number}")
+        write_dicom(tmp_path / "made" / name, **elements)
+    house = make_house(source_systems="*")
+    orders = {"".join(names): names for names in permutations(files)}
+    for system, names in orders.items():
+        (house.drop / system).mkdir()
         for place, name in enumerate(names):
-            target = house.drop / f"{place}.dcm"
-            target.write_bytes((made / name).read_bytes())
+            target = house.drop / system / f"{place}.dcm"
+            target.write_bytes((tmp_path / "made" / name).read_bytes())
             os.utime(target, (1_600_000_000, 1_600_000_000))
-        house.chain()
-        assert broken(house) == set()
-        seen.append((places(house), gold(house), patients(house), conflicts(house)))
+    house.chain()
+    assert broken(house) == set()
+    people = house.rows(catalog.PERSON)
+    shown = house.rows(catalog.CONFLICTS)
+    seen = [
+        (
+            {place[1:] for place in places(house) if place[0] == system},
+            {series[1:] for series in gold(house) if series[0] == system},
+            {row["person_source_value"] for row in people if row["sourceSystem"] == system},
+            {
+                (row["level"], row["attribute"], row["newerValue"], row["olderValue"])
+                for row in shown
+                if row["sourceSystem"] == system
+            },
+        )
+        for system in orders
+    ]
+    assert all(seen[0]), "there is something of each"
     assert all(each == seen[0] for each in seen)
 
 
@@ -310,16 +359,19 @@ def test_a_lakehouse_without_the_table_takes_every_date_in(house, send):
     assert broken(house, DAY, NEXT) == set()
 
 
-@pytest.mark.parametrize("first", [DAY, NEXT])
-def test_a_patient_whom_a_stopped_run_wrote_and_nobody_is_anymore_goes(house, write_dicom, first):
-    write_dicom(house.drop / "x.dcm", **one(PatientID="P1"))
+def test_a_patient_whom_a_stopped_run_wrote_and_nobody_is_anymore_goes(house, write_dicom):
+    """When another date changes whose the study is, and when the date itself does."""
+    write_dicom(house.drop / "x.dcm", **study(1, PatientID="P1"))
+    write_dicom(house.drop / "y.dcm", **study(2, PatientID="P5"))
     house.chain(LATER)
-    write_dicom(house.drop / "x.dcm", **one(SOPInstanceUID="1.2.10", PatientID="P2"))
-    write_dicom(house.drop / "y.dcm", **one(**ANOTHER, PatientID="P4"))
+    write_dicom(house.drop / "x.dcm", **study(1, SOPInstanceUID="1.2.1.1.2", PatientID="P2"))
+    write_dicom(house.drop / "y.dcm", **study(2, SOPInstanceUID="1.2.2.1.2", PatientID="P6"))
+    write_dicom(house.drop / "z.dcm", **study(3, PatientID="P4"))
     house.chain(DAY, until="person")
-    write_dicom(house.drop / "x.dcm", **one(SOPInstanceUID="1.2.11", PatientID="P3"))
-    house.chain(first)
-    assert patients(house) == {"P3", "P4"} | ({"P2"} if first == NEXT else set())
+    write_dicom(house.drop / "x.dcm", **study(1, SOPInstanceUID="1.2.1.1.3", PatientID="P3"))
+    house.chain(NEXT)
+    assert patients(house) == {"P2", "P3", "P4", "P5", "P6"}
+    write_dicom(house.drop / "y.dcm", **study(2, SOPInstanceUID="1.2.2.1.3", PatientID="P7"))
     house.chain(DAY)
-    assert patients(house) == {"P3", "P4"}
-    assert broken(house, DAY, first, LATER) == set()
+    assert patients(house) == {"P3", "P4", "P7"}
+    assert broken(house, DAY, NEXT, LATER) == set()
