@@ -15,6 +15,7 @@ from dicom_assets.steps import catalog
 from dicom_assets.steps.convert import convert
 from dicom_assets.steps.ingest_fhir import ingest_fhir
 from dicom_assets.steps.run import Run
+from dicom_assets_tests.conftest import dicom
 
 DAY = date(2026, 3, 14)
 FHIR = "bronze/Files/Process/Clinical/FHIR NDJSON/2026/03/14/ImagingStudy"
@@ -29,10 +30,20 @@ def layers(house) -> tuple[int, int, int]:
     )
 
 
-@pytest.fixture
-def with_sample(house, sample):
+@pytest.fixture(scope="module")
+def with_sample(house_class, sample, tmp_path_factory):
+    house = house_class(tmp_path_factory.mktemp("sample") / "lakehouse")
     shutil.copytree(sample / "Imaging/DICOM", house.drop, dirs_exist_ok=True)
     house.chain()
+    return house
+
+
+@pytest.fixture(scope="module")
+def two_days(house_class, tmp_path_factory):
+    house = house_class(tmp_path_factory.mktemp("two_days") / "lakehouse")
+    for number in range(2):
+        dicom(house.drop / "x.dcm", StudyInstanceUID=f"1.2.{number}")
+        house.chain(DAY + timedelta(days=number))
     return house
 
 
@@ -175,11 +186,10 @@ def test_an_older_day_that_is_finished_after_a_newer_one_does_not_win(house, wri
 
 
 @pytest.mark.parametrize("lost", ["bronze/Tables/dicomimagingmetastore", "silver", "gold"])
-def test_a_layer_that_was_removed_is_made_again_from_the_one_before(house, write_dicom, lost):
-    for number in range(2):
-        write_dicom(house.drop / "x.dcm", StudyInstanceUID=f"1.2.{number}")
-        house.chain(DAY + timedelta(days=number))
-    before = layers(house)
+def test_a_layer_that_was_removed_is_made_again_from_the_one_before(two_days, tmp_path, lost):
+    before = layers(two_days)
+    shutil.copytree(two_days.settings.lakehouse, tmp_path / "lakehouse")
+    house = two_days.__class__(tmp_path / "lakehouse")
     shutil.rmtree(house.settings.lakehouse / lost)
     for number in range(2):
         house.chain(DAY + timedelta(days=number))
@@ -243,7 +253,8 @@ def test_bad_lines_at_the_end_of_a_large_file_fail_alone_too(house, monkeypatch)
 
 
 def test_a_lakehouse_can_be_moved(with_sample, tmp_path):
-    moved = tmp_path / "elsewhere"
-    shutil.move(with_sample.settings.lakehouse, moved)
+    copied, moved = tmp_path / "copied", tmp_path / "elsewhere"
+    shutil.copytree(with_sample.settings.lakehouse, copied)
+    shutil.move(copied, moved)
     for row in with_sample.__class__(moved).metastore():
         assert Path(moved / row["filePath"]).is_file()

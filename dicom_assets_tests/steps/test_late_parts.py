@@ -6,6 +6,7 @@ import pytest
 from deltalake import DeltaTable
 
 from dicom_assets.defs.checks import RULES
+from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.maintain import maintain
 from dicom_assets.steps.reconcile import Day
@@ -20,17 +21,18 @@ UPSERTED = (
 
 
 @pytest.fixture
-def part(house, write_dicom):
-    """Drops one more instance of a study, in a series of that day, and runs the chain."""
+def parts(house, write_dicom):
+    """Drops one more instance of studies, each in a series of that day, and runs the chain."""
 
-    def drop_and_run(day: date, study: int) -> None:
-        uid = f"1.2.{study}"
-        write_dicom(
-            house.drop / f"{study}.dcm",
-            StudyInstanceUID=uid,
-            SeriesInstanceUID=f"{uid}.{day:%Y%m%d}",
-            PatientID=f"P{study}",
-        )
+    def drop_and_run(day: date, *studies: int) -> None:
+        for study in studies:
+            uid = f"1.2.{study}"
+            write_dicom(
+                house.drop / f"{study}.dcm",
+                StudyInstanceUID=uid,
+                SeriesInstanceUID=f"{uid}.{day:%Y%m%d}",
+                PatientID=f"P{study}",
+            )
         house.chain(day)
 
     return drop_and_run
@@ -61,42 +63,28 @@ def files(house) -> dict[str, set[str]]:
     }
 
 
-def test_a_part_that_comes_months_later_lands_in_the_study_that_there_is(house, part):
-    part(JANUARY, 1)
-    part(FEBRUARY, 2)
-    part(MARCH, 1)
-    part(MARCH, 3)
-    part(FEBRUARY, 1)
+def test_a_part_that_comes_months_later_or_before_lands_in_the_study_that_there_is(house, parts):
+    """And rewrites the files of its own partition alone."""
+    parts(JANUARY, 1)
+    parts(FEBRUARY, 2)
+    before = files(house)
+    parts(MARCH, 1, 3, 4)
+    for name, after in files(house).items():
+        gone = before[name] - after
+        assert len(gone) == 1, name
+        assert "2026-01" in gone.pop()
+    parts(FEBRUARY, 1, 4)
+    parts(MARCH, 4)
     assert studies(house) == {
         "1.2.1": (3, 3, JANUARY),
         "1.2.2": (1, 1, FEBRUARY),
         "1.2.3": (1, 1, MARCH),
+        "1.2.4": (2, 3, MARCH),
     }
     gold = house.rows(catalog.IMAGE_OCCURRENCE)
-    assert len(gold) == len({row["image_occurrence_id"] for row in gold}) == 5
-    assert len(house.rows(catalog.PERSON)) == len(house.rows(catalog.PROCEDURE_OCCURRENCE)) == 3
+    assert len(gold) == len({row["image_occurrence_id"] for row in gold}) == 7
+    assert len(house.rows(catalog.PERSON)) == len(house.rows(catalog.PROCEDURE_OCCURRENCE)) == 4
     assert broken(house, JANUARY, FEBRUARY, MARCH) == {"dates_in_order"}  # which only warns
-
-
-def test_past_dates_that_run_after_later_ones_make_no_second_row(house, part):
-    part(MARCH, 1)
-    part(JANUARY, 1)
-    part(FEBRUARY, 1)
-    part(MARCH, 1)
-    assert studies(house) == {"1.2.1": (3, 4, MARCH)}
-    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 3
-    assert broken(house, JANUARY, FEBRUARY, MARCH) == {"dates_in_order"}  # which only warns
-
-
-def test_a_late_part_rewrites_the_files_of_its_own_partition_alone(house, part):
-    for day, study in ((JANUARY, 1), (FEBRUARY, 2), (MARCH, 3)):
-        part(day, study)
-    before = files(house)
-    part(MARCH, 2)
-    for name, after in files(house).items():
-        gone = before[name] - after
-        assert len(gone) == 1, name
-        assert "2026-02" in gone.pop()
 
 
 def test_an_instance_sent_again_months_later_is_counted_on_both_dates(house, write_dicom):
@@ -118,12 +106,11 @@ def content(house) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("kept", [0, 30])
-def test_upkeep_in_the_middle_of_a_date_changes_no_result(tmp_path, house, write_dicom, kept):
-    undisturbed = house.__class__(tmp_path / "undisturbed")
-    settings = house.settings.model_copy(update={"keep_removed_files_days": kept})
+def test_upkeep_in_the_middle_of_a_date_changes_no_result(tmp_path, house, write_dicom):
+    """Whether files that were replaced are kept for a while or not."""
+    houses = {days: house.__class__(tmp_path / f"kept{days}") for days in (0, 30)}
     for turn, until in enumerate(("extract", "ingest_fhir", "flatten", None)):
-        for each in (house, undisturbed):
+        for each in (house, *houses.values()):
             for study in range(3):
                 write_dicom(
                     each.drop / f"{turn}_{study}.dcm",
@@ -133,13 +120,19 @@ def test_upkeep_in_the_middle_of_a_date_changes_no_result(tmp_path, house, write
                     PatientID=f"P{study}",
                 )
             each.chain(MARCH, until=until)
-        maintain(house.run.engine, settings)
-    assert content(house) == content(undisturbed)
-    assert broken(house, MARCH) == set()
-    assert len(house.rows(catalog.IMAGE_OCCURRENCE)) == 12
-    tables = maintain(house.run.engine, settings)
-    assert [each.table for each in tables if each.files_before != each.files_after] == []
-    folders = [house.run.engine.layout.table(table.layer, table.name) for table in UPSERTED]
-    lying = {f"{path}" for folder in folders for path in folder.glob("*=*/*.parquet")}
-    replaced = lying.difference(*files(house).values())
-    assert bool(replaced) == bool(kept), "what was replaced lies there for so long"
+        for days, each in houses.items():
+            maintain(each.run.engine, keeping(each, days))
+    for days, each in houses.items():
+        assert content(each) == content(house)
+        assert broken(each, MARCH) == set()
+        assert len(each.rows(catalog.IMAGE_OCCURRENCE)) == 12
+        tables = maintain(each.run.engine, keeping(each, days))
+        assert [one.table for one in tables if one.files_before != one.files_after] == []
+        folders = [each.run.engine.layout.table(table.layer, table.name) for table in UPSERTED]
+        lying = {f"{path}" for folder in folders for path in folder.glob("*=*/*.parquet")}
+        replaced = lying.difference(*files(each).values())
+        assert bool(replaced) == bool(days), "what was replaced lies there for so long"
+
+
+def keeping(house, days: int) -> Settings:
+    return house.settings.model_copy(update={"keep_removed_files_days": days})

@@ -38,6 +38,11 @@ def report(own_id: str = "r", *, study: dict | None = None, **elements) -> dict:
     return found | elements
 
 
+def study_of(uid: str) -> dict[str, str]:
+    """The UIDs of a study and of a series of its own."""
+    return {"StudyInstanceUID": uid, "SeriesInstanceUID": f"{uid}.1"}
+
+
 def by_uid(value: str, system: str | None = "urn:dicom:uid") -> dict:
     identifier = {"value": value} | ({"system": system} if system else {})
     return {"identifier": identifier}
@@ -98,39 +103,74 @@ def test_the_sample_s_six_reports_are_joined_to_their_studies(house, sample):
     assert house.everything() == before
 
 
-REFERENCES = [
-    by_uid(UID),
-    by_uid(f"urn:oid:{UID}"),
-    by_uid(f"urn:oid:{UID}", "urn:ietf:rfc:3986"),
-    {"reference": f"ImagingStudy/{UID}"},
-    {"reference": f"https://fhir.example/r4/ImagingStudy/{UID}/_history/3"},
-    {"reference": f"urn:oid:{UID}"},
-    {"reference": "ImagingStudy/unknown", **by_uid(UID)},
-]
+def references(uid: str) -> list[dict]:
+    """All ways to say of which study a report is."""
+    return [
+        by_uid(uid),
+        by_uid(f"urn:oid:{uid}"),
+        by_uid(f"urn:oid:{uid}", "urn:ietf:rfc:3986"),
+        {"reference": f"ImagingStudy/{uid}"},
+        {"reference": f"https://fhir.example/r4/ImagingStudy/{uid}/_history/3"},
+        {"reference": f"urn:oid:{uid}"},
+        {"reference": "ImagingStudy/unknown", **by_uid(uid)},
+    ]
 
 
-@pytest.mark.parametrize("study_comes", ["before", "with it", "after"])
-def test_a_report_finds_its_study_whichever_comes_first(house, write_dicom, study_comes):
-    if study_comes == "before":
-        write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID)
-        house.chain()
-    drop(house, report(imagingStudy=REFERENCES))
-    if study_comes == "with it":
-        write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID)
+def noted(house) -> list[tuple[str, str]]:
+    """Own ids of report and study of each note, found by its procedure."""
+    reports = {row["id"]: own_id for own_id, row in silver(house).items()}
+    procedures = {
+        row["procedure_occurrence_id"]: row["sourceRecordId"]
+        for row in house.rows(catalog.PROCEDURE_OCCURRENCE)
+    }
+    own_ids = {study: own_id for (_, own_id), study in studies(house).items()}
+    return sorted(
+        (reports[note["sourceRecordId"]], own_ids[procedures[note["note_event_id"]]])
+        for note in house.rows(catalog.NOTE)
+    )
+
+
+def test_a_report_finds_its_study_whichever_comes_first_and_whoever_has_written_it(
+    house, write_dicom
+):
+    """Studies come before their report, with it and after it; of what others write, by its UID."""
+    before, at_once, after = "1.2.1", "1.2.2", "1.2.3"
+
+    def theirs(own_id: str, uid: str) -> dict:
+        return {
+            "resourceType": "ImagingStudy",
+            "id": own_id,
+            "status": "available",
+            "subject": {"reference": "Patient/p"},
+            "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{uid}"}],
+        }
+
+    write_dicom(house.drop / "x.dcm", **study_of(before))
+    drop(house, theirs("a", "1.2.4"), report("of-b", study=by_uid("1.2.5")))
+    house.chain()
+    write_dicom(house.drop / "x.dcm", **study_of(at_once))
+    drop(
+        house,
+        *(report(uid, imagingStudy=references(uid)) for uid in (before, at_once, after)),
+        report("of-a", study=by_uid("1.2.4")),
+        theirs("b", "1.2.5"),
+    )
     house.chain(NEXT)
-    if study_comes == "after":
-        assert set(silver(house)["r"]["imagingStudyIds"]) == {None}
-        assert house.rows(catalog.NOTE) == []
-        assert broken(house, NEXT, blocking=False) == {"studies_are_known"}
-        write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID)
-        house.chain(NEXT + timedelta(days=1))
-    study = studies(house)["default", UID]
-    assert silver(house)["r"]["imagingStudyIds"] == [study] * len(REFERENCES)
-    (note,) = house.rows(catalog.NOTE)
-    (procedure,) = house.rows(catalog.PROCEDURE_OCCURRENCE)
-    assert note["note_event_id"] == procedure["procedure_occurrence_id"]
-    assert note["note_date"] == date(2026, 3, 14)
-    assert broken(house, NEXT) == broken(house, NEXT, blocking=False) == set()
+    assert set(silver(house)[after]["imagingStudyIds"]) == {None}
+    dicom_notes = [(before, before), (at_once, at_once)]
+    assert noted(house) == [*dicom_notes, ("of-a", "a"), ("of-b", "b")]
+    assert broken(house, NEXT, blocking=False) == {"studies_are_known"}
+    write_dicom(house.drop / "x.dcm", **study_of(after))
+    house.chain(NEXT + timedelta(days=1))
+    found = studies(house)
+    assert {own_id: row["imagingStudyIds"] for own_id, row in silver(house).items()} == {
+        **{uid: [found["default", uid]] * 7 for uid in (before, at_once, after)},
+        "of-a": [found["default", "a"]],
+        "of-b": [found["default", "b"]],
+    }
+    assert noted(house) == [*dicom_notes, (after, after), ("of-a", "a"), ("of-b", "b")]
+    assert {note["note_date"] for note in house.rows(catalog.NOTE)} == {date(2026, 3, 14)}
+    assert broken(house) == broken(house, NEXT) == broken(house, NEXT, blocking=False) == set()
 
 
 def test_the_study_of_the_same_source_system_comes_first_else_the_only_one(make_house, write_dicom):
@@ -150,70 +190,54 @@ def test_the_study_of_the_same_source_system_comes_first_else_the_only_one(make_
     assert broken(house) == broken(house, NEXT) == set()
 
 
-@pytest.mark.parametrize("study_first", [True, False])
-def test_a_study_that_others_have_written_is_found_by_its_uid(house, study_first):
-    study = {
-        "resourceType": "ImagingStudy",
-        "id": "theirs",
-        "status": "available",
-        "subject": {"reference": "Patient/p"},
-        "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{UID}"}],
+def test_a_report_has_a_note_for_each_of_its_studies_that_is_there(house, write_dicom):
+    """Of one report fewer studies are said, then none; a study is deleted and restored; and a
+    patient becomes known, of a study with a report in HTML.
+    """
+    html = "<html><style>p{}</style><p>Befund: gr\u00f6\u00dfer</p><p>als 3&nbsp;cm</p></html>"
+    form = {
+        "contentType": "text/html; charset=iso-8859-1",
+        "data": base64.b64encode(html.encode("latin-1")).decode(),
     }
-    first, second = (study, report(study=by_uid(UID)))[:: 1 if study_first else -1]
-    drop(house, first)
-    house.chain()
-    drop(house, second)
-    house.chain(NEXT)
-    assert silver(house)["r"]["imagingStudyIds"] == [studies(house)["default", "theirs"]]
-    assert broken(house) == broken(house, NEXT) == set()
-
-
-def test_a_report_of_several_studies_has_a_note_for_each(house, write_dicom):
-    for uid in ("1.2.1", "1.2.2"):
-        write_dicom(house.drop / f"{uid}.dcm", StudyInstanceUID=uid)
     both = [by_uid("1.2.1"), by_uid("1.2.2"), by_uid("1.2.1")]
-    drop(house, report(imagingStudy=both))
+    for uid in ("1.2.1", "1.2.2", "1.2.3"):
+        write_dicom(house.drop / f"{uid}.dcm", **study_of(uid))
+    write_dicom(house.drop / "x.dcm", **study_of("1.2.4"), PatientID=None)
+    drop(
+        house,
+        report("r", imagingStudy=both),
+        report("s", study=by_uid("1.2.3")),
+        report("t", study=by_uid("1.2.4"), presentedForm=[form], conclusion=None),
+    )
     house.chain()
-    assert len(house.rows(catalog.NOTE)) == 2
-    drop(house, report(imagingStudy=both[:1]))
-    house.chain(NEXT)
-    assert len(house.rows(catalog.NOTE)) == 1
-    drop(house, report(imagingStudy=both, status="entered-in-error"))
-    house.chain(NEXT)
-    assert house.rows(catalog.NOTE) == []
-    assert broken(house) == broken(house, NEXT) == set()
+    first = {note["note_id"]: note["note_text"] for note in house.rows(catalog.NOTE)}
+    assert noted(house) == [("r", "1.2.1"), ("r", "1.2.2"), ("s", "1.2.3"), ("t", "1.2.4")]
+    assert "Befund: größer\nals 3 cm" in first.values()
 
-
-def test_a_patient_who_becomes_known_later_is_the_one_of_the_note(house, write_dicom):
-    write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID, PatientID=None)
-    drop(house, report(study=by_uid(UID)))
-    house.chain()
-    write_dicom(house.drop / "y.dcm", StudyInstanceUID=UID)
-    house.chain(NEXT)
-    (note,), (person,) = house.rows(catalog.NOTE), house.rows(catalog.PERSON)
-    assert note["person_id"] == person["person_id"]
-    assert broken(house) == broken(house, NEXT) == set()
-
-
-def test_a_deleted_study_is_pointed_to_no_more_and_a_restored_one_again(house, write_dicom):
-    write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID)
-    drop(house, report(study=by_uid(UID)))
-    house.chain()
-    (note,) = house.rows(catalog.NOTE)
-    asked = {"studyInstanceUid": UID, "requestedBy": "Dr. Moll", "reason": "wrong patient"}
-    for number, (kind, ids) in enumerate(
-        [("delete", [None]), ("restore", [studies(house)["default", UID]])], start=1
-    ):
-        day = DAY + timedelta(days=number)
-        said = operation(operation=kind, id=kind, **asked)
-        ask(house.run.engine, said, source_system="default")
+    def asked(day: date, kind: str) -> None:
+        said = {"studyInstanceUid": "1.2.3", "requestedBy": "Dr. Moll", "reason": "wrong patient"}
+        ask(house.run.engine, operation(operation=kind, id=kind, **said), source_system="default")
         house.chain(day)
-        assert silver(house)["r"]["imagingStudyIds"] == ids
-        notes = house.rows(catalog.NOTE)
-        assert [each["note_id"] for each in notes] == [note["note_id"]] * (kind == "restore")
-        is_open = {"studies_are_known"} if kind == "delete" else set()
-        assert broken(house, blocking=False) == is_open
-        assert broken(house) == broken(house, day) == set()
+
+    drop(house, report("r", imagingStudy=both[:1]))
+    write_dicom(house.drop / "y.dcm", **study_of("1.2.4"), PatientID="P4")
+    asked(NEXT, "delete")
+    assert noted(house) == [("r", "1.2.1"), ("t", "1.2.4")]
+    assert silver(house)["s"]["imagingStudyIds"] == [None]
+    people = {row["person_source_value"]: row["person_id"] for row in house.rows(catalog.PERSON)}
+    assert set(people) == {"P1", "P4"}
+    (note,) = (row for row in house.rows(catalog.NOTE) if row["person_id"] == people["P4"])
+    assert first[note["note_id"]] == note["note_text"]
+    assert broken(house, blocking=False) == {"studies_are_known"}
+    assert broken(house) == broken(house, NEXT) == set()
+
+    drop(house, report("r", imagingStudy=both, status="entered-in-error"))
+    asked(NEXT + timedelta(days=1), "restore")
+    assert noted(house) == [("s", "1.2.3"), ("t", "1.2.4")]
+    assert {row["note_id"] for row in house.rows(catalog.NOTE)} <= set(first)
+    assert silver(house)["s"]["imagingStudyIds"] == [studies(house)["default", "1.2.3"]]
+    assert broken(house, blocking=False) == set()
+    assert broken(house) == broken(house, NEXT) == broken(house, NEXT + timedelta(days=1)) == set()
 
 
 def test_an_older_report_never_replaces_a_newer_one(house):
@@ -392,19 +416,6 @@ def test_every_file_from_the_field_is_taken(make_house):
     reasons = sorted(house.failures().values())
     assert reasons == ["invalid_json"] * 2 + ["wrong_resource_type"] * 2
     assert broken(house) == set()
-
-
-def test_text_in_html_is_what_a_person_sees(house, write_dicom):
-    write_dicom(house.drop / "x.dcm", StudyInstanceUID=UID)
-    html = "<html><style>p{}</style><p>Befund: gr\u00f6\u00dfer</p><p>als 3&nbsp;cm</p></html>"
-    form = {
-        "contentType": "text/html; charset=iso-8859-1",
-        "data": base64.b64encode(html.encode("latin-1")).decode(),
-    }
-    drop(house, report(study=by_uid(UID), presentedForm=[form], conclusion=None))
-    house.chain()
-    (note,) = house.rows(catalog.NOTE)
-    assert note["note_text"] == "Befund: größer\nals 3 cm"
 
 
 def test_steps_that_have_nothing_to_do_make_no_table(house, write_dicom):

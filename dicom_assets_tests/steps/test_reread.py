@@ -11,6 +11,7 @@ from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.promote import fill
 from dicom_assets.steps.reconcile import Day
+from dicom_assets_tests.conftest import interrupting
 
 PROCESS = "bronze/Files/Process/Imaging"
 
@@ -31,8 +32,11 @@ def newest_first(house) -> list[dict]:
     return sorted(house.metastore(), key=lambda row: row["ingestedAt"], reverse=True)
 
 
-@pytest.mark.parametrize("later", [0, 1], ids=["on the same date", "on a later date"])
-@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize(
+    ("later", "compress"),
+    [(0, True), (1, False)],
+    ids=["on the same date", "on a later date, not compressed"],
+)
 def test_the_newest_row_has_what_is_read_now_and_the_file_is_as_it_was(
     make_house, write_dicom, later, compress
 ):
@@ -65,10 +69,17 @@ def test_the_newest_row_has_what_is_read_now_and_the_file_is_as_it_was(
     assert {row["kvp"] for row in house.metastore()} >= {"80.0"}
 
 
-def test_a_file_that_two_operations_name_is_read_once_and_later_files_are_not(house, write_dicom):
+def test_a_file_that_operations_name_is_read_once_and_what_comes_with_them_or_later_is_not(
+    house, write_dicom
+):
     for number in range(3):
         write_dicom(house.drop / f"{number}.dcm", SeriesInstanceUID=f"1.2.{number % 2}")
+    ask(house, studyInstanceUid="1.2.3.4")
     house.chain()
+    before = house.everything()
+    house.chain()
+    assert house.everything() == before, "one that names nothing is done with"
+    assert len(house.metastore()) == 3
     ask(house, studyInstanceUid="1.2.3.4", seriesInstanceUid="1.2.0")
     (house.drop / "Operations/x.json").rename(house.drop / "Operations/a.json")
     ask(house, studyInstanceUid="1.2.3.4")
@@ -107,18 +118,7 @@ def test_a_file_that_cannot_be_read_any_more_fails_and_its_old_row_stands(house,
     assert broken(house.run) == {"files_match_rows", "one_zip_per_row"}, "one is gone"
 
 
-def test_an_operation_that_names_nothing_is_done_with(house, write_dicom):
-    write_dicom(house.drop / "x.dcm")
-    ask(house, studyInstanceUid="1.2.3.4")
-    house.chain()
-    before = house.everything()
-    house.chain()
-    assert house.everything() == before
-    assert len(house.metastore()) == 1
-
-
-@pytest.mark.parametrize("nth", range(4))
-def test_killed_at_any_commit_each_file_is_read_again_once(house, write_dicom, monkeypatch, nth):
+def test_killed_after_any_commit_each_file_is_read_again_once(house, write_dicom, monkeypatch):
     monkeypatch.setattr("dicom_assets.steps.reread._FILES_PER_COMMIT", 2)
     for number in range(5):
         write_dicom(house.drop / f"{number}.dcm")
@@ -126,18 +126,15 @@ def test_killed_at_any_commit_each_file_is_read_again_once(house, write_dicom, m
     house.files(PROCESS)[4].unlink()
     ask(house, studyInstanceUid="1.2.3.4")
     organise(house.run)
-    commits = iter(range(100))
-    append = LocalEngine.append
-
-    def killed(*args, **kwargs):
-        if next(commits) == nth:
-            raise KeyboardInterrupt
-        append(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalEngine, "append", killed)
-        with pytest.raises(KeyboardInterrupt):
-            house.chain(until="extract")
+    states = []
+    for nth in range(4):
+        with monkeypatch.context() as patch:
+            interrupted = interrupting(min(nth, 1))  # each run but the first gets a commit further
+            patch.setattr(LocalEngine, "append", interrupted(LocalEngine.append))
+            with pytest.raises(KeyboardInterrupt):
+                house.chain(until="extract")
+        states.append((len(house.metastore()), len(house.failures())))
+    assert states == [(5, 0), (7, 0), (9, 0), (9, 1)]
     for _ in range(2):
         house.chain()
     paths = sorted(row["sourcePath"] for row in house.metastore())
