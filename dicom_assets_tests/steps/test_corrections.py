@@ -280,6 +280,7 @@ def test_a_patient_is_only_what_the_files_and_studies_say_that_are_theirs_still(
     asked(house, "delete", studyInstanceUid="1.2.60")
     arrive(2)
     twice(house, DAYS[2])
+    house.chain(DAYS[1])
     assert sex_and_year(house) == {
         "P1": (MALE, None),
         None: (MALE, None),
