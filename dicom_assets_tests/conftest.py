@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -26,6 +27,7 @@ collect_seldom()
 
 SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
 DAY = date(2026, 3, 14)
+NAME = "Zqxname"
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 
 TAKE_LONG = (
@@ -70,21 +72,25 @@ def shared_dicom() -> Path:
     return SHARED_DICOM
 
 
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample, written once for all processes of a run. Nobody changes it."""
-    from dicom_assets.sample import write_sample
-
-    shared = tmp_path_factory.getbasetemp()
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+    """Returns a folder that is made once for all processes of a run. Nobody changes it."""
+    shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder = shared / "sample"
-    with (shared / "sample.lock").open("w") as lock:
+    folder, is_made = shared / name, shared / f"{name}.made"
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            write_sample(shared / "sample.unfinished")
-            (shared / "sample.unfinished").rename(folder)
+        if not is_made.exists():
+            make(folder)
+            is_made.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from dicom_assets.sample import write_sample
+
+    return made_once(tmp_path_factory, "sample", write_sample)
 
 
 def interrupting(done: int) -> Callable[[Callable], Callable]:
@@ -150,6 +156,28 @@ class House:
 @pytest.fixture(scope="session")
 def house_class() -> type[House]:
     return House
+
+
+def drop_published(drop: Path) -> None:
+    """Drops all files that others have published, and one of a patient by a name of ours."""
+    published = SHARED_DICOM
+    if not published.is_dir():
+        published = Path(pydicom.__path__[0]) / "data/test_files"
+    ignored = shutil.ignore_patterns("*.md", "*.txt")
+    shutil.copytree(published, drop, dirs_exist_ok=True, ignore=ignored)
+    dicom(drop / NAME, PatientName=NAME, SOPInstanceUID="1.2.3.4.1.1")
+
+
+@pytest.fixture(scope="session")
+def with_published(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """A lakehouse of what was published, whose chain has run. Nobody changes it."""
+
+    def make(folder: Path) -> None:
+        house = House(folder)
+        drop_published(house.drop)
+        house.chain()
+
+    return House(made_once(tmp_path_factory, "published", make))
 
 
 @pytest.fixture

@@ -14,16 +14,12 @@ import threading
 import time
 from pathlib import Path
 
-import pydicom
-
 from benchmarks.spark_cluster import CONF, JARS
-from dicom_assets_tests.conftest import DAY, SHARED_DICOM, dicom
+from dicom_assets_tests.conftest import DAY, NAME, drop_published
 from dicom_assets_tests.spark.conftest import QUICK
 from dicom_assets_tests.spark.states import state
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = SHARED_DICOM if SHARED_DICOM.is_dir() else Path(pydicom.__path__[0]) / "data/test_files"
-NAME = "Zqxname"
 SCRIPT = """
 import json
 import os
@@ -71,14 +67,10 @@ print(json.dumps(found.asDict() | {"master": spark.sparkContext.master, "delta":
 
 
 def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle(
-    cluster, house_class, tmp_path
+    cluster, with_published, house_class, tmp_path
 ):
-    here, there = house_class(tmp_path / "here"), house_class(tmp_path / "spark")
-    dicom(tmp_path / NAME, PatientName=NAME)
-    for house in (here, there):
-        shutil.copytree(PUBLISHED, house.drop, dirs_exist_ok=True)
-        shutil.copyfile(tmp_path / NAME, house.drop / NAME)
-    here.chain()
+    here, there = with_published, house_class(tmp_path / "spark")
+    drop_published(there.drop)
     expected = len(here.files("bronze/Files/Process/Imaging"))
     folder = there.run.engine.layout.process_folder("default", DAY)
     zips: list[int] = []
@@ -103,7 +95,7 @@ def test_published_files_come_out_the_same_though_a_worker_is_lost_in_the_middle
     assert zips[0] + 20 <= zips[1] < expected, "it was lost in the middle"
     assert len(here.failures()) > 10
     assert there.failures() == here.failures()
-    tables, wanted = state(tmp_path / "spark"), state(tmp_path / "here")
+    tables, wanted = state(tmp_path / "spark"), state(here.settings.lakehouse)
     assert {name for name in tables if tables[name][0]} == {n for n in wanted if wanted[n][0]}
     for name, table in wanted.items():
         assert tables[name] == table, name

@@ -33,7 +33,7 @@ from dicom_assets.lakehouse.told import StepError
 from dicom_assets.runner import job
 from dicom_assets.steps import catalog, to_omop
 from dicom_assets.steps.stream import streaming, today
-from dicom_assets_tests.conftest import DAY
+from dicom_assets_tests.conftest import DAY, NAME
 from dicom_assets_tests.spark.conftest import surroundings
 from dicom_assets_tests.spark.states import drop, state
 
@@ -148,9 +148,6 @@ def test_upserts_insert_replace_and_delete_as_locally(
         (5, "b"),
     ]
     assert version == 3
-
-
-NAME = "Zqxname"
 
 
 def once(house: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,7 +232,7 @@ def test_a_changed_patient_has_all_studies_and_what_comes_later_too(full, write_
 
 def test_a_patient_is_only_what_the_files_and_studies_say_that_are_theirs_still(house, write_dicom):
     """Men and women; of most the file or study that came second is deleted or given to another."""
-    born = {"PatientSex": "M", "PatientBirthDate": "19500101"}
+    born: Any = {"PatientSex": "M", "PatientBirthDate": "19500101"}
     arriving = [
         [
             instance(1, PatientSex="M"),
