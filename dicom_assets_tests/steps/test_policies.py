@@ -214,29 +214,36 @@ def test_study_attributes_that_differ_between_files_are_the_newest_ones_and_show
 def test_parts_that_come_years_after_or_before_are_one_study_and_said_to_be_late_or_out_of_order(
     house, send, write_dicom
 ):
-    """By a check and by status."""
+    """By a check and by status; of one study a part came before on an earlier date, too."""
+
+    def drop_other(number: int) -> None:
+        other = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1"}
+        write_dicom(house.drop / "z.dcm", **one(**other, SOPInstanceUID=f"1.2.3.1.{number}"))
+
     (rule,) = (each for each in RULES if each.name == "dates_in_order")
     write_dicom(house.drop / "y.dcm", **one(**ANOTHER))
     send(DAY)
     assert rule.evaluate(Day(house.on(DAY))) == (True, {"late": 0, "out_of_order": 0})
+    drop_other(1)
     send(LATER, SOPInstanceUID="1.2.10")
     assert rule.evaluate(Day(house.on(LATER))) == (True, {"late": 1, "out_of_order": 0})
+    drop_other(2)
     send(NEXT, SOPInstanceUID="1.2.11", StudyDescription="a past date's run")
     said = operation(
         operation="reread", requestedBy="me", reason="wrong", id="r", studyInstanceUid="1.2.2"
     )
     ask.ask(house.run.engine, said, source_system="default")
     house.chain(LATER)
-    assert rule.evaluate(Day(house.on(NEXT))) == (False, {"late": 1, "out_of_order": 1})
+    assert rule.evaluate(Day(house.on(NEXT))) == (False, {"late": 1, "out_of_order": 2})
     assert rule.evaluate(Day(house.on(LATER)))[1] == {"late": 1, "out_of_order": 0}, "read again"
     shown = unusual(house.settings, by_date(house.run.engine, house.settings, days=9))
     assert [(each.day, [*each.counts.values()]) for each in shown] == [
         (f"{LATER}", [0, 0, 1, 0, 0]),
-        (f"{NEXT}", [0, 0, 1, 1, 0]),
+        (f"{NEXT}", [0, 0, 1, 2, 0]),
     ]
     parts = {place[3] for place in places(house) if place[1] == "1.2.1"}
     assert parts == {"1.2.9", "1.2.10", "1.2.11"}
-    assert len(house.rows(catalog.silver_imaging_study())) == 2
+    assert len(house.rows(catalog.silver_imaging_study())) == 3
     assert broken(house, DAY, NEXT, LATER) == set()
 
 
