@@ -294,7 +294,7 @@ class Settings(BaseSettings):
 
         for tag in promoted_tags(value):
             if is_excluded(int(tag.tag, 16)):
-                raise ValueError(f"{tag.keyword} is in no header, so no column can be filled")
+                raise ValueError(f"{tag.keyword} is left out of headers: its column stays empty")
         return value
 
     @field_validator("person_crosswalk", "visit_crosswalk")
@@ -374,7 +374,8 @@ def _checked(path: Path | None, is_right: Callable[[Path], bool], wrong: str) ->
 
 
 def _can_be_folder(path: Path) -> bool:
-    return next(each for each in (path, *path.parents) if each.exists()).is_dir()
+    there = (each for each in (path, *path.parents) if each.exists() or each.is_symlink())
+    return next(there).is_dir()
 
 
 def _may_be_namespace(name: str) -> bool:

@@ -28,6 +28,7 @@ collect_seldom()
 SHARED_DICOM = Path(__file__).parents[2] / "shared/data/dicom"
 DAY = date(2026, 3, 14)
 NAME = "Zqxname"
+"""A patient's name, and a file's, which no log may hold."""
 MEMORY = Path("/dev/shm")  # noqa: S108 a file system of its own
 
 TAKE_LONG = (
@@ -81,6 +82,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that broke off
             make(folder)
             is_made.touch()
     return folder
@@ -88,6 +90,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample. Nobody changes it."""
     from dicom_assets.sample import write_sample
 
     return made_once(tmp_path_factory, "sample", write_sample)

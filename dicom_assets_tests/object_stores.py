@@ -1,4 +1,4 @@
-"""Object stores for tests: Azurite and moto_server, started on free ports, and plain folders."""
+"""Object stores for tests: Azurite and moto, started on free ports, and plain folders."""
 
 import base64
 import contextlib
@@ -24,7 +24,7 @@ ACCOUNT = "devstoreaccount1"
 # the key of every Azurite, as its documentation says
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _VERSION = "2021-12-02"
-# what moto_server serves, without its asking of each request which of 170 services it is for
+# moto's S3, without moto_server's asking of each request which of 170 services it is for
 _ONLY_S3 = """
 import logging, sys
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
@@ -117,7 +117,7 @@ def _signed(text: str) -> str:
 
 
 class Moto:
-    """A running moto_server."""
+    """A running moto."""
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"

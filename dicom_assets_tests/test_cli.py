@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dicom_assets.cli import main
-from dicom_assets.demo import _MARK
+from dicom_assets.demo import _MARK, clear
 from dicom_assets.lakehouse.lock import locked
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
@@ -185,6 +185,14 @@ def test_the_demo_makes_its_lakehouse_anew_and_shows_expected_and_actual_side_by
         if " -c '" in line:
             exec(line.split(" -c '")[1].rstrip("'"), {})  # noqa: S102 what a user copies
     assert list(folder.rglob("secret-patient-name.txt")) == []
+
+
+def test_a_demo_s_folder_may_be_made_anew_by_the_next(workplace):
+    folder = workplace / "new/demo"
+    for _ in range(2):
+        clear(folder)
+        assert not (folder / "bronze").exists()
+        (folder / "bronze").mkdir()
 
 
 def test_the_demo_never_deletes_what_it_did_not_make(call_here, workplace):

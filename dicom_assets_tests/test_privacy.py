@@ -299,6 +299,10 @@ def test_an_error_of_the_file_system_names_no_file_and_any_other_tells_no_value(
     said = everything(watched, capfd)
     assert b"ValueError at dicom_assets/steps/reconcile.py" in said
     assert leaks(said) == []
+    (manifests / "ZqxDoe.json").unlink()
+    watched.run(BROKEN_DAY)
+    assert len(list(blocked.rglob("*.zip"))) == 1
+    assert leaks(everything(watched, capfd)) == []
 
 
 def test_the_sensor_keeps_nothing_of_what_it_saw(watched):

@@ -46,8 +46,12 @@ def test_a_list_in_the_environment_is_separated_by_commas(monkeypatch):
         ("PROMOTED_TAGS", '{"KVP": "modality"}', "the column 'modality' exists already"),
         ("PROMOTED_TAGS", '{"KVP": "filePath"}', "the column 'filePath' exists already"),
         ("PROMOTED_TAGS", "KVP=kvp", "promoted_tags"),
-        ("PROMOTED_TAGS", '{"PixelData": "x"}', "promoted_tags: PixelData is in no header"),
-        ("PROMOTED_TAGS", '{"54001010": "x"}', "promoted_tags: WaveformData is in no header"),
+        ("PROMOTED_TAGS", '{"PixelData": "x"}', "PixelData is left out of headers"),
+        (
+            "PROMOTED_TAGS",
+            '{"54001010": "x"}',
+            "WaveformData is left out of headers",
+        ),
         ("PROMOTED_TAGS", '{"Nonsense": "x"}', "toml.: promoted_tags: 'Nonsense'"),
         ("PERSON_CROSSWALK", "/nowhere.csv", "person_crosswalk: /nowhere.csv is no file"),
         ("VISIT_CROSSWALK", "/usr", "visit_crosswalk: /usr is no file"),
@@ -72,6 +76,12 @@ def test_a_wrong_setting_is_named_with_the_reason(monkeypatch, name, value, says
     monkeypatch.setenv(f"DICOM_ASSETS_{name}", value)
     with pytest.raises(SettingsError, match=says.replace("[", r"\[")):
         load_settings()
+
+
+def test_a_lakehouse_behind_a_link_that_leads_nowhere_is_named(tmp_path):
+    (tmp_path / "lake").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(SettingsError, match="must be a folder"):
+        load_settings(lakehouse=tmp_path / "lake")
 
 
 def test_spark_and_a_lakehouse_in_an_object_store_do_not_go_together_yet():

@@ -41,7 +41,7 @@ _TABLE = catalog.EXTERNAL_FILES
 _EMPTIED = (
     "nothing at all is listed where objects were before: they are `gone` now. Look whether the"
     " address still is that of the store, and its file system mounted; once they are listed again"
-    " they are `back`, and are not read again"
+    " they are `back`, and what had been read is not read again"
 )
 _ROWS_PER_COMMIT = 10_000
 _MOST_SHARES = 200  # each of them two open files
@@ -242,6 +242,9 @@ def _compare(
     by_second: bool,
 ) -> npt.NDArray[np.int64]:
     """Sets the states of entries, and returns which known rows are gone.
+
+    What could not be fetched is to be read as long as no newer row says so, whether it was gone
+    meanwhile or not.
 
     Args:
         share: Entries of a listing; of two of one address the newer one counts.

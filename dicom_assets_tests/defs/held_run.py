@@ -1,6 +1,7 @@
 """A process that works on a Dagster run until it is killed, for tests of what becomes of the run.
 
-It is forked from the one that tests: another would have to load Dagster, which takes seconds.
+It is forked from the one that tests: another would have to load Dagster, which takes seconds. So it
+does nothing but hold the run's mark: threads, and with them the instance's database, are not there.
 """
 
 import multiprocessing
@@ -14,17 +15,17 @@ import dagster as dg
 
 from dicom_assets.defs.running import marked
 
-_FORKED = multiprocessing.get_context("fork")
+_FORK = multiprocessing.get_context("fork")
 
 
 @contextmanager
 def worked_on(instance: dg.DagsterInstance, run_id: str, *, lakehouse: str) -> Iterator[None]:
     """Lets a process work on a run of a Dagster instance until the block ends, then kills it."""
-    begun = _FORKED.Event()
-    process = _FORKED.Process(target=_work, args=(instance, run_id, lakehouse, begun))
+    begun = _FORK.Event()
+    process = _FORK.Process(target=_work, args=(instance, run_id, lakehouse, begun))
     process.start()
-    assert begun.wait(60)
     try:
+        assert begun.wait(60)
         yield
     finally:
         process.kill()

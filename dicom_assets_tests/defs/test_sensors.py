@@ -241,13 +241,14 @@ def test_runs_whose_process_was_killed_are_ended_and_those_of_the_own_lakehouse_
     by_dagster = instance_on_disk.get_run_by_id(noticed)
     instance_on_disk.report_run_failed(by_dagster, "terminated by signal 9")
     requests = evaluate(lakehouse, instance_on_disk).run_requests or []
-    taken_up = {(request.partition_key, request.tags[RESUMES]) for request in requests}
-    assert taken_up == {("2026-03-14", unseen), ("2026-03-15", noticed)}
+    tags = {request.partition_key: request.tags for request in requests}
+    resumed = {day: each[RESUMES] for day, each in tags.items()}
+    assert resumed == {"2026-03-14": unseen, "2026-03-15": noticed}
     assert len(requests) == 2
     for run in (unseen, elsewhere):
         assert instance_on_disk.get_run_by_id(run).status is dg.DagsterRunStatus.FAILURE
     assert not evaluate(lakehouse, instance_on_disk).run_requests
-    killed(instance_on_disk, ("2026-03-14", lakehouse.root, requests[0].tags))
+    killed(instance_on_disk, ("2026-03-14", lakehouse.root, tags["2026-03-14"]))
     assert not evaluate(lakehouse, instance_on_disk).run_requests, (
         "what kills every process is not retried"
     )

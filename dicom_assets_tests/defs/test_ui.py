@@ -191,7 +191,12 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_context()
+        tabs = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_context()
+        tabs.add_init_script(
+            """localStorage.setItem("dagster-nav-collapsed", "true");
+            localStorage.setItem("asset-node-facets", '["latest-event", "checks", "kind-tag"]')"""
+        )
+        yield tabs
 
 
 def pictures(tmp_path: Path) -> Path:
@@ -258,10 +263,6 @@ def test_the_graph_shows_all_assets_with_passed_checks(materialized, browser, tm
     # wide enough for Dagster to draw the nodes with their checks
     page = browser.new_page()
     page.set_viewport_size({"width": 3900, "height": 1500})
-    page.add_init_script(
-        """localStorage.setItem("dagster-nav-collapsed", "true");
-        localStorage.setItem("asset-node-facets", '["latest-event", "checks", "kind-tag"]')"""
-    )
     page.goto(f"{materialized.address}/{GRAPH}")
     page.locator("[aria-label=panel_show_right]").first.click()
     page.wait_for_timeout(500)

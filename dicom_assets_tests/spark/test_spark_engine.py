@@ -39,7 +39,7 @@ from dicom_assets_tests.spark.conftest import surroundings
 from dicom_assets_tests.spark.states import drop, state
 
 
-def test_the_sample_half_by_half_over_connect_here_and_on_spark_is_as_by_one_engine(
+def test_the_sample_half_begun_over_connect_and_half_here_and_finished_by_the_other_is_as_by_one(
     make_spark_house, connect_server, house_class, sample, tmp_path, monkeypatch
 ):
     root = sample / "Imaging/DICOM"

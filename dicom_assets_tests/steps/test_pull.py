@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dicom_assets_tests.orthanc import PASSWORD, USER, Orthanc
 from dicom_assets_tests.serving import free_port
 
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.1"
+JANUARY = date(2026, 1, 1)  # so that fewer months are asked about
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def any_feed(request, empty: Orthanc, front: Front) -> Iterator[tuple[Service, F
 
 def test_later_instances_are_pulled_later_whatever_the_feed(any_feed, put, pacs, monkeypatch):
     service, front = any_feed
-    monkeypatch.setattr(feeds, "_FIRST_MONTH", feeds.date(2026, 1, 1))  # fewer windows
+    monkeypatch.setattr(feeds, "_FIRST_MONTH", JANUARY)
     house = pacs(service)
     recent = f"{feeds.datetime.now(feeds.UTC):%Y%m%d}"
 
@@ -252,7 +254,7 @@ def test_what_the_service_has_and_says_it_has_not_is_a_failure(put, empty, pacs,
         service = empty.service
     house = pacs(service)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feeds, "_FIRST_MONTH", feeds.date(2026, 1, 1))
+        patch.setattr(feeds, "_FIRST_MONTH", JANUARY)
         if not by_changes:
             patch.setattr(Client, "try_series", lambda *_: None)
             patch.setattr(Client, "retrieve", is_not_there)
@@ -268,7 +270,7 @@ def test_where_the_service_does_not_say_whether_it_has_it_the_others_are_kept(
 ):
     first, _ = put(1), put(2)
     house, original = pacs(empty.service), Client.retrieve
-    monkeypatch.setattr(feeds, "_FIRST_MONTH", feeds.date(2026, 1, 1))
+    monkeypatch.setattr(feeds, "_FIRST_MONTH", JANUARY)
     monkeypatch.setattr(Client, "try_series", lambda *_: None)
 
     def retrieve(client: Client, instance: Any, take: Any) -> None:
@@ -356,7 +358,7 @@ def test_a_name_that_is_no_uid_leads_nowhere(front, pacs, empty):
 
 
 def test_a_series_that_is_new_is_retrieved_in_one_request(put, front, pacs, monkeypatch):
-    monkeypatch.setattr(feeds, "_FIRST_MONTH", feeds.date(2026, 1, 1))
+    monkeypatch.setattr(feeds, "_FIRST_MONTH", JANUARY)
     for number in range(4):
         put(number)
     put(7, SeriesInstanceUID="1.2.3.4.2")
@@ -367,7 +369,7 @@ def test_a_series_that_is_new_is_retrieved_in_one_request(put, front, pacs, monk
 
 
 def test_a_series_that_breaks_off_is_gone_on_with_one_by_one(put, front, pacs, monkeypatch):
-    monkeypatch.setattr(feeds, "_FIRST_MONTH", feeds.date(2026, 1, 1))
+    monkeypatch.setattr(feeds, "_FIRST_MONTH", JANUARY)
     front.refuses = (f"/series/{SERIES}",)
     for number in range(4):
         put(number)

@@ -254,7 +254,7 @@ def test_rows_that_tables_of_bronze_lost_and_a_lost_file_of_lines_are_made_again
     ndjson(broken).unlink()
     lose(broken, BRONZE, id="1.2.2")
     lose(broken, METASTORE, sopInstanceUid="1.2.4.1.1")
-    lose(broken, catalog.PROCESS_FILES, sourcePath="5.1.dcm")
+    lose(broken, catalog.PROCESS_FILES, sourcePath="3.1.dcm")
     kinds, rest = repaired(broken)
     assert kinds == {
         Kind.ROW_WITHOUT_LINE: 1,
