@@ -243,7 +243,7 @@ def _compare(
 ) -> npt.NDArray[np.int64]:
     """Sets the states of entries, and returns which known rows are gone.
 
-    What could not be fetched is to be read as long as no newer row says so, whether it was gone
+    What could not be fetched since it was last to be read is to be read again, whether it was gone
     meanwhile or not.
 
     Args:
@@ -257,8 +257,8 @@ def _compare(
     entries = entries.drop_duplicates("filePath", keep="last")
     known = _frame(before, "sourceModifiedAt", by_second=by_second)
     known["row"] = np.arange(len(known))
-    is_asked = known["filePath"].isin(list(retried)) & ~known["state"].isin((GONE, BACK))
-    asked = known[is_asked].groupby("filePath")["foundAt"].max()
+    asked = known[known["filePath"].isin(list(retried))]
+    asked = asked[~asked["state"].isin((GONE, BACK))].groupby("filePath")["foundAt"].max()
     unread = [address for address, at in asked.items() if retried[str(address)] > at]
     known = known.sort_values("foundAt", kind="stable").drop_duplicates("filePath", keep="last")
     both: Any = entries.merge(

@@ -94,11 +94,12 @@ class Scene:
         work = {"root": str(root), "days": [more.pop("day", self.day)], "choices": self.choices}
         return self.nursery.run({**work, **more}, fault)
 
-    def run_again(self, root: Path) -> list[str]:
+    def run_again(self, root: Path, **choices: Any) -> list[str]:
         """Runs the day once more without faults; returns how it differs from the undisturbed."""
         from datetime import date
 
-        House(root, **{"workers": 1, **self.choices}).chain(date.fromisoformat(self.day))
+        choices = {"workers": 1, **self.choices, **choices}
+        House(root, **choices).chain(date.fromisoformat(self.day))
         return differences(likeness(root), self.undisturbed[1])
 
     def disturbed(self, fault: Fault, **more: Any) -> tuple[Ended, list[str]]:

@@ -14,6 +14,7 @@ from dicom_assets.omop.person import GENDER_CONCEPTS
 from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.verify import verify
 from dicom_assets_tests.conftest import DAY, House, dicom
+from dicom_assets_tests.steps import test_policies
 from dicom_assets_tests.steps.test_policies import broken, gold, patients, places
 
 DAYS = [DAY + timedelta(days=number) for number in range(7)]
@@ -28,14 +29,7 @@ def instance(
     study: int, series: int = 1, number: int = 1, **elements: str | None
 ) -> dict[str, str | None]:
     """An instance of a study, of the patient of the same number."""
-    uid = f"1.2.{study}"
-    return {
-        "StudyInstanceUID": uid,
-        "SeriesInstanceUID": f"{uid}.{series}",
-        "SOPInstanceUID": f"{uid}.{series}.{number}",
-        "PatientID": f"P{study}",
-        **elements,
-    }
+    return test_policies.study(study, series, number) | {"PatientID": f"P{study}"} | elements
 
 
 def at(study: int, series: int = 1, number: int = 1) -> Place:

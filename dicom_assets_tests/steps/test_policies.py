@@ -50,11 +50,17 @@ def one(**elements: str | None) -> dict[str, str | None]:
     return uids | elements
 
 
-def study(number: int, **elements: str | None) -> dict[str, str | None]:
-    """An instance of a study and a series of its own."""
+def study(
+    number: int, series: int = 1, instance: int = 1, **elements: str | None
+) -> dict[str, str | None]:
+    """An instance of a study, whose UIDs tell where it belongs."""
     uid = f"1.2.{number}"
-    uids = one(StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", SOPInstanceUID=f"{uid}.1.1")
-    return uids | elements
+    return {
+        "StudyInstanceUID": uid,
+        "SeriesInstanceUID": f"{uid}.{series}",
+        "SOPInstanceUID": f"{uid}.{series}.{instance}",
+        **elements,
+    }
 
 
 def places(house) -> set[tuple[str, str, str, str]]:
