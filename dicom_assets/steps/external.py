@@ -257,7 +257,7 @@ def _compare(
     entries = entries.drop_duplicates("filePath", keep="last")
     known = _frame(before, "sourceModifiedAt", by_second=by_second)
     known["row"] = np.arange(len(known))
-    asked = known[known["filePath"].isin(list(retried))]
+    asked: Any = known[known["filePath"].isin(list(retried))]
     asked = asked[~asked["state"].isin((GONE, BACK))].groupby("filePath")["foundAt"].max()
     unread = [address for address, at in asked.items() if retried[str(address)] > at]
     known = known.sort_values("foundAt", kind="stable").drop_duplicates("filePath", keep="last")
