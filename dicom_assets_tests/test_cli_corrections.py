@@ -24,8 +24,23 @@ def call(house):
     return run
 
 
+@pytest.fixture
+def shown(call):
+    def rows(*arguments: str) -> list[dict[str, str]]:
+        """Returns the table that a verb prints; of its cells none may be empty."""
+        lines = call(*arguments).output.splitlines()
+        columns, *cells = [
+            re.split(r"\s{2,}", line.strip()) for line in lines if re.search(r"\w", line)
+        ]
+        return [dict(zip(columns, row, strict=True)) for row in cells]
+
+    return rows
+
+
 @pytest.mark.parametrize("verb", ["delete", "restore", "reread"])
-def test_a_correction_is_asked_for_and_taken_in_by_the_next_run(house, write_dicom, call, verb):
+def test_a_correction_is_asked_for_and_taken_in_by_the_next_run(
+    house, write_dicom, call, shown, verb
+):
     for number in range(3):
         write_dicom(house.drop / f"{number}.dcm", SOPInstanceUID=f"1.2.{number}")
     house.chain(until="extract")
@@ -40,8 +55,34 @@ def test_a_correction_is_asked_for_and_taken_in_by_the_next_run(house, write_dic
     (row,) = house.rows(catalog.OPERATIONS)
     assert (row["operation"], row["studyInstanceUid"]) == (verb, "1.2.3.4")
     assert (row["requestedBy"], row["reason"]) == ("Moll", "wrong patient")
-    shown = call("operations").output
-    assert all(text in shown for text in (verb, "studyInstanceUid 1.2.3.4", "Moll", "wrong"))
+    (listed,) = shown("operations")
+    assert listed["about"] == "studyInstanceUid 1.2.3.4"
+    assert [listed[name] for name in ("operation", "instances", "by", "reason")] == [
+        *(verb, "3", "Moll", "wrong patient")
+    ]
+
+
+def test_what_was_dropped_about_nothing_that_is_held_is_listed_with_no_instances(
+    house, write_dicom, shown
+):
+    write_dicom(house.drop / "PACS1.dcm", PatientID="P1")
+    house.chain(until="extract")
+    asked = [
+        {"operation": "delete", "studyInstanceUid": "1.2.3.5"},
+        {"operation": "change_patient", "patientId": "P1", "newPatientId": "P2"},
+        {"operation": "change_patient", "patientId": "P9", "newPatientId": "P2"},
+    ]
+    folder = house.drop / "Operations"
+    folder.mkdir()
+    more = {"requestedBy": "HIS", "reason": "merged"}
+    folder.joinpath("x.json").write_text(json.dumps([each | more for each in asked]))
+    organise(house.run)
+    listed = {(row["operation"], row["about"]): row["instances"] for row in shown("operations")}
+    assert listed == {
+        ("delete", "studyInstanceUid 1.2.3.5"): "0",
+        ("change_patient", "patientId P1, newPatientId P2"): "1",
+        ("change_patient", "patientId P9, newPatientId P2"): "0",
+    }
 
 
 def test_an_instance_may_be_named_alone_and_the_login_name_asks(house, write_dicom, call):
@@ -111,6 +152,28 @@ def test_a_namespace_that_is_in_external_alone_can_be_corrected(house, write_dic
     assert house.rows(catalog.silver_imaging_study()) == []
 
 
+def test_conflicts_show_both_sides_until_somebody_decides(house, write_dicom, call, shown):
+    write_dicom(house.drop / "1.dcm", SOPInstanceUID="1.2.1", PatientID="P1", StudyDate="20200101")
+    house.chain()
+    assert call("conflicts").output.strip() == "no open conflicts"
+    write_dicom(house.drop / "2.dcm", SOPInstanceUID="1.2.2", PatientID="P2", StudyDate="20200102")
+    house.chain()
+    (about_patient,) = shown("conflicts", "--attribute", "patientId")
+    assert about_patient in shown("conflicts")
+    assert {row["attribute"] for row in shown("conflicts")} == {"patientId", "studyDate"}
+    assert (about_patient["namespace"], about_patient["about"]) == ("default", "study 1.2.3.4")
+    assert about_patient["the newer file says"] == "P2"
+    assert about_patient["the older file says"] == "P1"
+    assert about_patient["older file"].endswith("_1.dcm.zip")
+    assert about_patient["newer file"].endswith("_2.dcm.zip")
+    mistyped = call("conflicts", "--attribute", "PatientID")
+    assert mistyped.exit_code == 2
+    assert "studyInstanceUid, seriesInstanceUid, contentHash, patientId" in mistyped.output
+    call("delete", "--instance", "1.2.1", "--reason", "another's")
+    house.chain()
+    assert call("conflicts").output.strip() == "no open conflicts"
+
+
 @pytest.mark.parametrize(
     "verb",
     ["verify", "maintain", "failures", "failures retry", "conflicts", "operations"],
@@ -141,5 +204,7 @@ def test_failures_tell_open_from_retried_ones(house, call):
     assert "1 files dropped again" in done.output
     assert (house.drop / "notes.txt").exists()
     assert re.search(r"not_dicom +retried +1", call("failures").output)
+    mistyped = call("failures", "retry", "--step", "organize")
+    assert (mistyped.exit_code, "'organise_fhir'" in mistyped.output) == (2, True)
     misplaced = call("failures", "--reason", "not_dicom", "retry")
     assert (misplaced.exit_code, "belong behind retry" in misplaced.output) == (2, True)

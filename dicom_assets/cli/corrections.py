@@ -78,24 +78,29 @@ def change_patient(wrong: str, right: str, **options: Any) -> None:
 @LAKEHOUSE
 @LIMIT
 def operations(lakehouse: Path | None, limit: int) -> None:
-    """Shows which corrections were asked for, when, by whom and why."""
+    """Shows which corrections were asked for, when, by whom and why, and of how many instances.
+
+    One of no instances was about nothing that the lakehouse holds: a mistyped UID, perhaps.
+    """
     settings = settings_of_existing(lakehouse)
     from dicom_assets.console import print_table
-    from dicom_assets.lakehouse.operations import WHAT
-    from dicom_assets.steps.ask import asked
+    from dicom_assets.lakehouse.operations import WHAT, of_row
+    from dicom_assets.steps import ask, catalog
 
-    rows = asked(engine_of(settings)).to_dict("records")
+    engine, metastore = engine_of(settings), catalog.metastore(settings.promoted)
+    rows = ask.asked(engine)
     if not rows:
         click.echo("no operations")
         return
     print_table(
-        ["taken in", "namespace", "operation", "about", "by", "reason", "id"],
+        ["taken in", "namespace", "operation", "about", "instances", "by", "reason", "id"],
         [
             [
                 f"{row['takenAt']:%Y-%m-%d %H:%M:%S}",
                 row["sourceSystem"],
                 row["operation"],
                 ", ".join(f"{name} {row[name]}" for name in WHAT[1:] if row[name]),
+                ask.held(engine, metastore, of_row(row))[row["sourceSystem"]],
                 *(row[name] for name in ("requestedBy", "reason", "operationId")),
             ]
             for row in rows[:limit]
@@ -106,7 +111,9 @@ def operations(lakehouse: Path | None, limit: int) -> None:
 
 
 @click.command()
-@click.option("--attribute", help="Only where files differ in this, such as patientId.")
+@click.option(
+    "--attribute", metavar="NAME", help="Only where files differ in this, such as patientId."
+)
 @LAKEHOUSE
 @LIMIT
 def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None:
@@ -118,8 +125,14 @@ def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None
     settings = settings_of_existing(lakehouse)
     from dicom_assets.console import print_table
     from dicom_assets.steps.conflicts import UID_OF_LEVEL
+    from dicom_assets.steps.current_files import COMPARED
     from dicom_assets.steps.status import contradictions
 
+    if attribute not in (None, *COMPARED):
+        raise click.BadParameter(
+            f"nothing that files are compared in; they are in {', '.join(COMPARED)}",
+            param_hint="--attribute",
+        )
     rows = contradictions(engine_of(settings), settings, attribute=attribute)
     if not rows:
         click.echo("no open conflicts")
@@ -130,9 +143,9 @@ def conflicts(attribute: str | None, lakehouse: Path | None, limit: int) -> None
             "about",
             "attribute",
             "the newer file says",
-            "file",
+            "newer file",
             "the older file says",
-            "file",
+            "older file",
         ],
         [
             [

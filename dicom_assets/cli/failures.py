@@ -1,12 +1,12 @@
 """Failures on the command line: what failed, and how it is tried again."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from dicom_assets.cli.options import DAY, LAKEHOUSE, LIMIT, engine_of, settings_of_existing
-from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.reasons import Reason, Step
 
 _DATE = click.option("--date", "day", type=DAY, help="Only this ingest date.")
 _REASON = click.option(
@@ -55,8 +55,8 @@ def failures(
 @LAKEHOUSE
 @_DATE
 @_REASON
-@click.option("--step", metavar="NAME", help="Only failures of this step.")
-def retry(lakehouse: Path | None, day: Any, reason: str | None, step: str | None) -> None:
+@click.option("--step", type=click.Choice(get_args(Step)), help="Only failures of this step.")
+def retry(lakehouse: Path | None, day: Any, reason: str | None, step: Step | None) -> None:
     """Drops failed files again, under the names they came with; the next run takes them."""
     settings = settings_of_existing(lakehouse)
     from dicom_assets.steps.retry import retry as drop_again

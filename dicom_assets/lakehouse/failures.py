@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.reasons import Reason, Step
 from dicom_assets.lakehouse.schemas import INGESTION_FAILURES
 
 _ROWS_AT_A_TIME = 10_000
@@ -22,7 +22,7 @@ class Failure:
     """One file, member or line that did not make it.
 
     Attributes:
-        step: `pull`, `organise`, `extract`, `convert`, `ingest_fhir`, `flatten` or `to_omop`.
+        step: The step that met it.
         reason: The reason code.
         message: What was wrong, in words, without patient data.
         source_system: Namespace of the source.
@@ -32,7 +32,7 @@ class Failure:
         line: Line number from 1, where it applies.
     """
 
-    step: str
+    step: Step
     reason: Reason
     message: str
     source_system: str

@@ -177,6 +177,13 @@ def rows(
         }
 
 
+def of_row(row: dict[str, Any]) -> Operation:
+    """Returns the operation that a row stands for."""
+    names = (*WHAT, "requestedBy", "reason")
+    said = {name: row[name] for name in names if row[name] is not None}
+    return Operation(**said, id=row["operationId"])
+
+
 def what(row: dict[str, Any]) -> dict[str, str | None]:
     """Returns what a row of an operation says is to be done, to what."""
     return {name: row[name] for name in WHAT}

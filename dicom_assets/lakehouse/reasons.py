@@ -1,10 +1,24 @@
-"""The closed list of reasons why a file, a member or a line did not make it.
+"""Why a file, a member or a line did not make it, and in which step: the closed lists.
 
 Decided here: the codes and what each means. Not decided here: when one applies (the code that
 meets the bad input says so) or how a failure row looks (`schemas.INGESTION_FAILURES`).
 """
 
 from enum import StrEnum
+from typing import Literal
+
+Step = Literal[
+    "pull",
+    "organise",
+    "organise_fhir",
+    "extract",
+    "external",
+    "reread",
+    "convert",
+    "ingest_fhir",
+    "flatten",
+]
+"""Steps of which failures become rows."""
 
 
 class Reason(StrEnum):

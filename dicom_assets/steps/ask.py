@@ -7,9 +7,9 @@ taken in (`organise`).
 
 import time
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
-
-import pandas as pd
+from typing import Any
 
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import LocalEngine, Table
@@ -65,7 +65,7 @@ def ask(engine: LocalEngine, operation: Operation, *, source_system: str) -> Pat
     return target
 
 
-def asked(engine: LocalEngine) -> pd.DataFrame:
+def asked(engine: LocalEngine) -> list[dict[str, Any]]:
     """Returns the operations that were taken in, newest first."""
-    rows = engine.read(catalog.OPERATIONS, catalog.OPERATIONS.schema.names).to_pandas()
-    return rows.sort_values("takenAt", ascending=False)
+    rows = engine.read(catalog.OPERATIONS, catalog.OPERATIONS.schema.names).to_pylist()
+    return sorted(rows, key=itemgetter("takenAt"), reverse=True)

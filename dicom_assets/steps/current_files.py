@@ -50,6 +50,9 @@ ARRIVAL = ("arrivedAt", "sourceModifiedAt", "contentHash", "filePath")
 _OF_FILE = ("filePath", "contentHash", "version", "sourceModifiedAt")
 _WHEN = ("filePath", "contentHash", "arrivedAt", "sourceModifiedAt")
 _IN_INSTANCES = ("studyInstanceUid", "seriesInstanceUid", "contentHash")
+COMPARED = (*_IN_INSTANCES, *ATTRIBUTES)
+"""In what files may contradict each other: `attribute` of silver/conflicts."""
+
 _NEVER = datetime.fromtimestamp(0, UTC)
 _TICK = timedelta(microseconds=1)
 

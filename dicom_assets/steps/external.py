@@ -10,7 +10,7 @@ Not decided here: where shortcuts are (`lakehouse.shortcuts`), what is read of a
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from dicom_assets.steps.run import Run
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 
-STEP = "external"
+STEP: Final = "external"
 NEW, CHANGED, AGAIN, BACK, GONE, SKIPPED = "new", "changed", "again", "back", "gone", "skipped"
 TO_READ = (NEW, CHANGED, AGAIN)
 _STATES = np.array(["", NEW, CHANGED, AGAIN, BACK])

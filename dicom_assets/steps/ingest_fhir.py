@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import pyarrow as pa
 
@@ -32,7 +32,7 @@ from dicom_assets.steps.fhir_lines import lines_in
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
-STEP = "ingest_fhir"
+STEP: Final = "ingest_fhir"
 _BATCH_BYTES = 4 << 20
 _ROW_BYTES = 500
 """What a row takes besides its text while it waits."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from dicom_assets.dicom import HeaderError, read_header
 from dicom_assets.dicom.archives import ArchiveError, Budget, Limits, Member, members
@@ -44,7 +44,7 @@ from dicom_assets.steps.report import Progress, Report, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.sources import Source
 
-STEP = "organise"
+STEP: Final = "organise"
 _MAX_MANIFEST_BYTES = 1 << 20
 _OBJECTS_AHEAD = 16
 """Objects whose beginnings are fetched before their turn."""

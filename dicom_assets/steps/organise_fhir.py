@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from dicom_assets.fhir.ndjson import BadLine, Line
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
@@ -30,7 +30,7 @@ from dicom_assets.steps.report import Progress, Report, reporting
 from dicom_assets.steps.run import Run
 from dicom_assets.steps.sources import Source
 
-STEP = "organise_fhir"
+STEP: Final = "organise_fhir"
 MIXED, UNKNOWN = "Mixed", "Unknown"
 """Folders beside those of resource types: files of several, and what has none (in Failed)."""
 

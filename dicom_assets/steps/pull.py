@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -39,7 +40,7 @@ from dicom_assets.steps import catalog, report
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
-STEP = "pull"
+STEP: Final = "pull"
 _NO_DICOM = "what the service hands out is no DICOM file"
 _ANOTHER = "what the service hands out is another instance"
 _SERIES_SHARE = 0.5

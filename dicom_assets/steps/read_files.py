@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from zipfile import BadZipFile
 
 import pyarrow as pa
@@ -27,9 +27,9 @@ from dicom_assets.lakehouse.layout import Layout, dicom_name, one_name
 from dicom_assets.lakehouse.move import move
 from dicom_assets.lakehouse.pool import over_threads
 from dicom_assets.lakehouse.promoted import PromotedTag
-from dicom_assets.lakehouse.reasons import MEANINGS, Reason
+from dicom_assets.lakehouse.reasons import MEANINGS, Reason, Step
 
-STEP = "extract"
+STEP: Final = "extract"
 _OBJECTS_AT_ONCE = 8
 _DAMAGED = "the ZIP that the file lies in is damaged"
 _MISSING = "the file lies neither in Process nor in Failed any more"
@@ -229,7 +229,7 @@ def metastore_rows(good: Sequence[Read], tags: Sequence[PromotedTag]) -> pa.Reco
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def read_again(task: Task, *, step: str) -> tuple[pa.RecordBatch, list[Failure]]:
+def read_again(task: Task, *, step: Step) -> tuple[pa.RecordBatch, list[Failure]]:
     """Reads stored files where they lie, and changes none of them.
 
     Args:

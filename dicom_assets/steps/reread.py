@@ -10,7 +10,7 @@ says (`dicom_assets.dicom`), or what becomes of new rows (the steps that follow)
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from dicom_assets.steps.read_files import Task, read_again
 from dicom_assets.steps.report import Report
 from dicom_assets.steps.run import Run
 
-STEP = "reread"
+STEP: Final = "reread"
 _FILES_PER_COMMIT = 500
 _KNOWN = [
     field

@@ -21,6 +21,7 @@ from dicom_assets.lakehouse.layout import Layout, one_name, organised_name
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.move import move
 from dicom_assets.lakehouse.paths import lies
+from dicom_assets.lakehouse.reasons import Step
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, organise_fhir
 from dicom_assets.steps.report import now
@@ -66,7 +67,7 @@ def retry(
     *,
     ingest_date: date | None = None,
     reason: str | None = None,
-    step: str | None = None,
+    step: Step | None = None,
 ) -> Retried:
     """Drops failed files again.
 

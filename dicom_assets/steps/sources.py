@@ -13,7 +13,7 @@ from typing import Any
 from dicom_assets.lakehouse.drop_folder import Dropped
 from dicom_assets.lakehouse.journal import microseconds
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM, printable
-from dicom_assets.lakehouse.reasons import Reason
+from dicom_assets.lakehouse.reasons import Reason, Step
 from dicom_assets.steps.report import now
 
 
@@ -55,7 +55,7 @@ class Source:
 
     def failure(
         self,
-        step: str,
+        step: Step,
         reason: Reason,
         message: str,
         *,
