@@ -65,12 +65,13 @@ def arrival(
         How many files are complete when some of them are new, else 0; and the next cursor. Files
         that still lie there ten minutes after they were reported count as new again, so that a
         failed run does not leave them behind; so do all files when the clock was set back, since
-        nothing can be said of their age.
+        nothing can be said of their age here. The run looks twice at those.
     """
     seen = {"folders": {}, "reported_ns": 0} | json.loads(cursor or "{}")
     changes: dict[str, list[int]] = {}
     for entry in entries:
-        if is_settled(entry, now_ns=now_ns, settle_seconds=settle_seconds):
+        is_future = entry.changed_ns > now_ns
+        if is_future or is_settled(entry, now_ns=now_ns, settle_seconds=settle_seconds):
             changes.setdefault(entry.folder, []).append(entry.changed_ns)
     newest = {_anonymous(folder): max(times) for folder, times in changes.items()}
     known = {folder: seen["folders"].get(folder, 0) for folder in newest}

@@ -1,7 +1,8 @@
 """The drop folder: what lies in it, and what is complete enough to be taken.
 
-Decided here: when a dropped file is stable, and that links are never followed. Not decided here:
-what becomes of a file (`dicom_assets.steps.organise`), when to look (`dicom_assets.defs.sensors`).
+Decided here: when a dropped file is stable, by the clock of the file system it lies on, which may
+be another machine's; and that links are never followed. Not decided here: what becomes of a file
+(`dicom_assets.steps.organise`), when to look (`dicom_assets.defs.sensors`).
 """
 
 import contextlib
@@ -141,8 +142,22 @@ def is_same(entry: Dropped) -> bool:
 
 def is_settled(entry: Dropped, *, now_ns: int, settle_seconds: float) -> bool:
     """Says whether the entry has not changed for long enough to be complete."""
-    # a change in the future is a clock set back, of which no age can be told: taken for old
-    return not 0 <= now_ns - entry.changed_ns < settle_seconds * 1e9
+    return now_ns - entry.changed_ns >= settle_seconds * 1e9
+
+
+def clock_of(folder: Path) -> int:
+    """Returns what time it is on the file system of a folder, nanoseconds since 1970.
+
+    That writes down when files change, and of a share it is the server's clock: next to this
+    machine's, a file that is being written would look old, or as if it came out of the future.
+    """
+    if isinstance(folder, FarPath):
+        return time.time_ns()
+    try:
+        os.utime(folder)
+        return folder.stat().st_ctime_ns
+    except PermissionError:  # of a folder that is to be read only this machine's must do
+        return time.time_ns()
 
 
 def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
@@ -151,7 +166,7 @@ def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
     Returns:
         The stable entries, and how many were still changing and are left alone.
     """
-    return without_changing(list(dropped(folder)), settle_seconds=settle_seconds)
+    return without_changing(list(dropped(folder)), folder, settle_seconds=settle_seconds)
 
 
 def stable_parts(
@@ -171,17 +186,22 @@ def stable_parts(
         part.sort(key=lambda entry: not is_first(entry))
     else:
         first = [e for e in dropped(folder, scratch=scratch) if is_first(e)]
-        yield without_changing(first, settle_seconds=settle_seconds)
+        yield without_changing(first, folder, settle_seconds=settle_seconds)
         entries = filterfalse(is_first, chain(part, entries))
         part = list(islice(entries, _ENTRIES_AT_ONCE))
     while part:
-        yield without_changing(part, settle_seconds=settle_seconds)
+        yield without_changing(part, folder, settle_seconds=settle_seconds)
         part = list(islice(entries, _ENTRIES_AT_ONCE))
 
 
-def without_changing(entries: list[Dropped], *, settle_seconds: float) -> tuple[list[Dropped], int]:
-    """Returns those of some entries that are complete; else as `stable`."""
-    now_ns = time.time_ns()
+def without_changing(
+    entries: list[Dropped], folder: Path, *, settle_seconds: float
+) -> tuple[list[Dropped], int]:
+    """Returns those of some entries below a folder that are complete; else as `stable`."""
+    if not entries:
+        return entries, 0
+    now_ns = clock_of(folder)
+    # those of the future, too: the clock was set back, or they lie on another file system
     young = [e for e in entries if not is_settled(e, now_ns=now_ns, settle_seconds=settle_seconds)]
     if not young:
         return entries, 0

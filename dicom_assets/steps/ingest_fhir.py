@@ -131,7 +131,9 @@ def _complete(run: Run, paths: list[Path]) -> tuple[set[Path], int]:
         organised = set(rows["filePath"].to_pylist())
         foreign = {path for path in foreign if addresses[path] not in organised}
     entries = [entry for path in sorted(foreign) if (entry := look(str(path)))]
-    settled, changing = without_changing(entries, settle_seconds=run.settings.settle_seconds)
+    settled, changing = without_changing(
+        entries, layout.root, settle_seconds=run.settings.settle_seconds
+    )
     regular = {entry.path for entry in settled if entry.regular}
     return {path for path in paths if path not in foreign or path in regular}, changing
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dicom_assets.dicom import archives
+from dicom_assets.lakehouse import drop_folder
 from dicom_assets.lakehouse.journal import Journal
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog
@@ -297,7 +298,24 @@ def test_strange_names_become_names_that_every_file_system_takes(house, content)
     assert house.files(INGEST) == []
 
 
-def test_a_file_still_being_written_is_left_alone(make_house, write_dicom):
+@pytest.mark.parametrize(
+    ("clock", "ahead"),
+    [
+        ("time.time_ns", 0.0),
+        ("time.time_ns", 3600.0),
+        ("time.time_ns", -3600.0),
+        ("clock_of", -0.5),
+    ],
+    ids=["one clock", "a server's that is behind", "one that is ahead", "another file system's"],
+)
+def test_a_file_still_being_written_is_left_alone_whoever_s_clock_is_wrong(
+    make_house, write_dicom, monkeypatch, clock, ahead
+):
+    asked = drop_folder.clock_of if clock == "clock_of" else time.time_ns
+    monkeypatch.setattr(
+        f"dicom_assets.lakehouse.drop_folder.{clock}",
+        lambda *folder: asked(*folder) + int(ahead * 1e9),
+    )
     house = make_house(settle_seconds=0.6)
     write_dicom(house.drop / "done.dcm")
     writer = subprocess.Popen(
