@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dicom_assets.cli import main
+from dicom_assets.lakehouse import query
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise import organise
 from dicom_assets_tests.conftest import DAY
@@ -194,6 +195,24 @@ def test_a_storage_that_fails_is_told_in_a_sentence(call, monkeypatch):
     assert done.exit_code == 1
     assert done.output.startswith("Error: the storage failed: Input/output error. First look into")
     assert "Doe" not in done.output
+
+
+def test_a_table_that_lost_a_file_is_told_without_names_and_says_who_finds_it(
+    house, write_dicom, call
+):
+    (house.drop / "notes.txt").write_text("no")
+    write_dicom(house.drop / "x.dcm")
+    house.chain(until="organise")
+    for path in house.settings.lakehouse.rglob("*.parquet"):
+        path.unlink()
+    for verb in ("status", "failures"):
+        query._small.cache_clear()  # another process asks
+        done = call(verb)
+        assert done.exit_code == 1
+        assert "`dicom-assets verify` which file of a table is missing" in done.output
+        assert "parquet" not in done.output
+        assert isinstance(done.exception, SystemExit)
+    assert "table_file_missing" in call("verify").output
 
 
 def test_failures_tell_open_from_retried_ones(house, call):

@@ -38,14 +38,18 @@ class _Plain(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # who reads has seen enough
+            raise
         except PlainError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            from dicom_assets.lakehouse.storage_error import StorageError
+            from dicom_assets.lakehouse.storage_error import StorageError, told_without_names
 
-            if isinstance(error, StorageError):
-                raise click.ClickException(str(error)) from error
-            raise
+            try:
+                with told_without_names():
+                    raise error
+            except StorageError as told:
+                raise click.ClickException(str(told)) from error
 
 
 @click.group(

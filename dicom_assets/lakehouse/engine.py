@@ -18,7 +18,6 @@ from deltalake.exceptions import CommitFailedError
 
 from dicom_assets.lakehouse.buckets import Buckets
 from dicom_assets.lakehouse.compaction import compact_small, writer_properties
-from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.log import partition_transactions
 from dicom_assets.lakehouse.maintenance import Upkeep, maintain
 from dicom_assets.lakehouse.merge import upsert
@@ -112,7 +111,8 @@ class LocalEngine(Reader):
         known = {f.name for f in delta.schema().fields}
         if new := [table.schema.field(name) for name in names if name not in known]:
             delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
-            sync([self._folder(table)])  # or a power cut could tear it, and not what is built on it
+            # or a power cut could tear it, and not what is built on it
+            self._tables.make_durable(table)
             delta = self._tables.create(table)
         return delta
 
@@ -156,11 +156,10 @@ class LocalEngine(Reader):
     def _settle(self, table: Table, partitions: Iterable[str]) -> None:
         """Makes a commit durable, and joins small files of the partitions it wrote to."""
         folder = self._folder(table)
-        sync([folder])
-        self._tables.written(table)
+        self._tables.make_durable(table)
         for partition in partitions:
             if compact_small(self._tables.create(table), table, partition, folder=folder):
-                sync([folder])
+                self._tables.make_durable(table)
 
     def update(
         self,

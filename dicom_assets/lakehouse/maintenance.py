@@ -13,7 +13,7 @@ from pathlib import Path
 from deltalake import DeltaTable
 
 from dicom_assets.lakehouse.compaction import compact
-from dicom_assets.lakehouse.durable import sync
+from dicom_assets.lakehouse.mend import make_durable
 from dicom_assets.lakehouse.tables import Table
 
 
@@ -48,7 +48,7 @@ def maintain(delta: DeltaTable, table: Table, *, folder: Path, keep_hours: int) 
     before = len(delta.file_uris())
     compact(delta, table)
     delta.create_checkpoint()
-    sync([folder])  # before anything goes that they replace
+    make_durable(folder, delta.version())  # before anything goes that they replace
     delta.cleanup_metadata()
     # listed first, since their sizes cannot be told afterwards; all, also those of killed writers
     listed = delta.vacuum(keep_hours, enforce_retention_duration=False, full=True)

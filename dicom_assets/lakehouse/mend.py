@@ -1,9 +1,11 @@
 """A table after a crash: what a killed writer or a power cut has left is taken away.
 
 Decided here: what is not of the table. Files under temporary names (delta-rs appends `#<n>`) go.
-So does the newest commit when it, or a file that it adds, is not whole: the power failed before it
-was made durable, and nothing that depends on it has been done yet (`durable`), so it will be made
-again. A checkpoint that is not whole goes; the log says the same. Called while nobody writes.
+So does the newest commit when it, or a file that it adds, is not whole, and it is not noted that it
+was made durable: the power failed before that, and nothing that depends on it has been done yet, so
+it will be made again. What was durable and is damaged nevertheless was lost later, and is left to
+be found (`verify`): others have acted on it, and its version must not be given away again. A
+checkpoint that is not whole goes; the log says the same. Called while nobody writes.
 """
 
 import json
@@ -14,10 +16,31 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from dicom_assets.lakehouse.durable import sync
+from dicom_assets.lakehouse.far import FarPath
+
 _LOG = logging.getLogger(__name__)
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*parquet")
 _LAST_CHECKPOINT = "_last_checkpoint"
+_DURABLE = "_durable"
+"""Holds the newest version that was made durable; other readers of a log pass over it."""
+
+
+def make_durable(folder: Path, version: int) -> None:
+    """Makes a table durable, and notes up to which commit that was done.
+
+    In an object store it is durable already.
+
+    Args:
+        folder: Where the table lies.
+        version: Its newest version.
+    """
+    if isinstance(folder, FarPath):
+        return
+    sync([folder])
+    # need not be durable itself: without it fewer commits are known to be
+    (folder / "_delta_log" / _DURABLE).write_text(f"{version}")
 
 
 def mend(folder: Path) -> None:
@@ -31,7 +54,8 @@ def mend(folder: Path) -> None:
         return
     names = _without_temporaries(log)
     commits = sorted(name for name in names if _COMMIT.fullmatch(name))
-    while commits and not _is_whole(folder, log / commits[-1]):
+    durable = _newest_durable(log, [int(name[:20]) for name in commits])
+    while commits and int(commits[-1][:20]) > durable and not _is_whole(folder, log / commits[-1]):
         _LOG.warning("a commit that a power cut tore apart is taken back; it will be made again")
         torn = commits.pop()
         for name in (n for n in names if _CHECKPOINT.fullmatch(n) and n[:20] == torn[:20]):
@@ -39,6 +63,20 @@ def mend(folder: Path) -> None:
         (log / torn).unlink()
     _check_checkpoint(log)
     _clear_partitions(folder, (log / commits[-1]).stat().st_mtime_ns if commits else 0)
+
+
+def _newest_durable(log: Path, versions: list[int]) -> int:
+    """Returns the newest version that was made durable, or -1.
+
+    Where none is noted it is the last but one: each is made durable before the next is written.
+    """
+    try:
+        noted = int((log / _DURABLE).read_text())
+    except (FileNotFoundError, ValueError):
+        noted = None
+    if noted in versions:
+        return noted
+    return versions[-2] if len(versions) > 1 else -1
 
 
 def _without_temporaries(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from dicom_assets.lakehouse.errors import PlainError
 
 _GOES_ON = "then run the date again: it goes on from where it was"
 _WHAT_TO_DO = {
+    errno.ENOENT: "ask `dicom-assets verify` which file of a table is missing, and restore it",
     errno.ENOSPC: "free space on the lakehouse's file system",
     errno.EDQUOT: "raise the quota on the lakehouse's file system, or free space",
     errno.EIO: "look into the system's log for what is wrong with the disk, mend or replace it",

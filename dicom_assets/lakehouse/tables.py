@@ -25,7 +25,7 @@ from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.lock import holding
-from dicom_assets.lakehouse.mend import mend
+from dicom_assets.lakehouse.mend import make_durable, mend
 from dicom_assets.lakehouse.opened import OpenedTable, commit_of
 from dicom_assets.lakehouse.schemas import INGEST_MONTH
 
@@ -191,6 +191,10 @@ class Tables:
         """Says that a table has been written to: it is looked at again when it is next opened."""
         self._looked.pop(self.layout.table(table.layer, table.name), None)
 
+    def make_durable(self, table: Table) -> None:
+        """Makes durable what has been committed to a table, before what depends on it is done."""
+        make_durable(self.layout.table(table.layer, table.name), self.create(table).version())
+
     def _look(self, table: Table, path: Path, *, is_held: bool) -> None:
         """Opens a table, or brings it up to date."""
         if is_held and path not in self._mended:
@@ -243,7 +247,7 @@ class Tables:
                 "delta.enableChangeDataFeed": str(table.layer == "bronze").lower(),
             },
         )
-        sync([path])
+        make_durable(path, delta.version())
         self._keep(table, path, delta)
         return delta
 

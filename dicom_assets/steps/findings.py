@@ -82,7 +82,8 @@ MEANINGS = {
 }
 
 REMEDIES = {
-    Kind.DATA_FILE: "restore the file; or move the table away and run all dates again",
+    Kind.DATA_FILE: "restore the file; or move the table away and run all dates again, unless it is"
+    " process_files, external_files, operations or ingestion_failures",
     Kind.ORPHAN: "look whose it is; nothing here touches it",
     Kind.FILE_MISSING: "restore the file, or send it again",
     Kind.CONTENT: "restore the file, or send it again; nothing here touches it",

@@ -21,7 +21,7 @@ _RECENT = datetime(2024, 6, 1, tzinfo=UTC)
 _PREFIX = re.compile(r"\b1[6-9]\d{11}_")
 _NDJSON = re.compile(r"_(ImagingStudy)_[0-9a-f]{8}_v\d+-\d+\.ndjson")
 _INSTANT = re.compile(r"20(?:2[4-9]|[3-9]\d)-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
-_LOG = re.compile(r"\d{20}\.(json|checkpoint\.parquet)|_last_checkpoint")
+_LOG = re.compile(r"\d{20}\.(json|checkpoint\.parquet)|_last_checkpoint|_durable")
 _DATA = re.compile(r"part-[\w.-]+\.parquet|cdc-[\w.-]+\.parquet")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from datetime import date
 
 import pyarrow as pa
@@ -29,6 +30,18 @@ def append(engine: LocalEngine, number: int) -> None:
         engine.append(TABLE, rows, progress=Progress("test", number), ingest_date=DAY)
 
 
+@pytest.fixture
+def append_and_lose_power(engine, monkeypatch) -> Callable[[int], None]:
+    """Appends, and the power fails before that is durable."""
+
+    def appended(number: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("dicom_assets.lakehouse.tables.make_durable", lambda *_: None)
+            append(engine, number)
+
+    return appended
+
+
 def reopened(engine: LocalEngine) -> list[str]:
     """Returns what another process finds that works on the lakehouse."""
     other = LocalEngine(engine.layout)
@@ -42,14 +55,42 @@ def newest(engine: LocalEngine, pattern: str):
 
 @pytest.mark.parametrize("lost", ["_delta_log/*.json", "ingestDate=*/*.parquet"])
 @pytest.mark.parametrize("left", [0, 40])
-def test_a_commit_that_a_power_cut_tore_is_taken_back_and_can_be_made_again(engine, lost, left):
+def test_a_commit_that_a_power_cut_tore_is_taken_back_and_can_be_made_again(
+    engine, append_and_lose_power, lost, left
+):
     append(engine, 1)
-    append(engine, 2)
+    append_and_lose_power(2)
     os.truncate(newest(engine, lost), left)
     assert reopened(engine) == ["1"]
     engine = LocalEngine(engine.layout)
     append(engine, 2)
     assert reopened(engine) == ["1", "2"]
+
+
+@pytest.mark.parametrize("is_noted", [True, False], ids=["noted", "the note was lost"])
+def test_what_was_durable_and_is_lost_later_stays_committed(engine, is_noted):
+    for number in range(4):
+        append(engine, number)
+    folder = engine.layout.table(TABLE.layer, TABLE.name)
+    if not is_noted:
+        (folder / "_delta_log/_durable").write_text("")
+    for path in folder.rglob("*.parquet"):
+        path.unlink()
+    other = LocalEngine(engine.layout)
+    with locked(engine.layout.root):
+        # the newest may have been torn where nothing is known of it; no other can have been
+        assert other.version(TABLE) == engine.version(TABLE) - (not is_noted)
+        with pytest.raises(FileNotFoundError):
+            other.read(TABLE, ["filePath"])
+
+
+def test_a_note_of_a_version_that_there_is_not_counts_for_nothing(engine, append_and_lose_power):
+    append(engine, 1)
+    log = engine.layout.table(TABLE.layer, TABLE.name) / "_delta_log"
+    append_and_lose_power(2)
+    (log / "_durable").write_text("7")  # of before a backup was brought back, say
+    os.truncate(newest(engine, "ingestDate=*/*.parquet"), 0)
+    assert reopened(engine) == ["1"]
 
 
 def test_a_table_of_which_the_first_commit_is_torn_is_made_again(engine):
@@ -125,9 +166,12 @@ def test_a_run_that_finds_nothing_to_do_takes_away_what_any_table_has_of_a_broke
     assert [log.parent.name for log in logs if list(log.glob("*#*"))] == []
 
 
-def test_who_looked_at_a_table_before_it_was_mended_leaves_no_hole_in_its_log(engine):
-    for number in range(3):
+def test_who_looked_at_a_table_before_it_was_mended_leaves_no_hole_in_its_log(
+    engine, append_and_lose_power
+):
+    for number in range(2):
         append(engine, number)
+    append_and_lose_power(2)
     newest(engine, "**/*.parquet").write_bytes(b"cut short")
     other = LocalEngine(engine.layout)
     torn = other.version(TABLE)

@@ -13,6 +13,7 @@ from pydicom.uid import JPEG2000, ExplicitVRLittleEndian
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.promoted import PROMOTED_TAGS
 from dicom_assets.steps import catalog
+from dicom_assets.steps import run as run_module
 from dicom_assets.steps.extract import _chunks, extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.promote import fill
@@ -259,6 +260,18 @@ def test_a_file_that_vanished_is_a_failure(house, write_dicom):
     house.files(PROCESS)[0].unlink()
     extract(house.run)
     assert house.failures() == {"x.dcm": "unreadable"}
+
+
+def test_what_comes_after_a_table_has_lost_a_file_is_read_all_the_same(house, write_dicom):
+    write_dicom(house.drop / "a.dcm", SOPInstanceUID="1.2.1")
+    house.chain(until="extract")
+    (lost,) = house.run.engine.layout.table("bronze", "process_files").rglob("*.parquet")
+    lost.unlink()
+    write_dicom(house.drop / "c.dcm", SOPInstanceUID="1.2.3")
+    run_module._engine.cache_clear()  # another process works now
+    house.chain(until="extract")
+    uids = sorted(row["sopInstanceUid"] for row in house.rows(catalog.metastore()))
+    assert uids == ["1.2.1", "1.2.3"]
 
 
 def test_a_bad_value_is_kept_and_noted_and_the_row_is_written(house, write_dicom):

@@ -365,11 +365,11 @@ def test_leftovers_and_plain_files_that_their_zips_hold_go_and_all_else_is_named
     assert all(path.exists() for path in stay)
 
 
-def test_a_data_file_that_is_missing_or_cut_is_named_and_nothing_is_done(broken):
+@pytest.mark.parametrize("age", [0, -1], ids=["the oldest", "the newest"])
+def test_a_data_file_that_is_missing_or_cut_is_named_and_nothing_is_done(broken, age):
     table = broken.settings.lakehouse / "bronze/Tables/process_files"
-    # what the newest commit adds is taken for torn by a power cut, and made again
     files = sorted(DeltaTable(str(table)).file_uris(), key=lambda file: Path(file).stat().st_mtime)
-    Path(files[0]).write_bytes(Path(files[0]).read_bytes()[:-1])
+    Path(files[age]).write_bytes(Path(files[age]).read_bytes()[:-1])
     before = broken.everything()
     assert repaired(broken)[1] == {Kind.DATA_FILE: 1}
     assert broken.everything() == before
