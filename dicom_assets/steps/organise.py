@@ -265,12 +265,13 @@ class _Turn:
 
     def _take_file(self, plan: Plan, found: _Found, source: Source, name: str) -> None:
         """Plans the move of one file to Process or, with a reason, to Failed."""
-        if source.name == manifest.NAME:
-            self._take_manifest(plan, found, source, name)
-            return
-        if found.kind is not Kind.DICOM and operations.holds_operations(source.path, source.system):
-            self._take_operations(plan, found, source, name)
-            return
+        if found.kind is not Kind.DICOM:  # which may have any name
+            if source.name == manifest.NAME:
+                self._take_manifest(plan, found, source, name)
+                return
+            if operations.holds_operations(source.path, source.system):
+                self._take_operations(plan, found, source, name)
+                return
         problem = self._problem(found)
         if problem:
             reason, message = problem

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -453,6 +454,17 @@ def test_a_file_that_is_still_being_written_is_left_for_the_next_run(make_house,
     old = path.stat().st_mtime - 100
     os.utime(path, (old, old))
     assert external_files(house.run).rows == 1
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [(3600, 0), (30 * 365 * 86400, 1)])
+def test_a_file_of_the_near_future_waits_and_one_that_a_wrong_clock_dated_does_not(
+    house, write_dicom, ahead, taken
+):
+    path = house.run.engine.layout.external_root / "PACS1/a.dcm"
+    write_dicom(path)
+    os.utime(path, (time.time() + ahead, time.time() + ahead))
+    report = external_files(house.run)
+    assert (report.rows, report.counts["being_written"]) == (taken, 1 - taken)
 
 
 BAD_SHORTCUTS = {

@@ -376,6 +376,13 @@ def test_a_manifest_is_put_aside_for_the_checks(house):
     assert house.failures() == {}
 
 
+def test_a_dicom_file_is_taken_for_one_also_under_a_manifest_s_name(house, write_dicom):
+    write_dicom(house.drop / MANIFEST_NAME)
+    organise(house.run)
+    assert len(house.files(PROCESS)) == 1
+    assert house.failures() == {}
+
+
 def test_organising_twice_changes_nothing(house, write_dicom):
     write_dicom(house.drop / "x.dcm")
     organise(house.run)
