@@ -49,6 +49,22 @@ def put(temporary: Path, target: Path) -> None:
     sync([target.parent])  # with the names of folders that are new, too
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and all above it, that stay when the power fails."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_file_system(descriptor: int) -> None:
     if sys.platform != "linux":
         os.sync()

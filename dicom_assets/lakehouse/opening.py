@@ -2,12 +2,14 @@
 
 Decided here: how that holds also when a file, or a folder on the way to it, is exchanged for a link
 or a pipe between being listed and being opened. Not decided here: what becomes of such a file; to
-callers it has gone.
+callers it has gone. How a file gets a name there: `placing`.
 """
 
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,15 +34,10 @@ def open_regular(path: Path, *, within: Path | None = None) -> BinaryIO:
     """
     if isinstance(path, FarPath):  # there are no links
         return path.open("rb", buffering=0)
-    folder = None
     try:
         if within is not None:
-            *folders, name = path.relative_to(within).parts
-            folder = os.open(within, os.O_RDONLY | os.O_DIRECTORY)
-            for each in folders:
-                above, folder = folder, os.open(each, _FOLDER, dir_fd=folder)
-                os.close(above)
-            descriptor = os.open(name, _FILE, dir_fd=folder)
+            with opened_folder(path.parent, within=within) as folder:
+                descriptor = os.open(path.name, _FILE, dir_fd=folder)
         else:
             descriptor = os.open(path, _FILE)
     except OSError as error:
@@ -49,13 +46,43 @@ def open_regular(path: Path, *, within: Path | None = None) -> BinaryIO:
             raise _gone(path) from None
         error.filename = str(path)  # by which the caller knows whose error it is
         raise
-    finally:
-        if folder is not None:
-            os.close(folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _gone(path)
     return os.fdopen(descriptor, "rb", buffering=0)
+
+
+@contextmanager
+def opened_folder(folder: Path, *, within: Path, makes: bool = False) -> Iterator[int]:
+    """Opens a folder until the block ends; yields its descriptor.
+
+    Args:
+        folder: The folder.
+        within: A folder above it, or itself, below which none may be a link.
+        makes: Whether folders below `within` that are missing are made; they stay when the power
+            fails.
+
+    Raises:
+        OSError: It cannot be opened or made; ELOOP or ENOTDIR: one of them is no folder, but a
+            link, say.
+    """
+    descriptor = os.open(within, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in folder.relative_to(within).parts:
+            try:
+                inner = os.open(name, _FOLDER, dir_fd=descriptor)
+            except FileNotFoundError:
+                if not makes:
+                    raise
+                with suppress(FileExistsError):  # somebody was quicker
+                    os.mkdir(name, dir_fd=descriptor)
+                os.fsync(descriptor)
+                inner = os.open(name, _FOLDER, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _gone(path: Path) -> FileNotFoundError:
