@@ -59,6 +59,7 @@ _OF_A_FILE = {
     326: ("write", 2),
 }
 _WRITE, _PWRITE = 1, 18
+_FROM_HERE = 0xFFFFFF9C  # AT_FDCWD
 _SYNCS = {"fsync", "syncfs"}
 """Said to be done and left undone: what a power cut takes is reckoned (`faults.power`)."""
 
@@ -196,9 +197,11 @@ def _act(process: int, number: int, args: list[int]) -> Act | None:
             return Act(kind, os.readlink(f"/proc/{process}/fd/{args[at]}"))
         if number in _OF_A_PATH:
             kind, *places = _OF_A_PATH[number]
-            return Act(kind, *(_text(process, args[at]) for at in places))
-        kind, *places = _BESIDE_A_FOLDER[number]
-        return Act(kind, *(_beside(process, args[at - 1], args[at]) for at in places))
+            paths = [_text(process, args[at]) for at in places]
+        else:
+            kind, *places = _BESIDE_A_FOLDER[number]
+            paths = [_beside(process, args[at - 1], args[at]) for at in places]
+        return Act(kind, *map(os.path.abspath, paths))
     except OSError:
         return None
 
@@ -213,12 +216,13 @@ def _text(process: int, address: int) -> str:
             if not piece:  # nor is any of a process that was killed meanwhile
                 raise ProcessLookupError(process)
             data += piece
-    return os.path.abspath(os.fsdecode(data.partition(b"\0")[0]))
+    return os.fsdecode(data.partition(b"\0")[0])
 
 
 def _beside(process: int, folder: int, address: int) -> str:
     path = _text(process, address)
-    del folder  # all who are watched name files from the root
+    if not os.path.isabs(path) and folder & 0xFFFFFFFF != _FROM_HERE:
+        path = os.path.join(os.readlink(f"/proc/{process}/fd/{folder}"), path)
     return path
 
 
