@@ -57,7 +57,10 @@ def failures(
 @_REASON
 @click.option("--step", type=click.Choice(get_args(Step)), help="Only failures of this step.")
 def retry(lakehouse: Path | None, day: Any, reason: str | None, step: Step | None) -> None:
-    """Drops failed files again, under the names they came with; the next run takes them."""
+    """Drops failed files again, under the names they came with; the next run takes them.
+
+    Exit code 1 when one could not be.
+    """
     settings = settings_of_existing(lakehouse)
     from dicom_assets.steps.retry import retry as drop_again
 
@@ -71,5 +74,8 @@ def retry(lakehouse: Path | None, day: Any, reason: str | None, step: Step | Non
     click.echo(f"{done.files} files dropped again, {done.lines} files of FHIR lines")
     if done.without_file:
         click.echo(f"{done.without_file} failures have no file of their own in Failed: they stand")
+    for why, count in done.stuck.items():
+        click.echo(f"{count} files cannot be dropped again, and stay in Failed: {why}")
     if done.files or done.lines:
         click.echo("a running sensor takes what is dropped by itself; else: dicom-assets run")
+    raise SystemExit(1 if done.stuck else 0)

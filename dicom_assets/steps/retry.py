@@ -1,14 +1,16 @@
 """Retry: failed files are dropped again, so that the next run takes them like any others.
 
 Decided here: which files those are (all that a failure names and that lie in Failed), and where
-they go: under the names they came with, so that lineage reads well; never over another file. That
-they were is recorded first, then each is moved: killed in between, it still lies in Failed, which
-counts for more than the record. Failure rows stay, they are history. FHIR lines of a known type
-that failed become an NDJSON file of today; what was dropped is dropped again.
+they go: under the names they came with, so that lineage reads well. That they were is recorded
+first, then each is moved: killed in between, it still lies in Failed, which counts for more than
+the record. Failure rows stay, they are history. FHIR lines of a known type that failed become an
+NDJSON file of today; what was dropped is dropped again. What cannot get its place stays in Failed,
+and holds up no other file. Not decided here: how a file gets its place (`lakehouse.placing`).
 """
 
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -19,9 +21,10 @@ import pyarrow as pa
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.layout import Layout, one_name, organised_name
 from dicom_assets.lakehouse.lock import locked
-from dicom_assets.lakehouse.move import move
 from dicom_assets.lakehouse.paths import lies
+from dicom_assets.lakehouse.placing import NotPlacedError, place
 from dicom_assets.lakehouse.reasons import Step
+from dicom_assets.lakehouse.storage_error import told_without_names
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, organise_fhir
 from dicom_assets.steps.report import now
@@ -39,11 +42,13 @@ class Retried:
         files: DICOM files, archives, FHIR files and others, dropped again.
         lines: Files of FHIR lines, given to today.
         without_file: Failures of which no file lies in Failed, and that were not retried before.
+        stuck: Why files could not be dropped again, and of how many that is so; they lie in Failed.
     """
 
     files: int = 0
     lines: int = 0
     without_file: int = 0
+    stuck: Counter[str] = field(default_factory=Counter)
 
 
 def with_state(layout: Layout, failures: pd.DataFrame) -> pd.DataFrame:
@@ -77,12 +82,15 @@ def retry(
         ingest_date: Only what failed on this date.
         reason: Only what failed for this reason.
         step: Only what failed in this step.
+
+    Raises:
+        StorageError: The storage failed; what was not dropped by then lies in Failed.
     """
     done = Retried()
     wanted = {"reasonCode": reason, "step": step}
     where = {column: [value] for column, value in wanted.items() if value}
     columns = ["ingestDate", "sourceSystem", "step", "sourcePath", "failedPath", "retriedAt"]
-    with locked(engine.layout.root):
+    with told_without_names(), locked(engine.layout.root):
         rows = engine.read(
             catalog.INGESTION_FAILURES, columns, ingest_date=ingest_date, where=where
         ).to_pylist()
@@ -95,30 +103,41 @@ def retry(
             elif row["retriedAt"] is None:
                 done.without_file += 1
         for day, by_path in sorted(lying.items()):
-            _record(engine, day, list(by_path))
+            _record(engine, day, list(by_path), now())
+            stuck = []
             for path, row in sorted(by_path.items()):
-                if path.startswith(_FAILED_FILES):
-                    came_as = _came_as(row["sourcePath"], path)
-                    _move(engine.layout, path, engine.layout.dropped_as(came_as))
-                    done.files += 1
-                elif row["step"] == organise_fhir.STEP:
-                    _move(engine.layout, path, engine.layout.fhir_dropped_as(row["sourcePath"]))
-                    done.files += 1
-                else:
-                    folder = engine.layout.fhir_folder(
-                        row["sourceSystem"], _today(settings), Path(path).parent.name
-                    )
-                    # a name that no conversion gives to its files
-                    name = f"{time.time_ns() // 1_000_000}_retried.ndjson"
-                    _move(engine.layout, path, folder / name)
-                    done.lines += 1
+                try:
+                    _drop(engine.layout, path, row, done, today=_today(settings))
+                except NotPlacedError as error:
+                    done.stuck[str(error)] += 1
+                    stuck.append(path)
+            if stuck:
+                _record(engine, day, stuck, None)
     return done
 
 
-def _record(engine: LocalEngine, day: date, paths: list[str]) -> None:
+def _drop(layout: Layout, path: str, row: dict, done: Retried, *, today: date) -> None:
+    """Drops what lies under a path in Failed again, and counts it."""
+    failed = layout.absolute(path)
+    if path.startswith(_FAILED_FILES):
+        came_as = _came_as(row["sourcePath"], path)
+        place(failed, layout.dropped_as(came_as), within=layout.drop_folder)
+        done.files += 1
+    elif row["step"] == organise_fhir.STEP:
+        place(failed, layout.fhir_dropped_as(row["sourcePath"]), within=layout.fhir_drop_folder)
+        done.files += 1
+    else:
+        folder = layout.fhir_folder(row["sourceSystem"], today, Path(path).parent.name)
+        # a name that no conversion gives to its files
+        name = f"{time.time_ns() // 1_000_000}_retried.ndjson"
+        place(failed, folder / name, within=layout.fhir_root)
+        done.lines += 1
+
+
+def _record(engine: LocalEngine, day: date, paths: list[str], when: datetime | None) -> None:
+    """Records when files were dropped again; None: they were not."""
     column = catalog.INGESTION_FAILURES.schema.field("retriedAt")
     schema = pa.schema([("failedPath", pa.string()), column])
-    when = now()
     engine.update(
         catalog.INGESTION_FAILURES,
         pa.Table.from_pylist([{"failedPath": p, "retriedAt": when} for p in paths], schema=schema),
@@ -135,15 +154,6 @@ def _came_as(source_path: str, failed_path: str) -> str:
     whole = ["!/".join(parts[:end]) for end in range(len(parts), 0, -1)]
     named = (each for each in whole if one_name(organised_name(0, each)).partition("_")[2] == kept)
     return next(named, whole[-1])
-
-
-def _move(layout: Layout, failed_path: str, target: Path) -> None:
-    source, free = layout.absolute(failed_path), target
-    number = 0
-    while lies(free):
-        number += 1
-        free = target.with_name(f"{target.stem}~{number}{target.suffix}")
-    move(source, free)
 
 
 def _today(settings: Settings) -> date:

@@ -1,6 +1,9 @@
 """Failed files dropped again: each lies in Failed or in the drop folder, never in both."""
 
+import errno
+import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,14 +11,18 @@ from pathlib import Path
 
 import orjson
 import pytest
+from click.testing import CliRunner, Result
 
+from dicom_assets.cli import main
 from dicom_assets.defs.checks import RULES
+from dicom_assets.lakehouse import placing
 from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.steps import catalog
+from dicom_assets.steps import retry as steps
 from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.retry import Retried, retry, with_state
 from dicom_assets.steps.status import failed
-from dicom_assets_tests.conftest import interrupting
+from dicom_assets_tests.conftest import another_file_system, interrupting
 
 FAILED = "bronze/Files/Failed"
 INGEST = "bronze/Files/Ingest"
@@ -169,8 +176,8 @@ def test_killed_at_any_point_a_file_lies_in_one_place_and_the_next_retry_goes_on
     house.chain()
     interrupted = interrupting(done)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", interrupted(Path.rename))
-        patch.setattr("dicom_assets.steps.retry._record", interrupted(_record()))
+        patch.setattr(placing, "give_name", interrupted(placing.give_name))
+        patch.setattr(steps, "_record", interrupted(steps._record))
         with pytest.raises(KeyboardInterrupt):
             again(house)
     texts = [path.read_text() for path in (*house.files(FAILED), *house.files(INGEST))]
@@ -180,10 +187,128 @@ def test_killed_at_any_point_a_file_lies_in_one_place_and_the_next_retry_goes_on
     assert set(states(house).values()) == {"retried"}
 
 
-def _record() -> Callable:
-    from dicom_assets.steps import retry as module
+@pytest.fixture
+def outside(tmp_path) -> Path:
+    (tmp_path / "outside").mkdir()
+    return tmp_path / "outside"
 
-    return module._record
+
+def test_no_file_is_dropped_again_behind_a_link_that_somebody_put_there_meanwhile(house, outside):
+    for name in ("sub/authorized_keys", "sub/deep/er.txt", "other.txt"):
+        (house.drop / name).parent.mkdir(parents=True, exist_ok=True)
+        (house.drop / name).write_text(name)
+    house.chain(until="organise")
+    (house.drop / "sub").symlink_to(outside)
+    done = again(house)
+    assert (done.files, [*done.stuck.values()]) == (1, [2])
+    assert list(outside.iterdir()) == []
+    assert dropped(house) == ["other.txt"]
+    assert states(house) == {
+        "sub/authorized_keys": "open",
+        "sub/deep/er.txt": "open",
+        "other.txt": "retried",
+    }
+    (house.drop / "sub").unlink()
+    assert again(house) == Retried(files=2), "once the link is gone"
+    assert dropped(house) == ["other.txt", "sub/authorized_keys", "sub/deep/er.txt"]
+
+
+def test_what_could_not_be_dropped_again_and_is_taken_away_is_gone_not_retried(house, outside):
+    (house.drop / "sub").mkdir()
+    (house.drop / "sub/notes.txt").write_text("no")
+    house.chain(until="organise")
+    (house.drop / "sub").symlink_to(outside)
+    assert again(house).stuck.total() == 1
+    house.files(FAILED)[0].unlink()
+    assert states(house) == {"sub/notes.txt": "file gone"}
+
+
+def test_failed_fhir_lines_are_not_put_behind_a_link_in_process(house, outside):
+    layout, day = house.run.engine.layout, house.run.ingest_date
+    folder = layout.fhir_folder("PACS1", day, "ImagingStudy")
+    folder.mkdir(parents=True)
+    (folder / "x.ndjson").write_text("{nonsense\n")
+    house.chain()
+    shutil.rmtree(layout.fhir_root / "PACS1")
+    (layout.fhir_root / "PACS1").symlink_to(outside)
+    done = again(house)
+    assert (done.lines, done.stuck.total()) == (0, 1)
+    assert list(outside.iterdir()) == []
+    assert len(house.files(f"{FAILED}/Clinical")) == 1
+
+
+def test_what_was_dropped_just_now_is_not_overwritten(house, monkeypatch):
+    (house.drop / "notes.txt").write_text("old")
+    house.chain(until="organise")
+    (house.drop / "notes.txt").write_text("new")
+    lexists = os.path.lexists
+
+    def not_yet(path) -> bool:
+        return house.drop not in Path(path).parents and lexists(path)
+
+    monkeypatch.setattr(os.path, "lexists", not_yet)
+    assert again(house).files == 1
+    assert {path.read_text() for path in house.files(INGEST)} == {"old", "new"}
+
+
+@pytest.fixture
+def told(house) -> Callable[[], Result]:
+    """Retries on the command line."""
+    root = str(house.settings.lakehouse)
+    return lambda: CliRunner().invoke(main, ["failures", "retry", "--lakehouse", root])
+
+
+def test_a_file_where_a_folder_was_holds_up_no_other_and_no_name_is_told(house, told):
+    for name in ("Doe_Jane/x.txt", "Doe_Jane/y.txt", "Zoe.txt"):
+        (house.drop / name).parent.mkdir(exist_ok=True)
+        (house.drop / name).write_text("no")
+    house.chain(until="organise")
+    (house.drop / "Doe_Jane").write_text("a file")
+    done = told()
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert done.output.splitlines()[:2] == [
+        "1 files dropped again, 0 files of FHIR lines",
+        "2 files cannot be dropped again, and stay in Failed: a link or a file lies where a folder"
+        " has to be; take it away",
+    ]
+    assert "oe" not in done.output
+    assert dropped(house) == ["Doe_Jane", "Zoe.txt"]
+    assert states(house)["Doe_Jane/x.txt"] == "open"
+
+
+def test_a_pipe_holds_up_no_other_where_the_drop_folder_is_on_another_file_system(
+    house, told, tmp_path
+):
+    os.mkfifo(house.drop / "Doe_Jane")
+    (house.drop / "a").mkdir()
+    (house.drop / "a/notes.txt").write_text("no")
+    house.chain(until="organise")
+    shutil.rmtree(house.drop)
+    with tempfile.TemporaryDirectory(dir=another_file_system(tmp_path)) as there:
+        house.drop.symlink_to(there)
+        done = told()
+        assert isinstance(done.exception, SystemExit)
+        assert "1 files dropped again" in done.output
+        assert "1 files cannot be dropped again, and stay in Failed: a link, a pipe" in done.output
+        assert "oe" not in done.output
+        assert (house.drop / "a/notes.txt").read_text() == "no"
+        assert states(house) == {"Doe_Jane": "open", "a/notes.txt": "retried"}
+
+
+def test_a_storage_that_fails_ends_it_in_words_that_name_no_file(house, told, monkeypatch):
+    (house.drop / "Doe_Jane.txt").write_text("no")
+    house.chain(until="organise")
+
+    def is_full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "Doe_Jane.txt")
+
+    monkeypatch.setattr(placing, "give_name", is_full)
+    done = told()
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: the storage failed: No space left on device. First free")
+    assert "Doe" not in done.output
+    assert states(house) == {"Doe_Jane.txt": "open"}
 
 
 def test_the_lakehouse_may_have_been_made_before_failures_could_be_retried(house, tmp_path):
