@@ -175,6 +175,29 @@ def test_conflicts_show_both_sides_until_somebody_decides(house, write_dicom, ca
     assert call("conflicts").output.strip() == "no open conflicts"
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+def test_no_correction_goes_behind_a_link_and_that_it_does_not_is_told(
+    house, write_dicom, call, tmp_path, is_link
+):
+    write_dicom(house.drop / "x.dcm")
+    house.chain(until="extract")
+    outside, operations = tmp_path / "outside", house.drop / "Operations"
+    outside.mkdir()
+    if operations.exists():
+        operations.rmdir()
+    operations.symlink_to(outside) if is_link else operations.touch()
+    asked = ("delete", "--study", "1.2.3.4", "--reason", "wrong")
+    done = call(*asked)
+    assert done.exit_code == 1
+    assert done.output.startswith(f"Error: no operation can be put into {operations}: a link or a")
+    assert list(outside.iterdir()) == []
+    assert [path.name for path in house.drop.parent.iterdir()] == [house.drop.name]
+    operations.unlink()
+    assert call(*asked).exit_code == 0
+    organise(house.run)
+    assert len(house.rows(catalog.OPERATIONS)) == 1
+
+
 @pytest.mark.parametrize(
     "verb",
     ["verify", "maintain", "failures", "failures retry", "conflicts", "operations"],

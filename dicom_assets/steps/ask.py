@@ -13,10 +13,12 @@ from typing import Any
 
 from dicom_assets.lakehouse.durable import sync
 from dicom_assets.lakehouse.engine import LocalEngine, Table
+from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.modes import keep_private
-from dicom_assets.lakehouse.move import transfer
 from dicom_assets.lakehouse.operations import Operation
+from dicom_assets.lakehouse.placing import NotPlacedError, place
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections
 
@@ -44,6 +46,9 @@ def ask(engine: LocalEngine, operation: Operation, *, source_system: str) -> Pat
         engine: The lakehouse.
         operation: With an id of its own.
         source_system: The namespace it is about, or `default`.
+
+    Raises:
+        PlainError: It cannot be put there.
     """
     keep_private()
     layout = engine.layout
@@ -57,12 +62,25 @@ def ask(engine: LocalEngine, operation: Operation, *, source_system: str) -> Pat
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary.write_bytes(operation.text)
-        sync([temporary.parent])
-        transfer(temporary, target)
+        return put_operations(layout, temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    sync([target.parent])
-    return target
+
+
+def put_operations(layout: Layout, written: Path, target: Path) -> Path:
+    """Gives a file of operations its place in the drop folder, durably, and returns that.
+
+    Raises:
+        PlainError: It cannot be put there.
+    """
+    sync([written.parent])
+    try:
+        placed = place(written, target, within=layout.drop_folder)
+    except NotPlacedError as error:
+        # the name of a folder that we choose, or the site
+        raise PlainError(f"no operation can be put into {target.parent}: {error}") from None
+    sync([written.parent])  # the same file system; to another one it is copied durably
+    return placed
 
 
 def asked(engine: LocalEngine) -> list[dict[str, Any]]:

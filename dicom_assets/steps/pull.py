@@ -37,6 +37,7 @@ from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.operations import Operation, operation
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
 from dicom_assets.steps import catalog, report
+from dicom_assets.steps.ask import put_operations
 from dicom_assets.steps.report import Report, reporting
 from dicom_assets.steps.run import Run
 
@@ -365,10 +366,7 @@ class _Work:
         if isinstance(target, FarPath):
             target.upload(path)
             return
-        sync([self._scratch])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-        sync([target.parent])
+        put_operations(self._layout, path, target)
 
     def _operation(self, change: Change) -> Operation:
         instance = change.instance

@@ -223,6 +223,27 @@ def test_a_deletion_is_asked_for_once_and_the_file_stays(put, front, pacs, monke
     assert len(house.rows(catalog.OPERATIONS)) == 2, "and went again"
 
 
+def test_a_deletion_is_not_dropped_behind_a_link_and_is_asked_for_once_that_is_gone(
+    put, front, pacs, tmp_path
+):
+    front.changes = []
+    front.tell("create", put(1))
+    house = pacs(azure(front))
+    pull(house.run, "pacs")
+    front.tell("delete", (STUDY, SERIES, f"{SERIES}.1"))
+    (tmp_path / "outside").mkdir()
+    operations = house.run.engine.layout.operations_drop("pacs")
+    operations.parent.mkdir(parents=True)
+    operations.symlink_to(tmp_path / "outside")
+    with pytest.raises(PlainError, match=r"no operation can be put into .*: a link or a file lies"):
+        pull(house.run, "pacs")
+    assert list((tmp_path / "outside").iterdir()) == []
+    operations.unlink()
+    assert pull(house.run, "pacs").counts["deleted"] == 1
+    organise(house.run)
+    assert len(house.rows(catalog.OPERATIONS)) == 1
+
+
 def test_what_comes_and_goes_in_one_stretch_is_not_retrieved(put, front, pacs):
     front.changes = []
     uids = put(1)
