@@ -7,6 +7,7 @@ is never touched. Layers are mended once files and bronze are. Everything may be
 again. Not decided here: what is made of files and lines (the steps, which are called again).
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime
@@ -21,8 +22,8 @@ from dicom_assets.fhir.links import LINKED
 from dicom_assets.lakehouse.durable import put
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import DEFAULT_SOURCE_SYSTEM
-from dicom_assets.lakehouse.move import move
 from dicom_assets.lakehouse.paths import lies, temporary_of
+from dicom_assets.lakehouse.placing import NotPlacedError, place
 from dicom_assets.omop.note import SOURCE_TABLE as REPORT
 from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, organise, organise_fhir, to_omop
@@ -42,6 +43,7 @@ from dicom_assets.steps.verify import verify
 from dicom_assets.steps.verify_date import EXTERNAL, ROW
 
 STEP = "repair"
+_LOG = logging.getLogger(__name__)
 _ROUNDS = 8
 Study = tuple[str, str]
 """Source system and resource id."""
@@ -181,9 +183,10 @@ class _Repair:
             return
         inside = "" if system == DEFAULT_SOURCE_SYSTEM else system
         folder = self._layout.fhir_drop_folder if is_fhir else self._layout.drop_folder
-        target = folder / inside / path.name
-        if not lies(target):
-            move(path, target)
+        try:
+            place(path, folder / inside / path.name, within=folder)
+        except NotPlacedError as error:  # it stays a finding
+            _LOG.warning("a file in Failed cannot be dropped again: %s", error)
 
     def _keep_again(self, run: Run, system: str, kept: Path) -> bool:
         """Records the bad lines of a FHIR file again; says whether the file is there."""

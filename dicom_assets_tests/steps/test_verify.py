@@ -285,6 +285,33 @@ def test_files_that_lost_all_their_rows_or_are_strange_in_process_are_taken_as_a
     assert {row["reasonCode"] for row in broken.rows(catalog.INGESTION_FAILURES)} == {"not_dicom"}
 
 
+def test_a_failed_file_without_a_row_is_not_dropped_behind_a_link(broken, tmp_path, caplog):
+    path = failed_file(broken)
+    folder = (
+        broken.run.engine.layout.failed_root
+        / "PACS1"
+        / path.parent.relative_to(broken.run.engine.layout.failed_root)
+    )
+    folder.mkdir(parents=True)
+    path.rename(folder / "1_Doe.txt")
+    (tmp_path / "outside").mkdir()
+    (broken.drop / "PACS1").symlink_to(tmp_path / "outside")
+    before, after = repaired(broken)
+    assert before[Kind.FAILED_WITHOUT_ROW] == after[Kind.FAILED_WITHOUT_ROW] == 1
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert "a link or a file lies where a folder has to be" in caplog.text
+    assert "Doe" not in caplog.text
+
+
+def test_a_failed_file_without_a_row_replaces_none_of_the_drop_folder(broken):
+    path = failed_file(broken)
+    path.rename(path.with_name("1_other.txt"))
+    (broken.drop / "1_other.txt").write_text("theirs")
+    assert Kind.FAILED_WITHOUT_ROW not in repaired(broken)[1]
+    assert (broken.drop / "1_other.txt").read_text() == "theirs"
+    assert (broken.drop / "1_other~1.txt").read_text() == "no image"
+
+
 def test_missing_files_stay_findings_and_a_failed_one_without_a_row_is_dropped_again(broken):
     first = next(path for path in zips(broken) if "2.1" in path.name)
     content = first.read_bytes()
