@@ -43,10 +43,9 @@ def listen(aet: str, port: int, host: str, namespace: str | None, lakehouse: Pat
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     try:
-        with listening(folder, beside=beside, aet=aet, host=host, port=port) as (
-            receiver,
-            server,
-        ):
+        with listening(
+            folder, within=drop_folder, beside=beside, aet=aet, host=host, port=port
+        ) as (receiver, server):
             bound = server.server_address[1]
             click.echo(f"listening as {aet} on {host}, port {bound}; instances go to {folder}")
             stop.wait()

@@ -30,6 +30,7 @@ from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.far import FarPath
 from dicom_assets.lakehouse.modes import FILE, keep_private
 from dicom_assets.lakehouse.paths import appear
+from dicom_assets.lakehouse.placing import NotPlacedError, give_name, opened_place
 from dicom_assets.lakehouse.storage import StoreError
 
 _LOG = logging.getLogger(__name__)
@@ -39,8 +40,9 @@ _PDU_BYTES = 1 << 17
 _DEAD_SECONDS = 3600
 """A half file that has not grown for so long is of a sender that has gone."""
 _UID = re.compile(r"[0-9.]{1,64}")
-# PS3.4 table B.2-1
-_SUCCESS, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+# PS3.4 table B.2-1, and of PS3.7 annex C what is no matter of the instance: it may be sent again,
+# which of one that "cannot be understood" (Cxxx) makes no sense
+_SUCCESS, _OUT_OF_RESOURCES, _PROCESSING_FAILURE = 0x0000, 0xA700, 0x0110
 
 
 class Receiver:
@@ -50,9 +52,9 @@ class Receiver:
         received: How many have been acknowledged.
     """
 
-    def __init__(self, folder: Path, *, scratch: Path) -> None:
-        """Takes a folder, and one for half files on the same file system."""
-        self._folder, self._scratch = folder, scratch
+    def __init__(self, folder: Path, *, within: Path, scratch: Path) -> None:
+        """Takes a folder, the drop folder, and one for half files on the same file system."""
+        self._folder, self._within, self._scratch = folder, within, scratch
         self._lock = threading.Lock()
         self.received = 0
 
@@ -69,11 +71,14 @@ class Receiver:
         except StoreError as error:
             _LOG.error("an instance could not be kept: %s; it is refused", error)
             return _OUT_OF_RESOURCES
+        except NotPlacedError as error:
+            _LOG.error("an instance could not be kept: %s; it is refused", error)
+            return _PROCESSING_FAILURE
         except OSError as error:
             # its words name a file
             _LOG.error("an instance could not be kept: %s; it is refused", error.strerror)
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
-            return _OUT_OF_RESOURCES if is_full else _CANNOT_UNDERSTAND
+            return _OUT_OF_RESOURCES if is_full else _PROCESSING_FAILURE
         with self._lock:
             self.received += 1
         return _SUCCESS
@@ -82,12 +87,9 @@ class Receiver:
         if isinstance(target, FarPath):
             appear(written, target)
             return
-        try:
-            written.rename(target)
-        except FileNotFoundError:  # a namespace's folder that somebody removed
-            make_durable_folder(target.parent)
-            written.rename(target)
-        _sync_folder(target.parent)
+        with opened_place(target.parent, within=self._within) as folder:
+            give_name(written, target.name, folder)
+            os.fsync(folder)
 
     def closed(self, _event: evt.Event) -> None:
         """Says how many there are by now, and removes what senders have left half sent."""
@@ -102,7 +104,7 @@ class Receiver:
 
 @contextmanager
 def listening(
-    folder: Path, *, beside: Path, aet: str, host: str, port: int
+    folder: Path, *, within: Path, beside: Path, aet: str, host: str, port: int
 ) -> Iterator[tuple[Receiver, ThreadedAssociationServer]]:
     """Listens until the block ends; associations that are under way are aborted then.
 
@@ -110,6 +112,7 @@ def listening(
 
     Args:
         folder: Where instances go: the drop folder, or a namespace's in it.
+        within: The drop folder, in which no link is followed.
         beside: A folder on the same file system, or this machine's own where those are objects, of
             which nothing is taken: half files go there.
         aet: The receiver's AE title.
@@ -117,24 +120,23 @@ def listening(
         port: The port; 0 takes any.
 
     Raises:
-        PlainError: It cannot listen there, or the folders lie on different file systems.
+        PlainError: It cannot listen there, or the folders lie on different file systems, or a link
+            lies where the namespace's should.
     """
     keep_private()
-    if not isinstance(folder, FarPath):
-        make_durable_folder(folder)
+    device = None if isinstance(folder, FarPath) else _device_of(folder, within=within)
     _remove_remains(beside)
     temporary = tempfile.tempdir
     scratch = Path(tempfile.mkdtemp(prefix=_FOLDER_NAME, dir=beside))
     held = os.open(scratch, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        is_far = isinstance(folder, FarPath)
-        if not is_far and scratch.stat().st_dev != folder.stat().st_dev:
+        if device not in (None, scratch.stat().st_dev):
             raise PlainError(
                 f"{folder} lies on another file system than {beside}, so that no file can appear in"
                 " it whole; mount both as one"
             )
-        receiver = Receiver(folder, scratch=scratch)
+        receiver = Receiver(folder, within=within, scratch=scratch)
         server = _started(receiver, scratch, aet=aet, host=host, port=port)
         try:
             yield receiver, server
@@ -170,20 +172,13 @@ def _started(
     return server
 
 
-def make_durable_folder(folder: Path) -> None:
-    """Makes a folder, and all above it, that stay when the power fails."""
-    if not folder.is_dir():
-        make_durable_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _device_of(folder: Path, *, within: Path) -> int:
+    """Returns the file system of the folder that instances go to; makes it."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with opened_place(folder, within=within) as descriptor:
+            return os.fstat(descriptor).st_dev
+    except NotPlacedError as error:
+        raise PlainError(f"no instance can be put into {folder}: {error}") from None
 
 
 def _remove_remains(beside: Path) -> None:

@@ -1,5 +1,6 @@
 """The C-STORE receiver, as DCMTK's storescu and echoscu see it; and killed in the middle."""
 
+import errno
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,10 +22,11 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import _config
 from pynetdicom.ae import ApplicationEntity as AE
+from pynetdicom.status import code_to_category
 
 from dicom_assets.cli import main
 from dicom_assets.dicomweb.part10 import dataset_hash
-from dicom_assets.steps.listen import _FOLDER_NAME
+from dicom_assets.steps.listen import _FOLDER_NAME, Receiver
 from dicom_assets_tests.conftest import dicom
 from dicom_assets_tests.serving import free_port
 
@@ -196,7 +200,7 @@ def test_what_cannot_be_kept_is_refused(listen_once, tmp_path, monkeypatch):
     listen_once.drop.rename(aside)
     listen_once.drop.write_text("no folder")
     try:
-        assert send(tmp_path / "a.dcm", listen_once.port) == 0xC000
+        assert send(tmp_path / "a.dcm", listen_once.port) == 0x0110
     finally:
         listen_once.drop.unlink()
         aside.rename(listen_once.drop)
@@ -218,6 +222,52 @@ def test_instances_come_under_a_namespace_whose_folder_may_have_gone(listen, tmp
     said = listener.process.communicate(timeout=20)[0]
     assert (listener.process.returncode, said) == (0, "stopped; 1 instances received\n")
     assert [path.name for path in listener.drop.parent.iterdir()] == ["DICOM"]
+
+
+def test_no_instance_is_kept_behind_a_link_and_none_is_said_to_be(listen, tmp_path, monkeypatch):
+    monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
+    monkeypatch.setenv("DICOM_ASSETS_SOURCE_SYSTEMS", "PACS1")
+    listener = listen("--namespace", "PACS1")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (listener.drop / "PACS1").rmdir()
+    (listener.drop / "PACS1").symlink_to(outside)
+    dicom(tmp_path / "a.dcm")
+    assert send(tmp_path / "a.dcm", listener.port) == 0x0110
+    assert list(outside.iterdir()) == []
+    options = ["--aet", "DROP", "--port", "0", "--namespace", "PACS1"]
+    options += ["--lakehouse", str(tmp_path / "lakehouse")]
+    again = CliRunner().invoke(main, ["listen", *options])
+    assert again.exit_code == 1
+    assert f"no instance can be put into {listener.drop / 'PACS1'}: a link" in again.output
+    assert "take it away" in again.output
+    (listener.drop / "PACS1").unlink()
+    assert send(tmp_path / "a.dcm", listener.port) == 0
+    assert [path.parent.name for path in listener.files()] == ["PACS1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        *((error, 0xA700) for error in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE)),
+        *((error, 0x0110) for error in (errno.EIO, errno.EROFS, errno.EACCES)),
+    ],
+)
+def test_what_the_storage_refuses_can_be_sent_again_and_is_not_said_to_be_no_dicom(
+    tmp_path, monkeypatch, caplog, error, status
+):
+    def fails(*_: object) -> None:
+        raise OSError(error, os.strerror(error), "Doe_Jane")
+
+    monkeypatch.setattr("dicom_assets.steps.listen.give_name", fails)
+    (tmp_path / "written").write_bytes(b"x")
+    sent: Any = SimpleNamespace(dataset_path=tmp_path / "written", request=None)
+    receiver = Receiver(tmp_path / "drop", within=tmp_path / "drop", scratch=tmp_path)
+    assert receiver.store(sent) == status
+    assert code_to_category(status) == "Failure"
+    assert receiver.received == 0
+    assert "could not be kept" in caplog.text
+    assert "Doe" not in caplog.text
 
 
 def test_a_port_that_is_taken_and_a_wrong_namespace_are_told(listen_once, tmp_path):

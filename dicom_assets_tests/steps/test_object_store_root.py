@@ -316,7 +316,10 @@ def test_an_address_that_is_none_is_told(address, said):
 def test_what_is_received_lies_in_the_drop_folder_and_the_sensor_sees_it(on_s3, tmp_path):
     drop = on_s3.root / "bronze/Files/Ingest/Imaging/DICOM"
     instance = drops.file(tmp_path / "sent.dcm", 1)
-    with listening(drop, beside=tmp_path, aet="TEST", host="127.0.0.1", port=0) as (_, server):
+    with listening(drop, within=drop, beside=tmp_path, aet="TEST", host="127.0.0.1", port=0) as (
+        _,
+        server,
+    ):
         sender = AE()
         sender.add_requested_context(instance.SOPClassUID)
         association = sender.associate("127.0.0.1", server.server_address[1])
