@@ -3,9 +3,9 @@
 Decided here: what counts as a line, and what is wrong with a bad one. The form is NDJSON, one
 resource a line; files that hold pretty-printed resources, arrays or Bundles are taken too, each
 resource in them as if it were a line, and any of them compressed by gzip. Also decided here: how
-much a file may expand to, and of how many bad lines each is told, so that neither memory nor rows
-are more than its size justifies. Where resources stand in such a document is decided in `document`.
-Not decided here: whether one is valid (`model`).
+much a file may expand to, of how many bad lines each is told, and how many of them end the reading,
+so that neither memory nor rows nor time are more than its size justifies. Where resources stand in
+such a document is decided in `document`. Not decided here: whether one is valid (`model`).
 """
 
 import gzip
@@ -36,6 +36,10 @@ _LONG_LINE = 16 << 20
 _FREE_EXPANSION = 16 << 20
 _FREE_BAD_LINES = 1000
 _BYTES_PER_BAD_LINE = 100
+_MOST_TOLD = 10_000
+"""Bad lines of one file: each takes a KB in memory until it is a row."""
+_OF_THE_FILE = frozenset({Reason.ARCHIVE_BOMB, Reason.GZIP_DAMAGED})
+_NOT_TOLD = "; of bad lines after it none is told, good ones are taken"
 _REST = "; too many lines are bad before it: what follows was not read"
 TOO_DEEP = "JSON nested deeper than 254 levels"
 _GZIP_ERRORS = (EOFError, gzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
@@ -126,8 +130,8 @@ def read_file(
 ) -> Iterator[Line | BadLine]:
     """Yields a file's resources, in order (`read_lines`), what gzip has compressed expanded.
 
-    Of so many bad lines that they are more than its size justifies the last one says that what
-    follows was not read.
+    Of bad lines the first 10,000 are yielded. Where there are more than the file's size justifies,
+    one more is, which says that what follows was not read.
 
     Args:
         stream: The file, at its beginning; it can be sought.
@@ -140,14 +144,19 @@ def read_file(
     if text.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
         most = min(max(_FREE_EXPANSION, int(size * may_expand.max_ratio)), may_expand.max_bytes)
         text = io.BufferedReader(_Expanded(cast(BinaryIO, text), most), _BUFFER)
-    left = _FREE_BAD_LINES + size // _BYTES_PER_BAD_LINE
+    most, bad = _FREE_BAD_LINES + size // _BYTES_PER_BAD_LINE, 0
     for line in read_lines(cast(BinaryIO, text), resource_type=resource_type):
-        if isinstance(line, BadLine):
-            left -= 1
-            if not left:
-                yield replace(line, message=line.message + _REST)
-                return
-        yield line
+        if isinstance(line, Line) or line.reason in _OF_THE_FILE:
+            yield line
+            continue
+        bad += 1
+        if bad == most:
+            yield replace(line, message=line.message + _REST)
+            return
+        if bad < _MOST_TOLD:
+            yield line
+        elif bad == _MOST_TOLD:
+            yield replace(line, message=line.message + _NOT_TOLD)
 
 
 def read_lines(stream: BinaryIO, *, resource_type: str | None) -> Iterator[Line | BadLine]:

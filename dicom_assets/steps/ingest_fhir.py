@@ -40,6 +40,8 @@ _FILES_PER_COMMIT = 500
 """Reports often come one a file, and a commit costs as much as hundreds of rows."""
 _BYTES_PER_COMMIT = 64 << 20
 """Of small files; a large one has a commit of its own."""
+_BAD_LINES_PER_COMMIT = 10_000
+"""They are held until it; once there are so many, the files that follow have another one."""
 
 
 def ingest_fhir(run: Run, table: Table) -> Report:
@@ -67,12 +69,15 @@ def ingest_fhir(run: Run, table: Table) -> Report:
         done.count({"still_changing": changing})
         files = [_File(run, system, path) for system, path in new if path in complete]
         progress = report.Progress(STEP, len(files), "FHIR files")
-        for some in _for_one_commit(files):
-            _ingest(run, table, some)
-            for file in some:
+        at = 0
+        while some := _for_one_commit(files[at : at + _FILES_PER_COMMIT]):
+            read = _ingest(run, table, some)
+            for file in some[:read]:
                 done.rows += file.good
                 done.count({"files": 1, "failures": len(file.bad)})
-            progress.advance(len(some))
+                file.bad.clear()  # those of all files would add up
+            progress.advance(read)
+            at += read
     return done
 
 
@@ -147,25 +152,27 @@ class _File:
         self.system, self.path, self.known = source_system, path, known
         self.address = run.engine.layout.relative(path)
         self.size = path.stat().st_size
-        self.good = 0
+        self.good, self.is_read = 0, False
         self.bad: list[BadLine] = []
         self.bad_from = self.bad_until = 0
 
 
-def _for_one_commit(files: Sequence[_File]) -> Iterator[list[_File]]:
-    some: list[_File] = []
-    for file in files:
-        size = sum(each.size for each in some) + file.size
-        if some and (len(some) == _FILES_PER_COMMIT or size > _BYTES_PER_COMMIT):
-            yield some
-            some = []
-        some.append(file)
-    if some:
-        yield some
+def _for_one_commit(files: Sequence[_File]) -> Sequence[_File]:
+    """Returns as many of the first files as by their size go into a commit."""
+    size = 0
+    for number, file in enumerate(files):
+        size += file.size
+        if number and size > _BYTES_PER_COMMIT:
+            return files[:number]
+    return files
 
 
-def _ingest(run: Run, table: Table, files: Sequence[_File]) -> None:
-    """Appends the files' good lines in one commit, after the bad ones are kept and recorded."""
+def _ingest(run: Run, table: Table, files: Sequence[_File]) -> int:
+    """Appends the files' good lines in one commit, after the bad ones are kept and recorded.
+
+    Returns:
+        How many of the files were read: not all where those have too many bad lines for a commit.
+    """
     engine = run.engine
     # each file comes later than the one before, also when the clock was set back
     app_id = f"{STEP}/{table.name}"
@@ -174,18 +181,20 @@ def _ingest(run: Run, table: Table, files: Sequence[_File]) -> None:
     with tempfile.TemporaryFile(dir=engine.layout.scratch) as bad_texts:
         batches = _batches(run, table, files, first, bad_texts)
         rows = spilled(batches, schema=table.schema, folder=engine.layout.scratch)
+        files = [file for file in files if file.is_read]
         _keep_bad_lines(run, table, files, bad_texts)
     if any(file.good for file in files):
         done = Progress(app_id, first + len(files) - 1)
         engine.append(table, rows, progress=done, ingest_date=run.ingest_date)
+    return len(files)
 
 
 def _batches(
     run: Run, table: Table, files: Sequence[_File], first: int, bad_texts: IO[bytes]
 ) -> Iterator[pa.RecordBatch]:
-    """Yields rows; sets bad lines aside."""
+    """Yields rows; sets bad lines aside, and reads on while there are not too many."""
     rows: list[dict] = []
-    size = 0
+    size = bad = 0
     for instant, file in enumerate(files, start=first):
         ingested_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=instant)
         file.bad_from = bad_texts.tell()
@@ -200,7 +209,10 @@ def _batches(
             if size >= _BATCH_BYTES:
                 yield pa.RecordBatch.from_pylist(rows, schema=table.schema)
                 rows, size = [], 0
-        file.bad_until = bad_texts.tell()
+        file.bad_until, file.is_read = bad_texts.tell(), True
+        bad += len(file.bad)
+        if bad >= _BAD_LINES_PER_COMMIT:
+            break
     if rows:
         yield pa.RecordBatch.from_pylist(rows, schema=table.schema)
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -278,6 +279,24 @@ def test_so_many_bad_lines_are_told_one_by_one_as_a_files_size_justifies():
     assert 1000 < len(many) < 40_000
     assert many[-1].message.endswith("what follows was not read")
     assert len(read_whole(gzip.compress(b"{}\n" * 1_000_000))) < 1100
+
+
+def test_of_many_bad_lines_the_first_are_told_and_all_good_ones_are_read(monkeypatch):
+    monkeypatch.setattr(ndjson, "_MOST_TOLD", 10)
+    lines = read_whole(b"{}\n" * 100 + A + b"\n" + b"{}\n" * 100 + B)
+    assert [type(line) for line in lines] == [BadLine] * 10 + [Line] * 2
+    assert [line.number for line in lines] == [*range(1, 11), 101, 202]
+    assert lines[8].message == "the resourceType is not Patient"
+    assert lines[9].message.endswith("; of bad lines after it none is told, good ones are taken")
+
+
+def test_that_a_file_is_damaged_is_told_after_however_many_bad_lines(monkeypatch):
+    monkeypatch.setattr(ndjson, "_MOST_TOLD", 10)
+    packed = gzip.compress(
+        b"".join(b'["%b"]\n' % os.urandom(50).hex().encode() for _ in range(1500))
+    )
+    reasons = [line.reason for line in read_whole(packed[:-8])]
+    assert reasons == [Reason.INVALID_JSON] * 10 + [Reason.GZIP_DAMAGED]
 
 
 def test_every_type_that_r4b_knows_is_taken_where_none_is_asked_for():

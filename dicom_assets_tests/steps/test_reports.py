@@ -11,6 +11,7 @@ import pytest
 from dicom_assets.defs.checks import RULES
 from dicom_assets.lakehouse.operations import operation
 from dicom_assets.steps import catalog
+from dicom_assets.steps import ingest_fhir as ingesting
 from dicom_assets.steps.ask import ask
 from dicom_assets.steps.flatten import flatten as flatten_step
 from dicom_assets.steps.ingest_fhir import ingest_fhir
@@ -283,6 +284,34 @@ def test_a_file_that_others_are_still_writing_is_left_alone(make_house, monkeypa
         done = ingest_fhir(house.run, catalog.bronze_fhir("DiagnosticReport"))
     assert (done.rows, done.counts["still_changing"]) == (0, 1)
     assert ingest_fhir(house.run, catalog.bronze_fhir("DiagnosticReport")).rows == 2
+
+
+def test_files_with_many_bad_lines_share_no_commit_and_those_are_let_go_of(house, monkeypatch):
+    monkeypatch.setattr(ingesting, "_BAD_LINES_PER_COMMIT", 3)
+    for number in range(6):
+        folder = house.run.engine.layout.fhir_folder("default", DAY, "DiagnosticReport")
+        folder.mkdir(parents=True, exist_ok=True)
+        bad = "{}\n" * (number % 3)
+        (folder / f"{number}.ndjson").write_text(bad + json.dumps(report(f"{number}")))
+    held: list[list[int]] = []
+    original = ingesting._keep_bad_lines
+
+    def keep(run, table, files, bad_texts):
+        held.append([len(file.bad) for file in files])
+        kept.extend(files)
+        return original(run, table, files, bad_texts)
+
+    kept: list = []
+    monkeypatch.setattr(ingesting, "_keep_bad_lines", keep)
+    table = catalog.bronze_fhir("DiagnosticReport")
+    done = ingest_fhir(house.run, table)
+    assert (done.rows, done.counts["files"], done.counts["failures"]) == (6, 6, 6)
+    assert held == [[0, 1, 2], [0, 1, 2]]
+    assert [file.bad for file in kept] == [[]] * 6
+    assert sorted(row["id"] for row in house.rows(table)) == [f"{number}" for number in range(6)]
+    assert len({row["ingestedAt"] for row in house.rows(table)}) == 6
+    assert [(row["line"]) for row in house.rows(catalog.INGESTION_FAILURES)] == [1, 1, 2] * 2
+    assert ingest_fhir(house.run, table).rows == 0
 
 
 def test_many_small_files_share_a_commit(house):
