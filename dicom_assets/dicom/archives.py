@@ -77,13 +77,17 @@ class ArchiveError(Exception):
 
 
 class Budget:
-    """How many bytes and files one dropped archive may still expand to, all depths together."""
+    """How many bytes and files one dropped archive may still expand to, all depths together.
+
+    Attributes:
+        spent: Bytes that it has expanded to.
+    """
 
     def __init__(self, archive_bytes: int, limits: Limits) -> None:
         """Starts the budget for a dropped archive of so many bytes."""
-        self.limits = limits
+        self.limits, self.spent = limits, 0
         by_ratio = max(FREE_EXPANSION, int(archive_bytes * limits.max_ratio))
-        self._bytes = min(by_ratio, limits.max_bytes)
+        self._most = min(by_ratio, limits.max_bytes)
         # only archives compressed inside archives hold more members than their bytes have room for
         self._members = min(FREE_MEMBERS + archive_bytes // MEMBER_OVERHEAD, limits.max_members)
 
@@ -99,8 +103,8 @@ class Budget:
             ArchiveError: ARCHIVE_BOMB when it does not suffice.
         """
         self._members -= members
-        self._bytes -= size
-        if self._members < 0 or self._bytes < 0:
+        self.spent += size
+        if self._members < 0 or self.spent > self._most:
             raise ArchiveError(Reason.ARCHIVE_BOMB)
 
 

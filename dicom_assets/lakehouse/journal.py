@@ -14,10 +14,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from dicom_assets.lakehouse.paths import lies, path_of, scratch_of, temporary_of
 from dicom_assets.lakehouse.pool import over_threads
 
 ROWS_PER_COMMIT = 1000
+STAGED_PER_COMMIT = 1 << 30
+"""Bytes that wait in `staging`: once there are so many, they are carried out."""
 _AT_ONCE = 16
 """Requests to an object store."""
 _LOG = logging.getLogger(__name__)
@@ -100,6 +103,7 @@ class Journal:
         if isinstance(folder, FarPath):
             self._work = scratch_of(engine.layout.root) / app_id
         self.staging = self._work / "staging"
+        self._folders = count()
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -117,23 +121,33 @@ class Journal:
         """
         return max(time.time_ns() // 1000, self._last() + 1)
 
-    def carry_out(self, plans: list[Plan], *, ingest_date: date, instant: int) -> list[Plan]:
+    def new_folder(self) -> Path:
+        """Makes a folder in `staging`, for what comes of one entry."""
+        folder = self.staging / f"{next(self._folders)}"
+        folder.mkdir()
+        return folder
+
+    def carry_out(
+        self, plans: list[Plan], *, staged: Sequence[Path], ingest_date: date, instant: int
+    ) -> list[Plan]:
         """Takes the entries, moves the files, commits the rows.
 
         Args:
             plans: What becomes of each entry.
+            staged: Folders of `staging` that are needed no more then, whatever is left in them.
             ingest_date: The partition.
             instant: When it was decided, of `instant`; the commits carry it as their progress.
 
         Returns:
             The plans that were carried out; the entries of the others could not be taken.
         """
-        if not plans:
-            return []
         note = _Note(ingest_date, instant, plans)
-        sync([self.staging])
-        note.write(self._note)
-        self._act(note)
+        if plans:
+            sync([self.staging])
+            note.write(self._note)
+            self._act(note)
+        for folder in staged:  # a run that is killed before leaves them to the next one
+            shutil.rmtree(folder)
         return note.plans
 
     def _recover(self) -> None:

@@ -11,9 +11,10 @@ dropped with them. What one may say is decided in `lakehouse.operations`.
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+import shutil
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -28,7 +29,7 @@ from dicom_assets.lakehouse.allocator import keep_memory
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable_parts
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.far import FarPath
-from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
+from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, STAGED_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import (
     OPERATIONS_FOLDER,
     dicom_name,
@@ -149,6 +150,7 @@ class _Begun:
 
     name: str
     budget: Budget
+    folder: Path
     members: Future[list[Member]]
 
 
@@ -174,11 +176,11 @@ class _Turn:
         self._organised_at = journal.instant()
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
         self._prefixes = count(self._organised_at // 1000)
-        self._staged = count()
         self._folders: dict[str, tuple[Path, Path]] = {}
         self._names: dict[Path, set[str]] = {}
         self._plans: list[Plan] = []
-        self._planned = 0
+        self._staged: list[Path] = []
+        self._planned = self._unpacked = 0
         self._archives: set[str] = set()
 
     def is_of_operations(self, entry: Dropped) -> bool:
@@ -204,23 +206,28 @@ class _Turn:
                 if is_archive and after.size < _SMALL_ARCHIVE and after.address not in self._begun:
                     self._begun[after.address] = self._begin(after)
             yield entry
-            self._begun.pop(entry.address, None)
+            if unused := self._begun.pop(entry.address, None):  # it is no ZIP, or not to be taken
+                wait([unused.members])
+                shutil.rmtree(unused.folder)
             self._looks.pop(entry.address, None)
 
     def _begin(self, entry: Dropped) -> _Begun:
         source, budget = self._source_of(entry), Budget(entry.size, self._limits)
-        name = self._name(source)
-        unpacked = self._threads.submit(self._unpack_alone, entry.path, source, budget)
-        return _Begun(name, budget, unpacked)
+        name, folder = self._name(source), self._journal.new_folder()
+        unpacked = self._threads.submit(self._unpack_alone, entry.path, source, budget, folder)
+        return _Begun(name, budget, folder, unpacked)
 
     def is_full(self) -> bool:
         """Says whether it is time to finish what has been decided."""
-        return self._planned >= ROWS_PER_COMMIT
+        return self._planned >= ROWS_PER_COMMIT or self._unpacked >= STAGED_PER_COMMIT
 
     def finish(self, report: Report) -> None:
         """Has everything that was decided carried out."""
         done = self._journal.carry_out(
-            self._plans, ingest_date=self._day, instant=self._organised_at
+            self._plans,
+            staged=self._staged,
+            ingest_date=self._day,
+            instant=self._organised_at,
         )
         for plan in done:
             report.rows += len(plan.files)
@@ -233,7 +240,8 @@ class _Turn:
             report.count({"operations_known": known})
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
-        self._plans, self._planned = [], 0
+        self._plans, self._staged = [], []
+        self._planned = self._unpacked = 0
         self._organised_at = self._journal.instant()
 
     def take(self, entry: Dropped) -> None:
@@ -248,7 +256,7 @@ class _Turn:
         else:
             self._take_file(plan, found, source, self._name(source))
         self._plans.append(plan)
-        self._planned += 1 + len(plan.files) + len(plan.operations)
+        self._planned += 1 + len(plan.files) + len(plan.failures) + len(plan.operations)
 
     def _open(self, path: Path) -> BinaryIO:
         """Opens a dropped or a staged file; follows no link that a dropper may have put there."""
@@ -306,7 +314,10 @@ class _Turn:
         except ValueError as error:
             self._fail(plan, found.path, source, name, Reason.INVALID_JSON, str(error))
         else:
-            staged = self._journal.staging / f"{next(self._staged)}"
+            staged = found.path  # of a member it is ours
+            if self._within(staged):
+                self._staged.append(self._journal.new_folder())
+                staged = self._staged[-1] / manifest.NAME
             staged.write_bytes(content)
             folder = self._layout.manifest_folder(self._day)
             plan.moves.append((staged, folder / self._free([folder], manifest.NAME)))
@@ -338,41 +349,58 @@ class _Turn:
     def _take_dropped_archive(self, entry: Dropped, source: Source) -> Plan:
         """Unpacks a dropped archive; a bomb fails as one, whatever was found in it before."""
         self._archives.add(entry.address)
-        begun = self._begun.get(entry.address)
+        begun = self._begun.pop(entry.address, None)
         plan, name = Plan(entry), begun.name if begun else self._name(source)
         budget = begun.budget if begun else Budget(entry.size, self._limits)
+        folder = begun.folder if begun else self._journal.new_folder()
+        self._staged.append(folder)
         try:
-            unpacked = begun.members.result() if begun else self._unpack(entry.path, source, budget)
-            self._take_archive(plan, entry.path, source, name, budget, unpacked, depth=1)
+            unpacking = (
+                nullcontext(begun.members.result())
+                if begun
+                else closing(self._unpack(entry.path, source, budget, folder))
+            )
+            with unpacking as unpacked:  # when it is left nothing is written any more
+                self._take_archive(plan, entry.path, source, name, budget, unpacked, depth=1)
+            self._unpacked += budget.spent
         except ArchiveError as error:
+            # at once: there may be many, and each may have expanded to a GiB
+            self._staged.remove(folder)
+            shutil.rmtree(folder)
             plan = Plan(entry)
             self._fail(plan, entry.path, source, name, error.reason, error.message)
         return plan
 
     def _unpack(
-        self, archive: Path, source: Source, budget: Budget, workers: int | None = None
-    ) -> Iterator[Member]:
+        self,
+        archive: Path,
+        source: Source,
+        budget: Budget,
+        folder: Path,
+        workers: int | None = None,
+    ) -> Generator[Member]:
         """Unpacks an archive into a staging folder of its own."""
-        folder = self._journal.staging / f"{next(self._staged)}"
-        folder.mkdir()
-        fetched = None
-        if isinstance(archive, FarPath):  # read here and there
-            fetched = archive.download(folder.with_name(f"{folder.name}.zip"))
-        yield from members(
-            fetched or archive,
-            into=folder,
-            budget=budget,
-            organised=lambda inner: self._name(source.inside(inner)),
-            own_name=dicom_name if self._settings.compress else None,
-            workers=workers or self._settings.workers,
-            within=None if fetched else self._within(archive),
-        )
-        if fetched:
-            fetched.unlink()
+        is_far = isinstance(archive, FarPath)  # read here and there
+        fetched = folder / "fetched"
+        try:
+            yield from members(
+                archive.download(fetched) if is_far else archive,
+                into=folder,
+                budget=budget,
+                organised=lambda inner: self._name(source.inside(inner)),
+                own_name=dicom_name if self._settings.compress else None,
+                workers=workers or self._settings.workers,
+                within=None if is_far else self._within(archive),
+            )
+        finally:
+            if is_far:
+                fetched.unlink(missing_ok=True)
 
-    def _unpack_alone(self, archive: Path, source: Source, budget: Budget) -> list[Member]:
+    def _unpack_alone(
+        self, archive: Path, source: Source, budget: Budget, folder: Path
+    ) -> list[Member]:
         """Unpacks an archive while others are unpacked beside it."""
-        return list(self._unpack(archive, source, budget, workers=1))
+        return list(self._unpack(archive, source, budget, folder, workers=1))
 
     def _take_archive(
         self,
@@ -408,16 +436,18 @@ class _Turn:
                     reason = Reason.NESTED_TOO_DEEP
                     self._fail(plan, member.file, inside, member.organised, reason)
                 else:
-                    inner = self._unpack(member.file, inside, budget)
-                    self._take_archive(
-                        plan,
-                        member.file,
-                        inside,
-                        member.organised,
-                        budget,
-                        inner,
-                        depth=depth + 1,
-                    )
+                    folder = member.file.with_name(f"{member.file.name}-")
+                    folder.mkdir()
+                    with closing(self._unpack(member.file, inside, budget, folder)) as inner:
+                        self._take_archive(
+                            plan,
+                            member.file,
+                            inside,
+                            member.organised,
+                            budget,
+                            inner,
+                            depth=depth + 1,
+                        )
         except ArchiveError as error:
             if error.reason is Reason.ARCHIVE_BOMB:
                 raise
@@ -428,6 +458,8 @@ class _Turn:
             kept = self._keep(plan, archive, source, name)
             for member_source, error in unread:
                 self._record(plan, member_source, error.reason, error.message, kept)
+        elif depth > 1:  # all that was in it lies beside it
+            archive.unlink()
 
     def _problem(self, found: _Found) -> tuple[Reason, str] | None:
         """Says why a file is not a DICOM file to be taken; None when it is one."""

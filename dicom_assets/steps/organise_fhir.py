@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 from dicom_assets.fhir.ndjson import BadLine, Line
 from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
 from dicom_assets.lakehouse.engine import LocalEngine
-from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, Journal, Plan
+from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, STAGED_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import fhir_name, organised_name
 from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.paths import lies, path_of
@@ -96,18 +96,21 @@ class _Turn:
         self._organised_at = journal.instant()
         # prefixes never repeat within a run; names of earlier runs are looked up on disk
         self._prefixes = count(self._organised_at // 1000)
-        self._staged = count()
         self._plans: list[Plan] = []
-        self._planned = 0
+        self._staged: list[Path] = []
+        self._planned = self._written = 0
 
     def is_full(self) -> bool:
         """Says whether it is time to finish what has been decided."""
-        return self._planned >= ROWS_PER_COMMIT
+        return self._planned >= ROWS_PER_COMMIT or self._written >= STAGED_PER_COMMIT
 
     def finish(self, report: Report) -> None:
         """Has everything that was decided carried out."""
         done = self._journal.carry_out(
-            self._plans, ingest_date=self._day, instant=self._organised_at
+            self._plans,
+            staged=self._staged,
+            ingest_date=self._day,
+            instant=self._organised_at,
         )
         for plan in done:
             report.rows += len(plan.files)
@@ -117,7 +120,8 @@ class _Turn:
                 report.count({"taken_apart": 1})
         if len(done) < len(self._plans):
             report.count({"not_taken": len(self._plans) - len(done)})
-        self._plans, self._planned = [], 0
+        self._plans, self._staged = [], []
+        self._planned = self._written = 0
         self._organised_at = self._journal.instant()
 
     def take(self, entry: Dropped) -> None:
@@ -164,8 +168,8 @@ class _Turn:
         layout, system, day = self._layout, source.system, self._day
         name = self._name(source, (*types, MIXED), is_gzip=is_gzip)
         part = f"{name.partition('.')[0]}.ndjson"
-        staging = self._journal.staging / f"{next(self._staged)}"
-        staging.mkdir()
+        staging = self._journal.new_folder()
+        self._staged.append(staging)
         kept = layout.fhir_failed_folder(system, day, UNKNOWN) / part
         with ExitStack() as stack:
             sinks: dict[str, BinaryIO] = {}
@@ -187,10 +191,12 @@ class _Turn:
                     )
                     plan.failures.append(failure)
         for of in sorted(sinks):
+            size = (staging / of).stat().st_size
+            self._written += size
             target = kept if of == UNKNOWN else layout.fhir_folder(system, day, of) / part
             plan.moves.append((staging / of, target))
             if of != UNKNOWN:
-                self._record(plan, source, of, target, (staging / of).stat().st_size)
+                self._record(plan, source, of, target, size)
         plan.moves.append((plan.entry.path, layout.fhir_folder(system, day, MIXED) / name))
 
     def _record(

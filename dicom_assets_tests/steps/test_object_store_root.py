@@ -17,10 +17,12 @@ import pytest
 from pynetdicom.ae import ApplicationEntity as AE
 
 from dicom_assets.defs.sensors import watch
+from dicom_assets.dicom import archives
 from dicom_assets.lakehouse import far as far_paths
 from dicom_assets.lakehouse import lease
 from dicom_assets.lakehouse.errors import PlainError
 from dicom_assets.lakehouse.far import FarPath
+from dicom_assets.lakehouse.journal import Journal
 from dicom_assets.lakehouse.lock import locked
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST
 from dicom_assets.lakehouse.operations import operation
@@ -236,6 +238,29 @@ def test_a_root_may_be_the_whole_bucket_and_nothing_stays_on_this_machine(on_s3,
         house.chain(until="extract")
         assert len(house.metastore()) == 2
     assert {path.name for path in scratch.rglob("*") if path.is_file()} == {"id"}
+
+
+def test_of_archives_that_are_bombs_no_copy_stays_on_this_machine(
+    on_s3, tmp_path, scratch, monkeypatch
+):
+    monkeypatch.setattr(archives, "FREE_EXPANSION", 1 << 20)
+    drops.packed(tmp_path / "in.zip", {"x": bytes(1 << 20)})
+    drops.packed(tmp_path / "bomb.zip", {"in.zip": (tmp_path / "in.zip").read_bytes()})
+    house = on_s3.house()
+    for name in ("Doe 1.zip", "Doe 2.zip", "Doe 3.zip.txt"):
+        packed = (tmp_path / "bomb.zip").read_bytes()
+        on_s3.place.put(f"{INGEST}/Imaging/DICOM/{name}", packed)
+    original, left = Journal.carry_out, list[Path]()
+
+    def carry_out(self: Journal, *args: Any, **kwargs: Any) -> Any:
+        left.extend(self.staging.iterdir())
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Journal, "carry_out", carry_out)
+    house.chain(until="organise")
+    assert set(house.failures().values()) == {"archive_bomb"}
+    assert len(house.failures()) == 3
+    assert left == []
 
 
 def test_what_a_killed_run_of_this_machine_held_is_taken_at_once(on_s3, quick_lease):

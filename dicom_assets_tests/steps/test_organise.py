@@ -19,6 +19,7 @@ from dicom_assets.lakehouse import drop_folder
 from dicom_assets.lakehouse.journal import Journal
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog
+from dicom_assets.steps import organise as organising
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.reconcile import Day
@@ -613,3 +614,91 @@ def test_a_manifest_in_an_archive_is_about_that_archive(house, content):
     assert Day(house.run).manifests == {"d/a.zip!": [{"process_files": 2}]}
     assert Day(house.run).counted("process_files", "d/a.zip!") == 1
     assert house.failures() == {}
+
+
+@pytest.fixture
+def staged(house, monkeypatch) -> list[int]:
+    """Bytes in staging after each dropped file was looked at, and after each commit."""
+    found: list[int] = []
+    folder = house.run.engine.layout.organise_folder / "staging"
+
+    def and_then_measured(original):
+        def measured(*args, **kwargs):
+            result = original(*args, **kwargs)
+            paths = folder.rglob("*") if folder.exists() else ()
+            found.append(sum(path.stat().st_size for path in paths if path.is_file()))
+            return result
+
+        return measured
+
+    monkeypatch.setattr(organising._Turn, "take", and_then_measured(organising._Turn.take))
+    monkeypatch.setattr(Journal, "carry_out", and_then_measured(Journal.carry_out))
+    return found
+
+
+ZEROS = bytes(1 << 20)
+
+
+def test_what_was_unpacked_of_a_bomb_goes_before_the_next_one_is_looked_at(
+    house, content, staged, monkeypatch
+):
+    monkeypatch.setattr(archives, "FREE_EXPANSION", 6 << 20)
+    inner = zipped(house.drop / "in.zip", dict.fromkeys("abcdef", ZEROS))
+    (house.drop / "in.zip").unlink()
+    bomb = {
+        "a": ZEROS,
+        "b": ZEROS,
+        MANIFEST_NAME: b'{"expected": {"process_files": 2}}',
+        "c.zip": inner,
+    }
+    for number in range(8):
+        zipped(house.drop / f"{number}.zip", bomb)
+    zipped(house.drop / "good.zip", {"a.dcm": content})
+    organise(house.run)
+    assert set(house.failures().values()) == {"archive_bomb"}
+    assert len(house.failures()) == 8
+    assert len(house.files(PROCESS)) == 1
+    assert len(staged) == 10
+    ahead = 2 * house.settings.workers  # these are unpacked before it is their turn
+    assert max(staged) < (ahead + 1) * len(ZEROS) * 3
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["all read", "one member damaged"])
+def test_an_archive_in_an_archive_goes_once_its_members_lie_there(house, content, staged, kept):
+    noise = os.urandom(1 << 20)
+    inner = zipped(house.drop / "in.zip", {"a.dcm": content, "b.dcm": content + noise})
+    (house.drop / "in.zip").unlink()
+    if kept:
+        inner = inner[: 1 << 19] + bytes(100) + inner[(1 << 19) + 100 :]
+    for number in range(4):
+        zipped(house.drop / f"{number}", {"in.zip": inner})
+    organise(house.run)
+    assert len(house.files(PROCESS)) == (4 if kept else 8)
+    assert len(house.failures()) == (4 if kept else 0)
+    before, after = staged[:-1], staged[-1]
+    assert before[-1] < 4 * 1.1 * len(noise)  # as members, or as the archive
+    assert after == 0
+
+
+def test_after_so_many_unpacked_bytes_what_was_decided_is_carried_out(
+    house, content, staged, monkeypatch
+):
+    monkeypatch.setattr("dicom_assets.steps.organise.STAGED_PER_COMMIT", 3 << 20)
+    for number in range(12):
+        zipped(house.drop / f"{number}", {"a.dcm": content + os.urandom(1 << 20)})
+    organise(house.run)
+    assert len(house.files(PROCESS)) == 12
+    assert max(staged) < 4 << 20
+    assert staged[-1] == 0
+
+
+def test_what_is_called_zip_and_is_none_leaves_nothing_unpacked(house, content, staged):
+    """A ZIP is read from its end, so it may begin with what makes it another kind of file."""
+    for number in range(8):
+        data = zipped(house.drop / f"{number}.zip", {"a.dcm": content + os.urandom(1 << 20)})
+        (house.drop / f"{number}.zip").write_bytes(b"no" + data)
+    organise(house.run)
+    assert set(house.failures().values()) == {"not_dicom"}
+    ahead = 2 * house.settings.workers
+    assert max(staged) < (ahead + 1) * (1.1 * (1 << 20))
+    assert staged[-1] == 0

@@ -157,6 +157,22 @@ def test_a_killed_run_is_finished_by_the_next(house, drop, monkeypatch, done):
     assert house.everything() == before
 
 
+def test_nothing_waits_in_staging_of_what_was_carried_out(house, drop, monkeypatch):
+    monkeypatch.setattr("dicom_assets.steps.organise_fhir.STAGED_PER_COMMIT", 1)
+    for n in range(3):
+        drop(f"{n}.json", bundle(resource("Patient"), resource("Observation")))
+    original, left_behind = journals.Journal.carry_out, []
+
+    def carry_out(self, *args, **kwargs):
+        done = original(self, *args, **kwargs)
+        left_behind.append(list(self.staging.iterdir()))
+        return done
+
+    monkeypatch.setattr(journals.Journal, "carry_out", carry_out)
+    assert organise_fhir(house.run).rows == 6
+    assert left_behind == [[]] * 4
+
+
 def test_names_that_come_again_are_two_files(house, drop):
     for _ in range(2):
         drop("a.json", resource("Patient"))
