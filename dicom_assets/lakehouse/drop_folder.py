@@ -160,31 +160,29 @@ def clock_of(folder: Path) -> int:
         return time.time_ns()
 
 
-def stable(folder: Path, *, settle_seconds: float) -> tuple[list[Dropped], int]:
-    """Lists the entries that are complete, waiting once for those that may not be.
-
-    Returns:
-        The stable entries, and how many were still changing and are left alone.
-    """
-    return without_changing(list(dropped(folder)), folder, settle_seconds=settle_seconds)
-
-
 def stable_parts(
-    folder: Path, *, settle_seconds: float, is_first: Callable[[Dropped], bool], scratch: Path
+    folder: Path,
+    *,
+    settle_seconds: float,
+    scratch: Path,
+    is_first: Callable[[Dropped], bool] | None = None,
 ) -> Iterator[tuple[list[Dropped], int]]:
-    """Yields what `stable` returns in parts, of a folder that may hold any number of entries.
+    """Lists the entries that are complete, in parts, since there may be any number of them.
 
     Args:
         folder: The folder.
         settle_seconds: How long an entry must not have changed.
-        is_first: Says which entries come before all others, wherever they lie.
         scratch: Where names wait that are too many to be held.
+        is_first: Says which entries come before all others, wherever they lie.
+
+    Yields:
+        As `without_changing` returns; no part where there is nothing.
     """
     entries = dropped(folder, scratch=scratch)
     part = list(islice(entries, _ENTRIES_AT_ONCE))
-    if len(part) < _ENTRIES_AT_ONCE:
+    if is_first and len(part) < _ENTRIES_AT_ONCE:
         part.sort(key=lambda entry: not is_first(entry))
-    else:
+    elif is_first:
         first = [e for e in dropped(folder, scratch=scratch) if is_first(e)]
         yield without_changing(first, folder, settle_seconds=settle_seconds)
         entries = filterfalse(is_first, chain(part, entries))
@@ -197,7 +195,11 @@ def stable_parts(
 def without_changing(
     entries: list[Dropped], folder: Path, *, settle_seconds: float
 ) -> tuple[list[Dropped], int]:
-    """Returns those of some entries below a folder that are complete; else as `stable`."""
+    """Tells entries below a folder that are complete, waiting once for those that may not be.
+
+    Returns:
+        The complete ones, and how many were still changing and are left alone.
+    """
     if not entries:
         return entries, 0
     now_ns = clock_of(folder)

@@ -12,12 +12,12 @@ decided here: where in a file resources stand (`fhir.ndjson`), which types have 
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from dicom_assets.fhir.ndjson import BadLine, Line
-from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable
+from dicom_assets.lakehouse.drop_folder import Dropped, remove_empty_folders, stable_parts
 from dicom_assets.lakehouse.engine import LocalEngine
 from dicom_assets.lakehouse.journal import ROWS_PER_COMMIT, STAGED_PER_COMMIT, Journal, Plan
 from dicom_assets.lakehouse.layout import fhir_name, organised_name
@@ -45,30 +45,40 @@ def organise_fhir(run: Run) -> Report:
     layout, settings = run.engine.layout, run.settings
     journal = journal_of(run.engine)
     with reporting(STEP, layout.root) as report:
-        entries, changing = stable(layout.fhir_drop_folder, settle_seconds=settings.settle_seconds)
-        report.count({"failures": 0, "still_changing": changing})
-        if not entries and not layout.fhir_organise_folder.exists():
+        report.count({"failures": 0, "still_changing": 0})
+        parts = stable_parts(
+            layout.fhir_drop_folder,
+            settle_seconds=settings.settle_seconds,
+            scratch=layout.scratch,
+        )
+        first = next(parts, None)
+        if not first and not layout.fhir_organise_folder.exists():
             run.engine.open(catalog.FHIR_FILES)  # which mends it: no other step would
             return report
+        emptied = set[str]()
         with journal.open():
-            progress = Progress(STEP, len(entries), "dropped FHIR files")
+            progress = Progress(STEP, 0, "dropped FHIR files")
             turn = _Turn(run, journal)
-            for entry in entries:
-                try:
-                    turn.take(entry)
-                except (PermissionError, FileNotFoundError) as error:
-                    if error.filename != entry.address:
-                        raise
-                    report.count({"not_taken": 1})  # it stays for a later run
-                progress.advance()
-                if turn.is_full():
-                    turn.finish(report)
+            for entries, changing in chain([first] if first else [], parts):
+                report.count({"still_changing": changing})
+                progress.expect(len(entries))
+                emptied |= {entry.folder for entry in entries}
+                for entry in entries:
+                    try:
+                        turn.take(entry)
+                    except (PermissionError, FileNotFoundError) as error:
+                        if error.filename != entry.address:
+                            raise
+                        report.count({"not_taken": 1})  # it stays for a later run
+                    progress.advance()
+                    if turn.is_full():
+                        turn.finish(report)
             turn.finish(report)
-        if entries:
+        if emptied:
             lying = layout.fhir_drop_folder.iterdir()
             remove_empty_folders(
                 layout.fhir_drop_folder,
-                emptied={path_of(folder) for folder in {entry.folder for entry in entries}},
+                emptied=set(map(path_of, emptied)),
                 kept={path for path in lying if _is_namespace(run, path.name)},
                 settle_seconds=settings.settle_seconds,
             )

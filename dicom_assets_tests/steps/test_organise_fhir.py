@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_assets.lakehouse import drop_folder
 from dicom_assets.lakehouse import journal as journals
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise_fhir import organise_fhir
@@ -171,6 +172,24 @@ def test_nothing_waits_in_staging_of_what_was_carried_out(house, drop, monkeypat
     monkeypatch.setattr(journals.Journal, "carry_out", carry_out)
     assert organise_fhir(house.run).rows == 6
     assert left_behind == [[]] * 4
+
+
+def test_many_files_are_taken_in_parts(house, drop, monkeypatch):
+    for n in range(5):
+        drop(f"{n % 2}/{n}.json", resource("Patient", f"{n}"))
+    monkeypatch.setattr("dicom_assets.lakehouse.drop_folder._ENTRIES_AT_ONCE", 2)
+    original, parts = drop_folder.without_changing, []
+
+    def without_changing(entries, *args, **kwargs):
+        parts.append(len(entries))
+        return original(entries, *args, **kwargs)
+
+    monkeypatch.setattr(drop_folder, "without_changing", without_changing)
+    report = organise_fhir(house.run)
+    assert parts == [2, 2, 1]
+    assert (report.rows, report.counts) == (5, {"failures": 0, "still_changing": 0})
+    assert len(lying(house, PROCESS)) == 5
+    assert left(house) == []
 
 
 def test_names_that_come_again_are_two_files(house, drop):
