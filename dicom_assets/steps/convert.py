@@ -3,12 +3,14 @@
 Decided here: which studies go into a file and what it is called. A study's new rows make a
 statement about it, which is merged with what is known; a study to be written whole is made of all
 its rows that count (`whole`). Corrections that a run takes make a second file. The name says which
-table, and which of its versions, a file was made of
-(`<unix ms>_ImagingStudy_<table>_v<from>-<to>.ndjson`), so that after a kill the next run can tell
-what is there. With several source systems each has a file in its own folder. Not decided here: the
-mapping (`dicom_assets.fhir.imaging_study`), or which file speaks for an instance (`current_files`).
+versions of a table a file was made of (`<unix ms>_ImagingStudy_<mark>_v<from>-<to>.ndjson`), and by
+the mark of which commit, so that after a kill the next run can tell what is there: a version that
+is given out again, after a backup was brought back, is another commit. With several source systems
+each has a file in its own folder. Not decided here: the mapping
+(`dicom_assets.fhir.imaging_study`), or which file speaks for an instance (`current_files`).
 """
 
+import hashlib
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -23,8 +25,9 @@ import pyarrow as pa
 from dicom_assets.fhir.imaging_study import ConversionOptions, Study, convert_studies
 from dicom_assets.fhir.instances import COLUMNS, INSTANCES, project
 from dicom_assets.lakehouse.durable import put
-from dicom_assets.lakehouse.engine import Progress
+from dicom_assets.lakehouse.engine import Progress, Table
 from dicom_assets.lakehouse.failures import Failure
+from dicom_assets.lakehouse.opened import commit_of
 from dicom_assets.lakehouse.paths import temporary_of
 from dicom_assets.lakehouse.query import values_of
 from dicom_assets.lakehouse.reader import New
@@ -39,6 +42,7 @@ STEP = "convert"
 RESOURCE_TYPE = "ImagingStudy"
 _INSTANCES_AT_ONCE = 10_000
 _NAME = re.compile(r"\d+_ImagingStudy_([0-9a-f]{8})_v(\d+)-(\d+)\.ndjson")
+_MARK_DIGITS = 8
 
 
 Statement = Study | Failure
@@ -55,18 +59,20 @@ def convert(run: Run) -> Report:
         for source, news in ((run.metastore, _of_files), (catalog.OPERATIONS, _of_operations)):
             app_id = run.engine.app_id(STEP, source, run.ingest_date)
             since = run.engine.progress(catalog.INGESTION_FAILURES, app_id)
-            while begun := _begun(run, app_id, since):
+            while begun := _begun(run, source, since):
                 done = Progress(app_id, max(begun.values()))
-                _convert(run, report, news(run, since, done.version), done, since, set(begun))
+                statements = news(run, since, done.version)
+                _convert(run, report, source, statements, done, since, set(begun))
                 since = done.version
             done = Progress(app_id, run.engine.version(source))
-            _convert(run, report, news(run, since, done.version), done, since, set())
+            _convert(run, report, source, news(run, since, done.version), done, since, set())
     return report
 
 
 def _convert(
     run: Run,
     report: Report,
+    source: Table,
     statements: Iterator[Statement] | None,
     done: Progress,
     since: int | None,
@@ -75,7 +81,7 @@ def _convert(
     """Writes what is new in a table's versions after `since`, up to those that are then done."""
     if statements is None:
         return
-    versions = f"{_table_of(done.app_id)}_v{_from(since)}-{done.version}"
+    versions = f"{_mark(run, source, done.version)}_v{_from(since)}-{done.version}"
     name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{versions}.ndjson"
     failures = _write(run, statements, report, name=name, begun=begun)
     report.count({"failures": len(failures)})
@@ -137,18 +143,28 @@ def _from(since: int | None) -> int:
     return 0 if since is None else since + 1
 
 
-def _table_of(app_id: str) -> str:
-    """Returns the first digits of the metastore's id: one made anew has other versions."""
-    return app_id.split("/")[-2][:8]
+def _mark(run: Run, source: Table, version: int) -> str:
+    """Returns what tells a table's version from the same one of another table, or given out again.
+
+    Of a commit that was cleaned away it is the table's id: no run that was killed is that long ago.
+    """
+    layout = run.engine.layout
+    try:
+        commit = commit_of(layout.table(source.layer, source.name), version).read_bytes()
+    except FileNotFoundError:
+        return run.engine.identity(source)[:_MARK_DIGITS]
+    return hashlib.sha256(commit).hexdigest()[:_MARK_DIGITS]
 
 
-def _begun(run: Run, app_id: str, since: int | None) -> dict[str, int]:
+def _begun(run: Run, source: Table, since: int | None) -> dict[str, int]:
     """Returns source system → last version, of files that a killed run has left complete."""
     found = {}
     for system, path in run.engine.layout.fhir_files(run.ingest_date, RESOURCE_TYPE):
         match = _NAME.fullmatch(path.name)
-        if match and match[1] == _table_of(app_id) and int(match[2]) == _from(since):
-            found[system] = int(match[3])
+        if match and int(match[2]) == _from(since):
+            until = int(match[3])
+            if match[1] == _mark(run, source, until):
+                found[system] = until
     return found
 
 
@@ -222,8 +238,7 @@ def convert_again(run: Run, studies: Collection[tuple[str, str]]) -> None:
     """
     engine = run.engine
     keys = {study_key(*study) for study in studies}
-    table = _table_of(engine.app_id(STEP, run.metastore, run.ingest_date))
-    name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_{table}_again.ndjson"
+    name = f"{time.time_ns() // 1_000_000}_{RESOURCE_TYPE}_again.ndjson"
     parts = (
         Part(part.instances, {})  # to be merged: what other lines say is not wrong
         for part in whole_parts(run, Corrections.read(engine), studies_by_key(engine, keys))
