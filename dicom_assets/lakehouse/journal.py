@@ -3,8 +3,9 @@
 Decided here: in which order dropped files are taken, moved and written about, and how a run that
 was killed in between is brought to its end. What is about to happen is written down first; every
 act can be repeated without harm; then the note is removed. Each of these is durable before the next
-begins, so that it holds when the power fails, too. A file that may not be taken from where
-it lies stays there, and nothing is written of it. The caller holds the lakehouse's lock
+begins, so that it holds when the power fails, too. The note names places within the lakehouse, so
+that it holds in one that was moved, or copied, and of that one alone. A file that may not be taken
+from where it lies stays there, and nothing is written of it. The caller holds the lakehouse's lock
 (`steps.report.reporting`). Not decided here: what is moved (`dicom_assets.steps.organise`).
 """
 
@@ -16,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dicom_assets.lakehouse.drop_folder import Dropped, is_same
+from dicom_assets.lakehouse.drop_folder import Dropped, is_same, look
 from dicom_assets.lakehouse.durable import put, sync
 from dicom_assets.lakehouse.engine import LocalEngine, Progress, Table
 from dicom_assets.lakehouse.errors import PlainError
@@ -144,7 +145,7 @@ class Journal:
         note = _Note(ingest_date, instant, plans)
         if plans:
             sync([self.staging])
-            note.write(self._note)
+            self._write(note)
             self._act(note)
         for folder in staged:  # a run that is killed before leaves them to the next one
             shutil.rmtree(folder)
@@ -154,7 +155,7 @@ class Journal:
         if self._note.is_file():
             _LOG.warning("an earlier run was interrupted while moving files; finishing its work")
             sync([self._folder])  # before it counts
-            self._act(_Note.read(self._note))
+            self._act(self._read())
         if self._work.exists():
             shutil.rmtree(self._work)
 
@@ -165,7 +166,7 @@ class Journal:
             # from here on the rows are settled: how they fall into commits must not change
             note.moved = True
             sync({target.parent for plan in note.plans for _, target in plan.moves})
-            note.write(self._note)
+            self._write(note)
         files = [row for plan in note.plans for row in plan.files]
         failures = [row for plan in note.plans for row in plan.failures]
         operations = [row for plan in note.plans for row in plan.operations]
@@ -189,6 +190,69 @@ class Journal:
                 ingest_date=ingest_date,
             )
 
+    def _write(self, note: "_Note") -> None:
+        """Writes the note whole or not at all."""
+        plain = {
+            "ingest_date": note.ingest_date.isoformat(),
+            "sequence": note.sequence,
+            "folder": _number_of(self._folder),
+            "plans": [
+                {
+                    # not dataclasses.asdict, which copies every row
+                    **vars(plan),
+                    "entry": {f.name: getattr(plan.entry, f.name) for f in _ENTRY}
+                    | {"address": self._within(plan.entry.address)},
+                    "moves": [[self._within(str(path)) for path in move] for move in plan.moves],
+                }
+                for plan in note.plans
+            ],
+            "moved": note.moved,
+        }
+        # not orjson: a path may hold bytes that are not UTF-8
+        text = json.dumps(plain)
+        temporary = temporary_of(self._note)
+        temporary.write_text(text)
+        put(temporary, self._note)
+
+    def _read(self) -> "_Note":
+        """Reads the note back.
+
+        Raises:
+            PlainError: It is damaged; files that it was about may have been moved half-way.
+        """
+        try:
+            plain = json.loads(self._note.read_text())
+            is_copy = plain["folder"] != _number_of(self._folder)
+            plans = [self._plan_of(plan, is_copy=is_copy) for plan in plain["plans"]]
+            day = date.fromisoformat(plain["ingest_date"])
+            return _Note(day, plain["sequence"], plans, plain["moved"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlainError(
+                f"the journal of an interrupted run is damaged: {self._note}. What it was about"
+                " lies in the drop folder, in `staging` beside it, or in Process already: look"
+                f" there, move {self._folder} away and run again"
+            ) from error
+
+    def _plan_of(self, plain: dict[str, Any], *, is_copy: bool) -> Plan:
+        address = str(self._path(plain["entry"]["address"]))
+        entry = Dropped(**plain["entry"] | {"address": address})
+        return Plan(
+            _in_copy(entry) if is_copy else entry,
+            [(self._path(source), self._path(target)) for source, target in plain["moves"]],
+            plain["files"],
+            plain["failures"],
+            plain["operations"],
+        )
+
+    def _within(self, address: str) -> str:
+        """Returns where something lies within the lakehouse, or in `staging`."""
+        work = f"{self._work}/"
+        return address.removeprefix(work).removeprefix(f"{self._engine.layout.root}/")
+
+    def _path(self, within: str) -> Path:
+        is_staged = within.startswith(f"{self.staging.name}/")
+        return path_of(f"{self._work if is_staged else self._engine.layout.root}/{within}")
+
     def _last(self) -> int:
         return max(map(self._done, (self._files, self._failures, self._operations)))
 
@@ -205,54 +269,17 @@ class _Note:
     plans: list[Plan]
     moved: bool = False
 
-    def write(self, path: Path) -> None:
-        """Writes the note whole or not at all."""
-        plain = {
-            "ingest_date": self.ingest_date.isoformat(),
-            "sequence": self.sequence,
-            "plans": [
-                # not dataclasses.asdict, which copies every row
-                {**vars(plan), "entry": {f.name: getattr(plan.entry, f.name) for f in _ENTRY}}
-                for plan in self.plans
-            ],
-            "moved": self.moved,
-        }
-        # not orjson: a path may hold bytes that are not UTF-8
-        text = json.dumps(plain, default=str)
-        temporary = temporary_of(path)
-        temporary.write_text(text)
-        put(temporary, path)
 
-    @classmethod
-    def read(cls, path: Path) -> "_Note":
-        """Reads a note back.
+def _number_of(folder: Path) -> int:
+    """Returns what a folder has another of once it was copied: its number on the file system."""
+    return 0 if isinstance(folder, FarPath) else folder.stat().st_ino
 
-        Raises:
-            PlainError: It is damaged; files that it was about may have been moved half-way.
-        """
-        try:
-            return cls._of(json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise PlainError(
-                f"the journal of an interrupted run is damaged: {path}. What it was about lies in"
-                " the drop folder, in `staging` beside it, or in Process already: look there, move"
-                f" {path.parent} away and run again"
-            ) from error
 
-    @classmethod
-    def _of(cls, plain: dict[str, Any]) -> "_Note":
-        plans = [
-            Plan(
-                Dropped(**plan["entry"]),
-                [(path_of(source), path_of(target)) for source, target in plan["moves"]],
-                plan["files"],
-                plan["failures"],
-                plan["operations"],
-            )
-            for plan in plain["plans"]
-        ]
-        day = date.fromisoformat(plain["ingest_date"])
-        return cls(day, plain["sequence"], plans, plain["moved"])
+def _in_copy(entry: Dropped) -> Dropped:
+    """Returns an entry as it is in a copy of the lakehouse: another file with the same content."""
+    found = look(entry.address)
+    is_there = found and (found.size, found.modified_ns) == (entry.size, entry.modified_ns)
+    return replace(entry, inode=found.inode) if found and is_there else entry
 
 
 def _taken(plans: list[Plan]) -> list[Plan]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dicom_assets.dicom import archives
-from dicom_assets.lakehouse import drop_folder
+from dicom_assets.lakehouse import drop_folder, journal
 from dicom_assets.lakehouse.journal import Journal
 from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog
@@ -23,7 +23,7 @@ from dicom_assets.steps import organise as organising
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.organise import organise
 from dicom_assets.steps.reconcile import Day
-from dicom_assets_tests.conftest import another_file_system
+from dicom_assets_tests.conftest import House, another_file_system, interrupting
 
 PROCESS = "bronze/Files/Process/Imaging/DICOM"
 FAILED = "bronze/Files/Failed/Imaging/DICOM"
@@ -340,6 +340,42 @@ def test_a_file_still_being_written_is_left_alone_whoever_s_clock_is_wrong(
     assert report.counts["still_changing"] == 1
     assert [file.name for file in house.files(INGEST)] == ["growing.dcm"]
     assert len(house.files(PROCESS)) == 1
+
+
+@pytest.mark.parametrize("done", [0, 2, 4, 5, 6])
+def test_a_lakehouse_that_was_copied_or_moved_while_files_were_moved_is_finished_where_it_is(
+    make_house, write_dicom, content, tmp_path, monkeypatch, done
+):
+    root = make_house().settings.lakehouse
+    house = House(root)
+    for number in range(2):
+        write_dicom(house.drop / f"{number}.dcm", SOPInstanceUID=f"1.2.{number}")
+    for number in range(2, 4):
+        write_dicom(tmp_path / f"{number}.dcm", SOPInstanceUID=f"1.2.{number}")
+    members = {f"{n}.dcm": (tmp_path / f"{n}.dcm").read_bytes() for n in range(2, 4)}
+    zipped(house.drop / "a.zip", members)
+    interrupted = interrupting(done)
+    with monkeypatch.context() as patch:
+        for act in ("transfer", "_take"):
+            patch.setattr(journal, act, interrupted(getattr(journal, act)))
+        with pytest.raises(KeyboardInterrupt):
+            organise(house.run)
+    before = house.everything()
+    shutil.copytree(root, tmp_path / "copy")
+    finished(House(tmp_path / "copy"))
+    assert house.everything() == before, "nothing is done to the one that was copied"
+    root.rename(tmp_path / "moved")
+    finished(House(tmp_path / "moved"))
+
+
+def finished(house: House) -> None:
+    """Lets another run finish what was begun, and looks whether all is there, once."""
+    house.chain(until="extract")
+    uids = [row["sopInstanceUid"] for row in house.metastore()]
+    assert sorted(uids) == [f"1.2.{number}" for number in range(4)]
+    assert house.files(INGEST) == []
+    assert all(house.run.engine.layout.absolute(r["filePath"]).is_file() for r in house.metastore())
+    assert len(house.files(PROCESS)) == 4
 
 
 def test_two_organisers_at_once_take_each_file_once(house, write_dicom):
