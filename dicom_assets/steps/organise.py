@@ -39,6 +39,7 @@ from dicom_assets.lakehouse.layout import (
 from dicom_assets.lakehouse.opening import open_regular
 from dicom_assets.lakehouse.paths import names_in, path_of
 from dicom_assets.lakehouse.reasons import MEANINGS, Reason
+from dicom_assets.settings import Settings
 from dicom_assets.steps import catalog, extract
 from dicom_assets.steps.new_operations import NewOperations
 from dicom_assets.steps.report import Progress, Report, reporting
@@ -114,6 +115,17 @@ def journal_of(engine: LocalEngine) -> Journal:
     )
 
 
+def limits_of(settings: Settings) -> Limits:
+    """Returns what archives may do, as the site has set it."""
+    return Limits(
+        max_file_bytes=settings.max_file_bytes,
+        max_bytes=settings.archive_max_bytes,
+        max_ratio=settings.archive_max_ratio,
+        max_depth=settings.archive_max_depth,
+        max_members=settings.archive_max_members,
+    )
+
+
 @contextmanager
 def _begun(run: Run) -> Iterator[Report]:
     with reporting(STEP, run.engine.layout.root) as report:
@@ -164,14 +176,7 @@ class _Turn:
         self._layout, self._settings, self._journal = run.engine.layout, run.settings, journal
         self._operations = NewOperations(run.engine)
         self._day, self._run_id = run.ingest_date, run.id
-        settings = run.settings
-        self._limits = Limits(
-            max_file_bytes=settings.max_file_bytes,
-            max_bytes=settings.archive_max_bytes,
-            max_ratio=settings.archive_max_ratio,
-            max_depth=settings.archive_max_depth,
-            max_members=settings.archive_max_members,
-        )
+        self._limits = limits_of(run.settings)
         # each turn is later than the one before, on whatever day it ran
         self._organised_at = journal.instant()
         # prefixes never repeat within a run; names of earlier runs are looked up on disk

@@ -21,7 +21,7 @@ from dicom_assets.lakehouse.manifest import NAME as MANIFEST_NAME
 from dicom_assets.steps import catalog
 from dicom_assets.steps import organise as organising
 from dicom_assets.steps.extract import extract
-from dicom_assets.steps.organise import organise
+from dicom_assets.steps.organise import limits_of, organise
 from dicom_assets.steps.reconcile import Day
 from dicom_assets_tests.conftest import House, another_file_system, interrupting
 
@@ -81,6 +81,17 @@ def test_a_bare_dataset_that_proves_itself_is_taken(house, content):
     (house.drop / "bare").write_bytes(content[132:])
     organise(house.run)
     assert len(house.files(PROCESS)) == 1
+
+
+def test_by_default_what_is_large_but_honest_is_within_the_limits(house, content):
+    (house.drop / "large.dcm").write_bytes(content)
+    os.truncate(house.drop / "large.dcm", 4_500_000_000)
+    organise(house.run)
+    assert [file.stat().st_size for file in house.files(PROCESS)] == [4_500_000_000]
+    limits = limits_of(house.settings)
+    assert limits.max_file_bytes > 4_500_000_000, "as a member, too"
+    archives.Budget(8_500_000_000, limits).spend(members=17, size=17_000_000_000)
+    archives.Budget(100_000 * 150, limits).spend(members=100_000, size=100_000 * 5_000)
 
 
 def test_members_of_zips_in_zips_become_files_and_the_archive_is_gone(house, content):
