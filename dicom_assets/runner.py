@@ -5,12 +5,14 @@ decided here: what is printed (`dicom_assets.cli`).
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.exc import DBAPIError
 
 from dicom_assets.definitions import defs
 from dicom_assets.defs.automation import JOB_NAME
@@ -78,9 +80,10 @@ def dagster_home() -> Path:
             f"DAGSTER_HOME: {folder} cannot be a folder: {error.strerror}; choose another one"
         ) from error
     configuration, link = home() / "dagster.yaml", folder / "dagster.yaml"
-    if configuration.exists() and not link.exists():
-        link.unlink(missing_ok=True)  # one that points to where the repository was before
-        link.symlink_to(configuration)
+    with _told_of(folder):
+        if configuration.exists() and not link.exists():
+            link.unlink(missing_ok=True)  # one that points to where the repository was before
+            link.symlink_to(configuration)
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
 
@@ -98,7 +101,8 @@ def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
         lakehouse: Root folder.
         partition_key: The ingest date, `yyyy-mm-dd`.
     """
-    with _instance() as instance:
+    folder = dagster_home()
+    with _told_of(folder), _instance(folder) as instance:
         killed = {
             partition_of(each.run)
             for each in end_killed_runs(instance)
@@ -114,10 +118,27 @@ def run_chain(*, lakehouse: Path, partition_key: str) -> Outcome:
     return _outcome(result, killed - {partition_key})
 
 
-def _instance() -> dg.DagsterInstance:
+def _instance(folder: Path) -> dg.DagsterInstance:
     """Opens the Dagster instance; two processes must not make its databases at the same time."""
-    with locked(dagster_home()):
+    with locked(folder):
         return dg.DagsterInstance.get()
+
+
+@contextmanager
+def _told_of(folder: Path) -> Iterator[None]:
+    """Tells of what Dagster keeps that it cannot be read or written; of a run its events tell.
+
+    Raises:
+        PlainError: It cannot.
+    """
+    try:
+        yield
+    except (OSError, DBAPIError) as error:
+        said = error.orig if isinstance(error, DBAPIError) else error.strerror
+        raise PlainError(
+            f"DAGSTER_HOME: what Dagster keeps in {folder} cannot be read and written: {said};"
+            " give this process the right and the space to, or choose another folder"
+        ) from error
 
 
 def _outcome(result: dg.ExecuteInProcessResult, killed: set[str]) -> Outcome:

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from dicom_assets.cli import main
 from dicom_assets.demo import _MARK, clear
 from dicom_assets.lakehouse.lock import locked
+from dicom_assets_tests.conftest import as_nobody
 
 COMMAND = str(Path(sys.executable).with_name("dicom-assets"))
 
@@ -28,13 +29,16 @@ def workplace(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cli")
 
 
+def places(root: Path) -> dict[str, str]:
+    return {
+        "DAGSTER_HOME": str(root / "dagster"),
+        "DICOM_ASSETS_LAKEHOUSE": str(root / "lakehouse"),
+    }
+
+
 @pytest.fixture(scope="module")
 def environment(workplace) -> dict[str, str]:
-    return {
-        "DAGSTER_HOME": str(workplace / "dagster"),
-        "DICOM_ASSETS_LAKEHOUSE": str(workplace / "lakehouse"),
-        "DICOM_ASSETS_SETTLE_SECONDS": "0",
-    }
+    return places(workplace) | {"DICOM_ASSETS_SETTLE_SECONDS": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +62,15 @@ def call(environment):
 def call_here(environment):
     """Runs a verb in this process."""
 
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(main, arguments, env=environment)
+    def run(*arguments: str, **more: str) -> Result:
+        return CliRunner().invoke(main, arguments, env=environment | more)
 
     return run
+
+
+def told(done: Result) -> str:
+    """Returns what a verb has said, on one line."""
+    return " ".join(done.output.split())
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +233,45 @@ def test_wrong_options_and_settings_are_named(call, call_here):
     wrong = call("status", DICOM_ASSETS_WORKERS="many")
     assert (wrong.returncode, "workers" in wrong.stderr) == (2, True)
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_lakehouse_that_may_not_be_read_is_told_in_a_sentence(call_here, tmp_path):
+    verbs = ("run", "status", "failures", "delete --study 1.2 --reason x")
+
+    def called() -> list[Result]:
+        return [call_here(*verb.split(), **places(tmp_path)) for verb in verbs]
+
+    called()  # loads what is loaded when first used
+    with as_nobody(tmp_path):
+        (tmp_path / "lakehouse").chmod(0)
+        ends = called()
+    says = "the storage failed: Permission denied. First give this process the right to read and"
+    for done in ends:
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit), "and no traceback"
+        assert says in told(done)
+        assert f"'{tmp_path}" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        (lambda home: (home / "history/runs.db").mkdir(parents=True), "unable to open"),
+        (lambda home: (home / "history/runs/index.db").mkdir(parents=True), "unable to open"),
+        (lambda home: (home / "history").touch(), "File exists"),
+    ],
+)
+def test_a_dagster_home_that_cannot_be_written_is_named_in_a_sentence(
+    call_here, tmp_path, spoilt, why
+):
+    home = tmp_path / "dagster"
+    home.mkdir()
+    spoilt(home)
+    done = call_here("run", **places(tmp_path))
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit), "and no traceback"
+    says = f"DAGSTER_HOME: what Dagster keeps in {home} cannot be read and written: {why}"
+    assert says in told(done)
 
 
 def test_status_of_an_empty_lakehouse_says_what_to_do(call_here, workplace):

@@ -12,6 +12,7 @@ import dagster as dg
 
 from dicom_assets.defs.running import marked
 from dicom_assets.lakehouse.lock import locked
+from dicom_assets.lakehouse.storage_error import told_without_names
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps.run import Run
 
@@ -37,7 +38,11 @@ class Lakehouse(dg.ConfigurableResource):
             yield self
             return
         root = self.settings.lakehouse
-        with marked(context.instance, context.run.run_id, lakehouse=root), locked(root):
+        with (
+            marked(context.instance, context.run.run_id, lakehouse=root),
+            told_without_names(),
+            locked(root),
+        ):
             yield self
 
     def run(self, context: dg.AssetExecutionContext) -> Run:

@@ -15,7 +15,7 @@ from deltalake.exceptions import DeltaError
 
 from dicom_assets.lakehouse.errors import PlainError
 
-_GOES_ON = "then run the date again: it goes on from where it was"
+_GOES_ON = "then run the date again, or what you asked for: a run goes on from where it was"
 _WHAT_TO_DO = {
     errno.ENOENT: "ask `dicom-assets verify` which file of a table is missing, and restore it",
     errno.ENOSPC: "free space on the lakehouse's file system",
@@ -23,8 +23,8 @@ _WHAT_TO_DO = {
     errno.EIO: "look into the system's log for what is wrong with the disk, mend or replace it",
     errno.EROFS: "mount the lakehouse's file system for writing; look into the system's log for why"
     " it is not",
-    errno.EACCES: "give this process the right to write to all of the lakehouse",
-    errno.EPERM: "give this process the right to write to all of the lakehouse",
+    errno.EACCES: "give this process the right to read and write all of the lakehouse",
+    errno.EPERM: "give this process the right to read and write all of the lakehouse",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 _CODE = re.compile(r"os error (\d+)")

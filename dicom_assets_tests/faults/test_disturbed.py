@@ -69,7 +69,7 @@ def test_folders_of_ours_that_may_not_be_written_end_the_run_and_take_nothing(sc
     below = ("/staging", "/Process/Imaging/DICOM/2026", "/Failed/")
     denied = [Fault(errno.EACCES, kinds=["mkdir"], below=[each]) for each in below]
     for ended in in_a_row(scene, denied):
-        assert "give this process the right to write" in ended.error
+        assert "give this process the right to read and write" in ended.error
 
 
 def mounted(*arguments: str) -> None:

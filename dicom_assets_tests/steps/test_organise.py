@@ -9,7 +9,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from dicom_assets.steps import organise as organising
 from dicom_assets.steps.extract import extract
 from dicom_assets.steps.organise import limits_of, organise
 from dicom_assets.steps.reconcile import Day
-from dicom_assets_tests.conftest import House, another_file_system, interrupting
+from dicom_assets_tests.conftest import House, another_file_system, as_nobody, interrupting
 
 PROCESS = "bronze/Files/Process/Imaging/DICOM"
 FAILED = "bronze/Files/Failed/Imaging/DICOM"
@@ -534,23 +533,6 @@ def test_a_copy_from_another_file_system_that_was_killed_is_finished_and_not_tak
     organise(house.run)
     assert len(house.files(PROCESS)) == len(house.rows(catalog.PROCESS_FILES)) == 1
     assert list(other_file_system.iterdir()) == []
-
-
-@contextmanager
-def as_nobody(root: Path) -> Iterator[None]:
-    """Root may write anywhere; this makes the process somebody who may write to `root` alone."""
-    if os.geteuid():
-        yield
-        return
-    for path in (root, *root.rglob("*")):
-        os.chown(path, 65534, 65534, follow_symlinks=False)
-    for path in list(root.parents)[:4]:
-        os.chmod(path, 0o755)  # noqa: S103
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_what_may_not_be_taken_away_stays_and_nothing_is_written_of_it(house, content):
