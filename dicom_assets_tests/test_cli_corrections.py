@@ -109,6 +109,30 @@ def test_a_change_of_patient_may_be_about_one_study(house, write_dicom, call):
     assert {(row["patientId"], row["newPatientId"]) for row in rows.values()} == {("P1", "P2")}
 
 
+def test_a_change_of_patient_is_about_what_the_changes_before_it_have_left(
+    house, write_dicom, call, shown
+):
+    write_dicom(house.drop / "1.dcm", PatientID="B")
+    write_dicom(house.drop / "2.dcm", PatientID="B", StudyInstanceUID="1.2.5")
+    house.chain(until="extract")
+    ask = ("change-patient", "--reason", "mixed up", "--from")
+    assert call(*ask, "B", "--to", "A", "--study", "1.2.3.4").exit_code == 0
+    organise(house.run)
+    done = call(*ask, "B", "--to", "Q", "--study", "1.2.3.4")
+    assert done.exit_code == 2, done.output
+    assert "holds nothing of it in default" in done.output
+    assert "holds 1 instances" in call(*ask, "A", "--to", "Q").output
+    assert "holds 1 instances" in call(*ask, "B", "--to", "R").output
+    organise(house.run)
+    assert call(*ask, "B", "--to", "S").exit_code == 2
+    folder = house.drop / "Operations"
+    said = {"operation": "change_patient", "patientId": "B", "newPatientId": "S"}
+    folder.joinpath("late.json").write_text(json.dumps(said | {"requestedBy": "x", "reason": "y"}))
+    organise(house.run)
+    listed = {row["about"].rpartition(" ")[2]: row["instances"] for row in shown("operations")}
+    assert listed == {"A": "1", "Q": "1", "R": "1", "S": "0"}
+
+
 def test_what_is_not_there_or_not_right_is_refused_and_nothing_is_written(
     make_house, write_dicom, call
 ):

@@ -100,7 +100,7 @@ def operations(lakehouse: Path | None, limit: int) -> None:
                 row["sourceSystem"],
                 row["operation"],
                 ", ".join(f"{name} {row[name]}" for name in WHAT[1:] if row[name]),
-                ask.held(engine, metastore, of_row(row))[row["sourceSystem"]],
+                ask.held(engine, metastore, of_row(row), taken=row)[row["sourceSystem"]],
                 *(row[name] for name in ("requestedBy", "reason", "operationId")),
             ]
             for row in rows[:limit]

@@ -19,24 +19,38 @@ from dicom_assets.lakehouse.layout import Layout
 from dicom_assets.lakehouse.modes import keep_private
 from dicom_assets.lakehouse.operations import Operation
 from dicom_assets.lakehouse.placing import NotPlacedError, place
+from dicom_assets.lakehouse.query import values_of
 from dicom_assets.steps import catalog
 from dicom_assets.steps.corrections import Corrections
+from dicom_assets.steps.current_files import Row
 
 
-def held(engine: LocalEngine, metastore: Table, operation: Operation) -> Counter[str]:
-    """Returns source system → instances in the metastore that an operation names, if it is there.
+def held(
+    engine: LocalEngine, metastore: Table, operation: Operation, *, taken: Row | None = None
+) -> Counter[str]:
+    """Returns source system → instances in the metastore that an operation is about.
 
-    A change of patient names those whose files say the wrong Patient ID, or one that was changed to
-    it.
+    A change of patient is about those that have the wrong Patient ID once all changes before it
+    are applied.
+
+    Args:
+        engine: The lakehouse.
+        metastore: The metastore.
+        operation: The operation.
+        taken: Its row in bronze/operations; None for one that comes after all that are there.
     """
     where = {name: [uid] for name, uid in operation.uids.items()}
-    if operation.operation == "change_patient":
-        wrong, corrections = str(operation.patientId), Corrections.read(engine)
-        said = (corrections.said_by(system, wrong) for system in corrections.systems)
-        where["patientId"] = [*{wrong}.union(*said)]
-    columns = ["sourceSystem", "sopInstanceUid"]
-    rows = engine.read(metastore, columns, where=where).to_pylist()
-    return Counter(system for system, _ in {(row[columns[0]], row[columns[1]]) for row in rows})
+    if operation.operation != "change_patient":
+        columns = ["sourceSystem", "sopInstanceUid"]
+        rows = set(values_of(engine.read(metastore, columns, where=where), *columns))
+        return Counter(system for system, _ in rows)
+    wrong, corrections = str(operation.patientId), Corrections.read(engine, before=taken)
+    said = (corrections.said_by(system, wrong) for system in corrections.systems)
+    where["patientId"] = [*{wrong}.union(*said)]
+    columns = ["sourceSystem", "studyInstanceUid", "patientId", "sopInstanceUid"]
+    rows = set(values_of(engine.read(metastore, columns, where=where), *columns))
+    about = {(each[0], each[-1]) for each in rows if corrections.patient_id(*each[:-1]) == wrong}
+    return Counter(system for system, _ in about)
 
 
 def ask(engine: LocalEngine, operation: Operation, *, source_system: str) -> Path:

@@ -55,9 +55,10 @@ class Corrections:
         return bool(self._deletes)
 
     @classmethod
-    def read(cls, engine: LocalEngine) -> "Corrections":
-        """Reads them; they are few, whatever the lakehouse holds."""
-        return cls(engine.read(catalog.OPERATIONS, _COLUMNS).to_pylist())
+    def read(cls, engine: LocalEngine, *, before: Operation | None = None) -> "Corrections":
+        """Reads them, or those before one of them; they are few, whatever the lakehouse holds."""
+        rows = engine.read(catalog.OPERATIONS, _COLUMNS).to_pylist()
+        return cls([each for each in rows if not before or _IN_ORDER(each) < _IN_ORDER(before)])
 
     def deleted_at(self, instance: Row) -> datetime | None:
         """Returns before which instant an instance's files must have arrived to be deleted."""
