@@ -121,7 +121,7 @@ def as_nobody(root: Path) -> Iterator[None]:
     for path in (root, *root.rglob("*")):
         os.chown(path, 65534, 65534, follow_symlinks=False)
     for path in list(root.parents)[:4]:
-        os.chmod(path, path.stat().st_mode | 0o055)
+        os.chmod(path, path.stat().st_mode | 0o055)  # noqa: S103
     os.seteuid(65534)
     try:
         yield

@@ -25,6 +25,7 @@ from dicom_assets.steps.findings import Findings, Kind
 from dicom_assets.steps.link import studies_meant
 from dicom_assets.steps.reconcile_fhir import Resources, organised_files
 from dicom_assets.steps.run import Run
+from dicom_assets.steps.verify_date import repeated
 from dicom_assets.steps.verify_silver import parts
 
 
@@ -40,9 +41,13 @@ class FhirCheck:
         """Compares files with their rows, then type by type."""
         layout = self._engine.layout
         for day in self._days:
-            for address in organised_files(self._on(day))["filePath"]:
+            addresses = organised_files(self._on(day))["filePath"]
+            for address in addresses:
                 if not layout.absolute(address).exists():
                     self._found.add(Kind.FILE_MISSING, address, day=day)
+            for address in repeated(addresses):
+                what = f"{catalog.FHIR_FILES.full_name}: {address}"
+                self._found.add(Kind.DUPLICATE, what, day=day)
         for resource_type in self._run.settings.fhir_resource_types:
             known = [np.empty(0, np.int64)]
             for day in self._days:

@@ -125,6 +125,14 @@ def layers(house: House) -> list[list[str]]:
     return [rows(house, table) for table in (BRONZE, SILVER, NOTE)]
 
 
+def test_a_row_of_a_fhir_file_that_is_there_twice_is_named_and_stays(broken):
+    double(broken, catalog.FHIR_FILES, sourcePath="a.ndjson")
+    assert found(broken) == found(broken, day=FIRST) == {Kind.DUPLICATE: 1}
+    assert found(broken, day=SECOND) == {}
+    assert repaired(broken) == ({Kind.DUPLICATE: 1}, {Kind.DUPLICATE: 1})
+    assert len(broken.rows(catalog.FHIR_FILES)) == 3
+
+
 def test_reports_and_notes_that_are_missing_there_twice_or_unlinked_are_made_again(broken):
     before = layers(broken)
     lose(broken, NOTE, **note_of(broken, "r4"))
