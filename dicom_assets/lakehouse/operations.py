@@ -142,6 +142,14 @@ def parse(content: bytes) -> list[Operation]:
     return operations
 
 
+def are_in(content: bytes) -> bool:
+    """Says whether a file, of whatever place, holds operations."""
+    try:
+        return bool(parse(content))
+    except OperationError:
+        return False
+
+
 def _without_double(fields: list[tuple[str, Any]]) -> None:
     """Raises OperationError where a field is there twice: of what it says, one is not meant."""
     if len(dict(fields)) < len(fields):

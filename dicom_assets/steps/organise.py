@@ -48,6 +48,10 @@ from dicom_assets.steps.sources import Source
 
 STEP: Final = "organise"
 _MAX_MANIFEST_BYTES = 1 << 20
+_MISPLACED = (
+    f"operations in a place where none are taken: put them into {OPERATIONS_FOLDER} of the drop"
+    f" folder, or into {OPERATIONS_FOLDER} of a known namespace's folder there, not into an archive"
+)
 _OBJECTS_AHEAD = 16
 """Objects whose beginnings are fetched before their turn."""
 _SMALL_ARCHIVE = 8 << 20
@@ -285,7 +289,7 @@ class _Turn:
             if operations.holds_operations(source.path, source.system):
                 self._take_operations(plan, found, source, name)
                 return
-        problem = self._problem(found)
+        problem = self._problem(found, is_json=source.path.lower().endswith(".json"))
         if problem:
             reason, message = problem
             self._fail(plan, found.path, source, name, reason, message)
@@ -466,7 +470,7 @@ class _Turn:
         elif depth > 1:  # all that was in it lies beside it
             archive.unlink()
 
-    def _problem(self, found: _Found) -> tuple[Reason, str] | None:
+    def _problem(self, found: _Found, *, is_json: bool) -> tuple[Reason, str] | None:
         """Says why a file is not a DICOM file to be taken; None when it is one."""
         if found.size > self._settings.max_file_bytes:
             return Reason.TOO_LARGE, MEANINGS[Reason.TOO_LARGE]
@@ -476,8 +480,10 @@ class _Turn:
             return Reason.DICOMDIR, MEANINGS[Reason.DICOMDIR]
         with self._open(found.path) as stream:
             if found.kind is not Kind.BARE:
-                looks = what_it_looks_like(stream.read(HEAD_BYTES))
-                return Reason.NOT_DICOM, f"not a DICOM file: {looks}"
+                head = stream.read(HEAD_BYTES)
+                is_asked = is_json and operations.are_in(head + stream.read(operations.MAX_BYTES))
+                why = f"not a DICOM file: {what_it_looks_like(head)}"
+                return Reason.NOT_DICOM, _MISPLACED if is_asked else why
             try:
                 read_header(stream, most=self._settings.max_header_bytes)
             except HeaderError as error:

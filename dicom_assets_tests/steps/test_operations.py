@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,27 @@ def test_only_json_directly_in_the_folder_is_an_operation(house, write_dicom):
     assert set(house.failures().values()) == {"not_dicom"}
     assert len(house.failures()) == 3
     assert len(house.rows(catalog.PROCESS_FILES)) == 1
+    assert house.rows(catalog.OPERATIONS) == []
+
+
+def test_operations_in_a_place_where_none_are_taken_say_where_they_are(house):
+    ask(house, DELETE, namespace="default")
+    padded = {"reason": "x" * 4000, "requestedBy": "y" * 200}
+    ask(house, DELETE | padded, DELETE, name="of a namespace.JSON", namespace="PACS1")
+    with zipfile.ZipFile(house.drop / "a.zip", "w") as archive:
+        archive.writestr("Operations/x.json", json.dumps([DELETE]))
+        archive.writestr("Operations/other.json", json.dumps([DELETE, {}]))
+        archive.writestr("Operations/x.txt", json.dumps(DELETE))
+    organise(house.run)
+    assert set(house.failures().values()) == {"not_dicom"}
+    said = {row["sourcePath"]: row["message"] for row in house.rows(catalog.INGESTION_FAILURES)}
+    assert {path: "put them into Operations of the" in why for path, why in said.items()} == {
+        "default/Operations/x.json": True,
+        "PACS1/Operations/of a namespace.JSON": True,
+        "a.zip!/Operations/x.json": True,
+        "a.zip!/Operations/other.json": False,
+        "a.zip!/Operations/x.txt": False,
+    }
     assert house.rows(catalog.OPERATIONS) == []
 
 
