@@ -51,6 +51,7 @@ class Shortcut:
         address: What is listed: an address, or a folder relative to the lakehouse's root.
         inventory: Addresses of files that say what lies there, in place of a listing.
         left_out: Entries of that folder that are shortcuts of their own.
+        is_json: Whether it is a JSON file.
     """
 
     name: str
@@ -58,6 +59,12 @@ class Shortcut:
     address: str
     inventory: tuple[str, ...] = ()
     left_out: frozenset[str] = frozenset()
+    is_json: bool = False
+
+    @property
+    def lies_at(self) -> str:
+        """Where it lies below External, as a person finds it."""
+        return f"{self.name}.json" if self.is_json else self.name
 
 
 @dataclass
@@ -79,7 +86,7 @@ class Shortcuts:
 
     Attributes:
         good: The shortcuts.
-        bad: Name → what is wrong with it.
+        bad: Where one lies below External → what is wrong with it.
     """
 
     good: list[Shortcut] = field(default_factory=list)
@@ -120,7 +127,7 @@ def _in_namespace(layout: Layout, folder: Path, found: Shortcuts) -> None:
             try:
                 _add(layout, _read(name.removesuffix(".json"), folder.name, entry), found)
             except StoreError as error:
-                found.bad[name.removesuffix(".json")] = str(error)
+                found.bad[name] = str(error)
         elif entry.is_symlink():
             _add(layout, Shortcut(name, folder.name, layout.relative(entry)), found)
     address = layout.relative(folder)
@@ -134,7 +141,7 @@ def _add(layout: Layout, shortcut: Shortcut, found: Shortcuts) -> None:
         address, root = os.path.realpath(layout.absolute(address)), os.path.realpath(root)
     address, root = f"{address.rstrip('/')}/", f"{root.rstrip('/')}/"
     if address.startswith(root) or root.startswith(address):
-        found.bad[shortcut.name] = (
+        found.bad[shortcut.lies_at] = (
             "it leads into the lakehouse itself, or to what the lakehouse lies in; let it lead"
             " elsewhere"
         )
@@ -167,7 +174,7 @@ def _read(name: str, source_system: str, path: Path) -> Shortcut:
         address = f"{address}/{prefix.strip('/')}"
     # a slash at the end says that it is a folder
     files = (check_address(each) + "/" * each.endswith("/") for each in inventory)
-    return Shortcut(name, source_system, address, tuple(files))
+    return Shortcut(name, source_system, address, tuple(files), is_json=True)
 
 
 def listed(

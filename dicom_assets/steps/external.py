@@ -69,7 +69,7 @@ def external_files(run: Run) -> Report:
         for shortcut in found.good:
             problem = _ShortcutListing(run, shortcut, report).take_in()
             if problem:
-                problems[shortcut.name] = problem
+                problems[shortcut.lies_at] = problem
         _record(run, problems)
         report.count({"unusable": len(problems)})
     return report
@@ -94,7 +94,7 @@ class _ShortcutListing:
         if not is_cut and self._problem is None:  # else nobody knows what is not there any more
             if gone.rows and not spill.rows and not self._left_out:
                 # before they are gone: a run that is killed between says it nevertheless
-                _record(self._run, {self._shortcut.name: _EMPTIED})
+                _record(self._run, {self._shortcut.lies_at: _EMPTIED})
                 self._problem = _EMPTIED
             self._commit_gone(gone)
         return self._problem

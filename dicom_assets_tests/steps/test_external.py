@@ -490,7 +490,7 @@ def test_each_bad_shortcut_is_a_failure_and_the_others_go_on(house, write_dicom)
     failures = sorted(house.rows(catalog.INGESTION_FAILURES), key=lambda row: row["sourcePath"])
     assert {row["reasonCode"] for row in failures} == {"shortcut_unusable"}
     for number, (row, why) in enumerate(zip(failures, BAD_SHORTCUTS.values(), strict=True)):
-        assert row["sourcePath"] == f"bronze/Files/External/Imaging/DICOM/PACS1/bad{number}"
+        assert row["sourcePath"] == f"bronze/Files/External/Imaging/DICOM/PACS1/bad{number}.json"
         assert why in row["message"]
     assert len(house.metastore()) == 1
 
@@ -642,6 +642,9 @@ def test_a_shortcut_into_the_lakehouse_itself_is_bad(house, write_dicom, target)
     assert (report.rows, report.counts["unusable"]) == (1, 3)
     rows = house.rows(catalog.INGESTION_FAILURES)
     assert all("leads into the lakehouse itself" in row["message"] for row in rows)
+    below = "bronze/Files/External/Imaging/DICOM"
+    named = {f"{below}/{name}" for name in ("PACS1/link", "PACS1/said.json", "PACS2")}
+    assert {row["sourcePath"] for row in rows} == named
 
 
 def test_a_shortcut_that_is_empty_of_a_sudden_is_told_once(make_house, tmp_path, write_dicom):
