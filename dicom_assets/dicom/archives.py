@@ -36,6 +36,14 @@ MEMBER_OVERHEAD = 76
 ENTRY_BYTES = 512
 """Bytes of a directory entry, on average, up to which a directory is read at all."""
 _ENTRY_SIGNATURE = b"PK\1\2"
+_LOCAL_SIGNATURE = b"PK\3\4"
+_END_SIGNATURE = b"PK\5\6"
+_END_BYTES = 22
+_LONGEST_END = _END_BYTES + 0xFFFF
+_HOLDS_MORE = (
+    "the archive holds entries that its directory does not name, as of two archives joined; those"
+    " that it names were taken: take it apart and drop the others again"
+)
 _ENCRYPTED = 0x1 | 0x40
 _PATCHED = 0x20
 _UTF8 = 0x800
@@ -110,10 +118,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of an archive.
+    """One file of an archive, or what none of them is.
 
     Attributes:
-        name: Its path inside the archive, as it stands there.
+        name: Its path inside the archive, as it stands there; None when the error is of the archive
+            itself, of which the members are good nevertheless.
         organised: The name it was given.
         file: Where it was written; None when it could not be read.
         kind: What it is by its first bytes.
@@ -122,7 +131,7 @@ class Member:
         error: Why it could not be read; None when it could.
     """
 
-    name: str
+    name: str | None
     organised: str
     file: Path | None
     kind: Kind = Kind.OTHER
@@ -154,7 +163,8 @@ def members(
         within: A folder above the archive, below which no link is followed.
 
     Yields:
-        One Member for each file, in the archive's order; folders are passed over.
+        One Member for each file, in the archive's order; folders are passed over. Then one without
+        a name, where the archive holds entries that its directory does not name.
 
     Raises:
         ArchiveError: The archive as a whole cannot be read (damaged directory), or is a bomb.
@@ -186,7 +196,28 @@ def members(
                 task.target.unlink(missing_ok=True)
                 return Member(task.info.filename, task.name, None, error=error)
 
-        yield from over_threads(unpack, tasks(), workers=workers, count=len(files))
+        is_told = False
+        for member in over_threads(unpack, tasks(), workers=workers, count=len(files)):
+            # one that the directory names at a wrong place lies somewhere without a name
+            is_told |= bool(member.error and member.error.reason is Reason.MEMBER_DAMAGED)
+            yield member
+        if not is_told and _holds_more(raw.fileno(), opened):
+            yield Member(None, "", None, error=ArchiveError(Reason.ARCHIVE_DAMAGED, _HOLDS_MORE))
+
+
+def _holds_more(archive: int, opened: zipfile.ZipFile) -> bool:
+    """Says whether entries lie before the first one that the directory names, or behind its end.
+
+    Looked at is where those of another archive begin: at the beginning of the file, where a program
+    that unpacks itself has none, and behind the end. Not seen is what lies between members.
+    """
+    first = min((info.header_offset for info in opened.infolist()), default=opened.start_dir)
+    before = os.pread(archive, min(max(first, 0), HEAD_BYTES), 0)
+    size = os.fstat(archive).st_size
+    end = os.pread(archive, _LONGEST_END, max(size - _LONGEST_END, 0))
+    begin = end.rfind(_END_SIGNATURE) + _END_BYTES + len(opened.comment)
+    behind = end[begin : begin + HEAD_BYTES]
+    return _LOCAL_SIGNATURE in before or _LOCAL_SIGNATURE in behind
 
 
 class _Bounded(io.FileIO):
@@ -273,7 +304,7 @@ def _begin_of_data(archive: int, task: _Task) -> int:
     is_same = method == info.compress_type and (
         named.decode("utf-8" if flags & _UTF8 else "cp437") == info.orig_filename
     )
-    if signature != b"PK\3\4" or flags & _ENCRYPTED or not is_same:
+    if signature != _LOCAL_SIGNATURE or flags & _ENCRYPTED or not is_same:
         raise ArchiveError(Reason.MEMBER_DAMAGED, "the member begins otherwise than it should")
     begin = info.header_offset + _LOCAL.size + name + extra
     if begin + info.compress_size > task.end:

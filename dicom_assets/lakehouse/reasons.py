@@ -64,7 +64,7 @@ MEANINGS: dict[Reason, str] = {
         "archives nested deeper than archive_max_depth, or sequences or JSON too deep"
     ),
     Reason.ARCHIVE_EMPTY: "the archive holds no file",
-    Reason.ARCHIVE_DAMAGED: "the archive's directory cannot be read",
+    Reason.ARCHIVE_DAMAGED: "the archive's directory cannot be read, or does not name all",
     Reason.ARCHIVE_ENCRYPTED: "the member is encrypted",
     Reason.ARCHIVE_UNSUPPORTED_COMPRESSION: "the member's compression method is not supported",
     Reason.ARCHIVE_MEMBER_UNSAFE: "the member is a link or its name leaves the archive",

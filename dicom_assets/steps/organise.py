@@ -435,7 +435,7 @@ class _Turn:
         try:
             for member in unpacked:
                 empty = False
-                inside = source.inside(member.name)
+                inside = source if member.name is None else source.inside(member.name)
                 if member.error or member.file is None:
                     unread.append((inside, member.error or ArchiveError(Reason.MEMBER_DAMAGED)))
                 elif member.kind is not Kind.ZIP:

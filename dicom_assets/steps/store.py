@@ -251,7 +251,7 @@ def _inside(
     )
     try:
         for member in unpacked:
-            name = f"{source}!/{member.name}"
+            name = source if member.name is None else f"{source}!/{member.name}"
             if member.file is None:
                 error = member.error or ArchiveError(Reason.MEMBER_DAMAGED)
                 outcome.bad("failed", Found(name, archive, 0), error.message)

@@ -132,6 +132,67 @@ def test_a_name_that_differs_from_the_directory_is_damage(tmp_path):
     assert member.error and member.error.reason is Reason.MEMBER_DAMAGED
 
 
+ONE, TWO = zipped({"one": DICOM}), zipped({"two": DICOM})
+CUT = TWO[: TWO.index(b"PK\1\2")]
+
+
+def commented(archive: bytes, comment: bytes) -> bytes:
+    stream = io.BytesIO(archive)
+    with zipfile.ZipFile(stream, "a") as opened:
+        opened.comment = comment
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("archive", "names"),
+    [
+        (ONE + TWO, ["two"]),
+        (CUT + ONE, ["one"]),
+        (ONE + CUT, ["one"]),
+        (commented(ONE, b"PK\3\4") + CUT, ["one"]),
+        (zipped({}) + ONE + TWO, ["two"]),
+        (ONE + zipped({}), []),
+        (ONE[: ONE.index(b"PK\1\2")] + zipped({"folder/": b""}), []),
+    ],
+)
+def test_entries_that_the_directory_does_not_name_are_told_after_those_that_it_names(
+    tmp_path, archive, names
+):
+    *named, rest = unpacked(tmp_path, archive)
+    assert [member.name for member in named] == names
+    assert all(content_of(member) == DICOM for member in named)
+    assert rest.name is None and rest.file is None
+    assert rest.error and rest.error.reason is Reason.ARCHIVE_DAMAGED
+    assert "two archives joined" in rest.error.message
+
+
+PROGRAM = b"MZ" + bytes(5000) + b"PK\3\4" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        PROGRAM + ONE,
+        b"PK\7\x08" + ONE,
+        zipped({}) + ONE,
+        ONE + b"x" * 30,
+        commented(ONE, b"PK\3\4"),
+    ],
+)
+def test_what_is_no_entry_before_and_behind_an_archive_does_not_matter(tmp_path, archive):
+    (member,) = unpacked(tmp_path, archive)
+    assert content_of(member) == DICOM
+
+
+def test_a_program_that_unpacks_itself_may_count_itself_in(tmp_path):
+    path = tmp_path / "itself"
+    path.write_bytes(PROGRAM)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("one", DICOM)
+    (member,) = unpacked(tmp_path, path.read_bytes())
+    assert content_of(member) == DICOM
+
+
 @given(data=st.data())
 def test_a_damaged_archive_gives_its_bytes_or_a_reason(tmp_path_factory, data):
     contents = {"a": DICOM[:400], "b.txt": b"text " * 30}

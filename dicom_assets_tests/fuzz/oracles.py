@@ -122,7 +122,8 @@ def check_archive(data: bytes, folder: Path) -> str:
     """Holds the archive reader to its word.
 
     It raises ArchiveError alone; writes nothing but one file for each good member, into the folder
-    that it is given; expands to no more than it may; and a member is what zipfile reads.
+    that it is given; expands to no more than it may; a member is what zipfile reads; and of an
+    archive that begins with an entry that zipfile does not know something is told.
 
     Args:
         data: The archive.
@@ -162,6 +163,10 @@ def check_archive(data: bytes, folder: Path) -> str:
 def _check_against_zipfile(path: Path, found: list[Member]) -> None:
     with zipfile.ZipFile(path) as archive:
         files = [each for each in archive.infolist() if each.file_size or each.filename[-1:] != "/"]
+        first = min((each.header_offset for each in archive.infolist()), default=archive.start_dir)
+        if first > 0 and path.read_bytes().startswith(b"PK\3\4"):
+            assert any(member.error for member in found), "an entry was passed over"
+        found = [member for member in found if member.name is not None]
         assert len(files) == len(found), "members were left out"
         for info, member in zip(files, found, strict=True):
             if member.error is None:

@@ -105,6 +105,7 @@ def archives() -> dict[str, bytes]:
         "zip64": large.getvalue(),
         "nested": _archive(zipfile.ZIP_DEFLATED, {"in.zip": inner}),
         "same_names": _archive(zipfile.ZIP_STORED, {"a": b"1", "A": b"2", "\u00e9": b"3"}),
+        "joined": inner + _archive(zipfile.ZIP_DEFLATED, {"y": image}),
         "prefixed": zlib.compress(b"before") + inner,
         "leaves": _archive(zipfile.ZIP_STORED, {"../x": image, "..\\y": image, "/z": image}),
         "lies": bytes(bomb),

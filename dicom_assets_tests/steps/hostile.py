@@ -77,7 +77,11 @@ def whole(content: bytes, outcome: str) -> Case:
 
 
 def of_members(content: bytes, expect: dict[str, str]) -> Case:
-    found = {f"bad.zip!/{name}": outcome for name, outcome in expect.items()}
+    return joined(content, {f"!/{name}": outcome for name, outcome in expect.items()})
+
+
+def joined(content: bytes, expect: dict[str, str]) -> Case:
+    found = {f"bad.zip{behind}": outcome for behind, outcome in expect.items()}
     return Case(lambda folder: _write(folder, "bad.zip", content), found)
 
 
@@ -238,12 +242,11 @@ def drop_names(folder: Path) -> None:
             file.write(IMAGE)
 
 
-def _entries(folder: Path) -> None:
-    outside = folder.parents[6] / "outside"
-    outside.mkdir(exist_ok=True)
-    (outside / "secret.dcm").write_bytes(IMAGE)
-    (folder / "folder.dcm").mkdir()
-    (folder / "folder.dcm/inside.dcm").write_bytes(IMAGE)
+SPECIALS = ("to_file.dcm", "to_folder", "dangling.dcm", "cycle", "up", "pipe.dcm", "socket.dcm")
+
+
+def drop_specials(folder: Path, outside: Path) -> None:
+    """Drops what is no file; one of the links leads to a file of the other folder."""
     (folder / "to_file.dcm").symlink_to(outside / "secret.dcm")
     (folder / "to_folder").symlink_to(outside, target_is_directory=True)
     (folder / "dangling.dcm").symlink_to(folder / "nowhere")
@@ -257,6 +260,15 @@ def _entries(folder: Path) -> None:
             listening.bind("socket.dcm")
     finally:
         os.chdir(here)
+
+
+def _entries(folder: Path) -> None:
+    outside = folder.parents[6] / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "secret.dcm").write_bytes(IMAGE)
+    (folder / "folder.dcm").mkdir()
+    (folder / "folder.dcm/inside.dcm").write_bytes(IMAGE)
+    drop_specials(folder, outside)
     (folder / "first.dcm").write_bytes(IMAGE)
     os.link(folder / "first.dcm", folder / "second.dcm")
     if not os.geteuid():
@@ -270,13 +282,7 @@ def _entries(folder: Path) -> None:
 
 _ENTRIES = {
     "folder.dcm/inside.dcm": ROW,
-    "to_file.dcm": "not_a_file",
-    "to_folder": "not_a_file",
-    "dangling.dcm": "not_a_file",
-    "cycle": "not_a_file",
-    "up": "not_a_file",
-    "pipe.dcm": "not_a_file",
-    "socket.dcm": "not_a_file",
+    **dict.fromkeys(SPECIALS, "not_a_file"),
     "zero.dcm": "not_a_file",
     "first.dcm": ROW,
     "second.dcm": ROW,
@@ -288,6 +294,7 @@ SAME_NAME = (b"1.3.1", b"1.3.2")
 _TWO = zipped({"a.dcm": IMAGE, "b.dcm": IMAGE})
 _STORED = zipped({"a.dcm": IMAGE}, zipfile.ZIP_STORED)
 _NESTED = zipped({"in.zip": zipped({"in.zip": zipped({"good.dcm": IMAGE})})})
+_OTHER = zipped({"c.dcm": IMAGE})
 _CASES = {"a.dcm": IMAGE, "A.DCM": IMAGE, "\u00e9.dcm": IMAGE, "e\u0301.dcm": IMAGE}
 
 
@@ -369,6 +376,22 @@ ARCHIVES = {
     ),
     "data before": whole(b"MZ" + bytes(40) + _TWO, "not_dicom"),
     "data behind": of_members(_TWO + b"x" * 30, {"a.dcm": ROW, "b.dcm": ROW}),
+    "another archive before": joined(
+        _OTHER + _TWO, {"": "archive_damaged", "!/a.dcm": ROW, "!/b.dcm": ROW}
+    ),
+    "another archive behind, cut": joined(
+        _OTHER + _TWO[:-80], {"": "archive_damaged", "!/c.dcm": ROW}
+    ),
+    "an empty archive behind": joined(_OTHER + zipped({}), {"": "archive_damaged"}),
+    "two archives joined in one": joined(
+        zipped({"in.zip": _OTHER + _TWO, "d.dcm": IMAGE}),
+        {
+            "!/in.zip": "archive_damaged",
+            "!/in.zip!/a.dcm": ROW,
+            "!/in.zip!/b.dcm": ROW,
+            "!/d.dcm": ROW,
+        },
+    ),
     "operations are no members": of_members(
         zipped({"Operations/delete.json": b'{"operation": "delete"}', "good.dcm": IMAGE}),
         {"Operations/delete.json": "not_dicom", "good.dcm": ROW},

@@ -87,6 +87,20 @@ def test_archives_in_archives_are_stored_and_a_damaged_one_is_told(client, files
     assert compared.counts == {"the same": 3}
 
 
+def test_of_two_archives_joined_the_one_that_is_seen_is_stored_and_the_other_told(
+    client, files, settings
+):
+    with zipfile.ZipFile(files / "a.zip", "w") as archive:
+        archive.write(files / "0.dcm", "0")
+    joined = files / "joined.zip"
+    joined.write_bytes(2 * (files / "a.zip").read_bytes())
+    found = store(client, [joined], settings)
+    assert found.counts == {"stored": 1, "failed": 1}
+    ((source, why),) = found.problems
+    assert source == f"{joined}"
+    assert "two archives joined" in why
+
+
 def test_what_differs_and_what_is_not_there_is_told(client, files, settings):
     store(client, [files], settings)
     dicom(files / "3.dcm", SOPInstanceUID="1.2.3.3", PatientComments="another one now")
