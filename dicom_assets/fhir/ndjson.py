@@ -8,15 +8,14 @@ so that neither memory nor rows nor time are more than its size justifies. Where
 such a document is decided in `document`. Not decided here: whether one is valid (`model`).
 """
 
-import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 import orjson
-from isal import igzip, isal_zlib
 
 from dicom_assets.fhir.dates import instant_of
 from dicom_assets.fhir.document import (
@@ -42,7 +41,10 @@ _OF_THE_FILE = frozenset({Reason.ARCHIVE_BOMB, Reason.GZIP_DAMAGED})
 _NOT_TOLD = "; of bad lines after it none is told, good ones are taken"
 _REST = "; too many lines are bad before it: what follows was not read"
 TOO_DEEP = "JSON nested deeper than 254 levels"
-_GZIP_ERRORS = (EOFError, gzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
+_GZIP_ERRORS = (EOFError, zlib.error)
+_GZIP_MEMBER = 16 + zlib.MAX_WBITS
+_PACKED_PIECE = 1 << 12
+"""Bytes that are expanded at once; they become four megabytes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,20 @@ class _BombError(OSError):
 
 
 class _Expanded(io.RawIOBase):
-    """What a gzip file expands to, up to a limit."""
+    """What a gzip file expands to, up to a limit; where it is damaged, up to the damage.
+
+    Attributes:
+        is_damaged: Whether it ended with damage when it was last read to its end.
+    """
 
     def __init__(self, packed: BinaryIO, most: int) -> None:
-        self._packed, self._most = cast(io.BufferedIOBase, igzip.IGzipFile(fileobj=packed)), most
+        self._packed, self._most = packed, most
+        self._begin()
+
+    def _begin(self) -> None:
+        self._packed.seek(0)
+        self._pieces, self._piece, self._at = _expanded(self._packed), memoryview(b""), 0
+        self.is_damaged = False
 
     def readable(self) -> bool:
         return True
@@ -113,16 +125,55 @@ class _Expanded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        read = self._packed.readinto(buffer)
-        if self._packed.tell() > self._most:
+        try:
+            self._piece = self._piece or memoryview(next(self._pieces, b""))
+        except _GZIP_ERRORS:
+            self.is_damaged = True
+        read = min(len(buffer), len(self._piece))
+        buffer[:read], self._piece = self._piece[:read], self._piece[read:]
+        self._at += read
+        if self._at > self._most:
             raise _BombError
         return read
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._packed.seek(offset, whence)
+        if whence != io.SEEK_SET:
+            raise io.UnsupportedOperation("where it ends is not known")
+        if offset < self._at:
+            self._begin()
+        while self._at < offset and self.read(min(offset - self._at, _BUFFER)):
+            pass
+        return self._at
 
     def tell(self) -> int:
-        return self._packed.tell()
+        return self._at
+
+
+def _expanded(packed: BinaryIO) -> Iterator[bytes]:
+    """Yields what the members of a gzip file expand to, all that comes before damage first.
+
+    Not by isal, which is faster, but cannot say what it had expanded when it met damage.
+    """
+    member = None
+    while piece := packed.read(_PACKED_PIECE):
+        while piece:
+            if member is None and not (piece := piece.lstrip(b"\0")):  # what fills up a block
+                break
+            member = member or zlib.decompressobj(_GZIP_MEMBER)
+            before = member.copy()
+            try:
+                data = member.decompress(piece)
+            except zlib.error:
+                # the byte that is wrong raises it again
+                yield from filter(None, (before.decompress(bytes([byte])) for byte in piece))
+                raise
+            if data:
+                yield data
+            piece = member.unused_data
+            if member.eof:
+                member = None
+    if member:
+        raise EOFError
 
 
 def read_file(
@@ -143,9 +194,11 @@ def read_file(
     text = io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER)
     if text.peek(len(_GZIP))[: len(_GZIP)] == _GZIP:
         most = min(max(_FREE_EXPANSION, int(size * may_expand.max_ratio)), may_expand.max_bytes)
-        text = io.BufferedReader(_Expanded(cast(BinaryIO, text), most), _BUFFER)
+        lines = _lines_of_gzip(_Expanded(cast(BinaryIO, text), most), resource_type)
+    else:
+        lines = read_lines(cast(BinaryIO, text), resource_type=resource_type)
     most, bad = _FREE_BAD_LINES + size // _BYTES_PER_BAD_LINE, 0
-    for line in read_lines(cast(BinaryIO, text), resource_type=resource_type):
+    for line in lines:
         if isinstance(line, Line) or line.reason in _OF_THE_FILE:
             yield line
             continue
@@ -157,6 +210,24 @@ def read_file(
             yield line
         elif bad == _MOST_TOLD:
             yield replace(line, message=line.message + _NOT_TOLD)
+
+
+def _lines_of_gzip(expanded: _Expanded, resource_type: str | None) -> Iterator[Line | BadLine]:
+    """Yields all that comes before damage, then the damage: a last line that was cut is it."""
+    last = None
+    text = cast(BinaryIO, io.BufferedReader(expanded, _BUFFER))
+    for line in read_lines(text, resource_type=resource_type):
+        if last:
+            yield last
+        last = line
+    if expanded.is_damaged and isinstance(last, BadLine) and last.reason is Reason.INVALID_JSON:
+        yield replace(last, reason=Reason.GZIP_DAMAGED, message=MEANINGS[Reason.GZIP_DAMAGED])
+        return
+    if last:
+        yield last
+    if expanded.is_damaged:
+        number = last.number + 1 if last else 1
+        yield BadLine(number, b"", Reason.GZIP_DAMAGED, MEANINGS[Reason.GZIP_DAMAGED])
 
 
 def read_lines(stream: BinaryIO, *, resource_type: str | None) -> Iterator[Line | BadLine]:
@@ -180,8 +251,6 @@ def read_lines(stream: BinaryIO, *, resource_type: str | None) -> Iterator[Line 
                 yield line
     except _BombError:
         yield BadLine(last + 1, b"", Reason.ARCHIVE_BOMB, MEANINGS[Reason.ARCHIVE_BOMB])
-    except _GZIP_ERRORS:
-        yield BadLine(last + 1, b"", Reason.GZIP_DAMAGED, MEANINGS[Reason.GZIP_DAMAGED])
 
 
 _Text = tuple[int, bytes, tuple[Reason, str] | None]

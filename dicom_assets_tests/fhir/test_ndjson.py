@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from datetime import UTC, datetime
 
 import pytest
@@ -259,6 +260,46 @@ def test_gzip_is_taken_and_its_damage_told(data):
         *_, bad = read_whole(damaged)
         assert isinstance(bad, BadLine)
         assert bad.reason == Reason.GZIP_DAMAGED
+
+
+LINES = b"\n".join(PATIENT % b"%d" % n for n in range(5000))
+LAST = LINES.rpartition(b"\n")[2]
+PACKED = gzip.compress(LINES)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "cut"),
+    [
+        (gzip.compress(A + b"\n" + B)[:-6], None),
+        (gzip.compress(A + b"\n" + B + b"\n") + b"trailing", None),
+        (gzip.compress(A + b"\n" + B + b'\n{"re')[:-8], b'{"re'),
+        (gzip.compress(A + b"\n") + gzip.compress(B)[:-2], None),
+        (gzip.compress(A) + bytes(9000) + gzip.compress(b"\n" + B) + b"\x1f\x8b\x08", None),
+        (gzip.compress(A + b"\n" + B + b"\n", 0)[:-8] + b"\x07" + bytes(7), None),
+        (PACKED[:-6], None),
+        (PACKED + b"trailing", None),
+        (PACKED[:-8] + bytes(8), None),
+        (gzip.compress(LINES, 0)[:-9], LAST[:-1]),
+    ],
+)
+def test_what_a_damaged_gzip_file_expands_to_before_the_damage_counts(damaged, cut):
+    *good, bad = read_whole(damaged)
+    if len(damaged) < 10_000:
+        assert [line.id for line in good] == ["a", "b"]
+    else:
+        count = 5000 - bool(cut)
+        assert [line.id for line in good] == [f"{n}" for n in range(count)]
+    assert (bad.number, bad.text) == (len(good) + 1, cut or b"")
+    assert bad.reason == Reason.GZIP_DAMAGED
+
+
+def test_of_gzip_data_that_are_wrong_all_lines_before_the_wrong_byte_count():
+    whole = zlib.compressobj(wbits=31)
+    begin = whole.compress(A + b"\n" + B + b"\n") + whole.flush(zlib.Z_FULL_FLUSH)
+    packed = begin + b"\x07" + gzip.compress(C)  # a kind of block that deflate does not know
+    *good, bad = read_whole(packed)
+    assert [line.id for line in good] == ["a", "b"]
+    assert (bad.number, bad.reason) == (3, Reason.GZIP_DAMAGED)
 
 
 def test_gzip_may_expand_so_far_and_no_further(monkeypatch):

@@ -11,6 +11,7 @@ from dicom_assets.lakehouse import journal as journals
 from dicom_assets.steps import catalog
 from dicom_assets.steps.organise_fhir import organise_fhir
 from dicom_assets.steps.retry import retry
+from dicom_assets.steps.verify import verify
 from dicom_assets_tests.conftest import interrupting
 
 PACKED = gzip.compress(b'{"resourceType":"Patient"}', mtime=0)
@@ -102,7 +103,7 @@ def test_a_bundle_of_several_types_goes_to_the_folder_of_each(house, drop):
         (b"%PDF-1.7\n\xff\xfe", "invalid_json"),
         (b'{"resourceType": "Patient"', "invalid_json"),
         (b'{"resourceType": "Jane"}', "wrong_resource_type"),
-        (PACKED[:-9], "gzip_damaged"),
+        (PACKED[:-12], "gzip_damaged"),
     ],
 )
 def test_a_file_without_a_resource_fails_with_the_reason(house, drop, content, reason):
@@ -112,6 +113,25 @@ def test_a_file_without_a_resource_fails_with_the_reason(house, drop, content, r
     assert house.failures() == {"in/a.json": reason}
     assert lying(house, FAILED) == {"2026/03/14/Unknown/a.json": content}
     assert left(house) == []
+
+
+def test_a_gzip_file_that_is_damaged_keeps_what_it_expands_to(house, drop):
+    reports = b"".join(
+        json.dumps(resource("DiagnosticReport", own_id)).encode() + b"\n" for own_id in "ab"
+    )
+    drop("cut.gz", gzip.compress(reports)[:-6])
+    drop("trailing.gz", gzip.compress(reports.replace(b'"a"', b'"c"')) + b"trailing")
+    drop("mixed.gz", gzip.compress(reports + json.dumps(resource("Patient")).encode())[:-6])
+    house.chain()
+    rows = house.rows(catalog.bronze_fhir("DiagnosticReport"))
+    assert sorted(row["id"] for row in rows) == ["a", "a", "b", "b", "b", "c"]
+    failures = house.rows(catalog.INGESTION_FAILURES)
+    assert {(each["reasonCode"], each["line"]) for each in failures} == {
+        ("gzip_damaged", 3),  # in place of a line behind the last one
+        ("gzip_damaged", 4),
+    }
+    assert len(failures) == 3
+    assert verify(house.settings).counts == {}
 
 
 def test_a_link_is_never_followed(house, drop, tmp_path):
