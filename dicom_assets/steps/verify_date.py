@@ -5,6 +5,7 @@ ZIP. Not decided here: what lies between dates and layers (`verify_silver`,
 `verify_gold`).
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -15,7 +16,7 @@ from dicom_assets.fhir.ndjson import Line
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.keys import int_key
 from dicom_assets.lakehouse.layout import one_name
-from dicom_assets.lakehouse.paths import What, entries_of
+from dicom_assets.lakehouse.paths import What, entries_of, lies
 from dicom_assets.lakehouse.schemas import INGEST_DATE
 from dicom_assets.steps import catalog, external, extract
 from dicom_assets.steps.check_files import Stored
@@ -194,9 +195,14 @@ class DateCheck:
         recorded = {row["failedPath"] for row in self._failures if row["failedPath"]}
         # a failed move leaves the plan's name; a killed extraction, a file that it will record
         unread = set(self._organised) - set(self._metastore)
+
+        def counts(entry: os.DirEntry) -> bool:  # a link, a pipe or a socket may have failed, too
+            regular = entry.is_file(follow_symlinks=False)
+            return regular or layout.relative(Path(entry.path)) in recorded
+
         lying = set()
         for system, folder in self._trees.failed.get(self._day, {}).items():
-            for name in names_in(layout, folder, self._found):
+            for name in names_in(layout, folder, self._found, counts=counts):
                 address = layout.relative(folder / name)
                 lying.add(address)
                 if address not in recorded and (system, one_name(name)) not in unread:
@@ -207,13 +213,13 @@ class DateCheck:
                 if what is not What.FOLDER:
                     add_stray(layout, path, self._found)
                     continue
-                for name in names_in(layout, path, self._found):
+                for name in names_in(layout, path, self._found, counts=counts):
                     if (address := layout.relative(path / name)) not in recorded:
                         self._add(Kind.FAILED_WITHOUT_ROW, address, key=(system, path / name))
         process = {row["filePath"] for row in self._metastore_rows}
         retried = {row["failedPath"] for row in self._failures if row["retriedAt"]}
         for address in recorded - lying - process - retried:
-            if not layout.absolute(address).exists():
+            if not lies(layout.absolute(address)):
                 self._add(Kind.FAILED_MISSING, address)
 
     def _check_lines(self) -> None:

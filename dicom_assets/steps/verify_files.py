@@ -8,7 +8,7 @@ here reads a row.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -99,8 +99,21 @@ def _leftovers(layout: Layout, found: Findings) -> None:
         found.add(Kind.LEFTOVER, layout.relative(path), key=path)
 
 
-def names_in(layout: Layout, folder: Path, found: Findings) -> Iterator[str]:
-    """Yields the names of a date folder's files; adds what else lies there to the findings."""
+def names_in(
+    layout: Layout,
+    folder: Path,
+    found: Findings,
+    *,
+    counts: Callable[[os.DirEntry], bool] = os.DirEntry.is_file,
+) -> Iterator[str]:
+    """Yields the names of a date folder's files; adds what else lies there to the findings.
+
+    Args:
+        layout: Where things lie.
+        folder: The folder.
+        found: What else lies there is added to these.
+        counts: Says of what is no folder whether it is one of the files.
+    """
     if isinstance(folder, FarPath):
         for path, _ in folder.below():
             if path.parent == folder and not path.name.startswith("."):
@@ -113,7 +126,7 @@ def names_in(layout: Layout, folder: Path, found: Findings) -> Iterator[str]:
             for path in Path(entry.path).rglob("*"):
                 if not path.is_dir():
                     add_stray(layout, path, found)
-        elif entry.name.startswith(".") or not entry.is_file():
+        elif entry.name.startswith(".") or not counts(entry):
             add_stray(layout, Path(entry.path), found)
         else:
             yield entry.name

@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from hostile import SPECIALS, drop_specials
 
+from dicom_assets.defs.checks import RULES
 from dicom_assets.fhir.flatten import silver_id
 from dicom_assets.lakehouse.engine import Table
 from dicom_assets.lakehouse.layout import one_name
@@ -21,6 +23,7 @@ from dicom_assets.omop.crosswalk import Crosswalks
 from dicom_assets.omop.person import person_id
 from dicom_assets.steps import ask, catalog
 from dicom_assets.steps.findings import Kind
+from dicom_assets.steps.reconcile import Day
 from dicom_assets.steps.repair import verify_and_repair
 from dicom_assets.steps.retry import retry
 from dicom_assets.steps.verify import verify
@@ -333,6 +336,34 @@ def test_missing_files_stay_findings_and_a_failed_one_without_a_row_is_dropped_a
     assert before.counts == after.counts == rest
     (finding,) = after.of(Kind.FILE_MISSING)
     assert "the same content lies at bronze/Files/Process" in finding.note
+
+
+def test_links_pipes_and_sockets_that_failed_agree_and_are_told_when_they_or_their_rows_are_gone(
+    broken, tmp_path
+):
+    layout = broken.run.engine.layout
+    (tmp_path / "secret.dcm").write_text("secret")
+    for folder in (broken.drop, broken.drop / "CT", layout.fhir_drop_folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        drop_specials(folder, tmp_path)
+    broken.chain(SECOND)
+    assert found(broken) == found(broken, hashes=True) == found(broken, day=SECOND) == {}
+    day = Day(broken.on(SECOND))
+    assert [rule.name for rule in RULES if rule.blocking and not rule.evaluate(day)[0]] == []
+    failed = [
+        layout.absolute(row["failedPath"])
+        for row in broken.rows(catalog.INGESTION_FAILURES)
+        if row["reasonCode"] == "not_a_file"
+    ]
+    assert len(failed) == 3 * len(SPECIALS)
+    for path in failed:
+        path.rename(path.with_name(f"1_{path.name}"))
+    wrong = dict.fromkeys((Kind.ORPHAN, Kind.FAILED_MISSING), len(failed))
+    assert repaired(broken) == (wrong, wrong)
+    for path in failed:
+        path.with_name(f"1_{path.name}").unlink()
+    assert found(broken) == {Kind.FAILED_MISSING: len(failed)}
+    assert (tmp_path / "secret.dcm").read_text() == "secret"
 
 
 def test_a_flipped_bit_in_data_and_a_line_that_says_something_else_are_found_by_hashes_and_stay(
