@@ -1,9 +1,10 @@
 """Studies that are written whole: of all their rows that count, whenever these came.
 
-Decided here: which rows those are. A row counts where its instance stands in the study and is not
-deleted, and where it is the newest of its file; one whose file was deleted does not, though a later
-file brought the instance back. What a study says otherwise, every row that counts has its say in.
-Not decided here: which studies are to be written whole (`current_files`), or how (`convert`).
+Decided here: which rows those are. A row counts where FHIR can hold its UIDs, its instance stands
+in the study and is not deleted, and where it is the newest of its file; one whose file was deleted
+does not, though a later file brought the instance back. What a study says otherwise, every row that
+counts has its say in. Not decided here: which studies are to be written whole (`current_files`), or
+how (`convert`).
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -154,7 +155,8 @@ def counting(
         instance = current.get((system, uids[-1]))
         row = dict(zip(REQUIRED_TAGS, uids, strict=True)) | {"sourceSystem": system}
         kept.append(
-            at == last[file]
+            is_told(*uids[1:])  # else it has failed, though another file may tell of its instance
+            and at == last[file]
             and instance is not None
             and (wherever or instance["studyInstanceUid"] == uids[0])
             and not is_deleted(instance)

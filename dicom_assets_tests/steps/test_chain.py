@@ -221,6 +221,27 @@ def test_a_killed_conversion_is_taken_up_without_a_second_file(house, write_dico
     assert layers(house) == (2, 2, 2)
 
 
+def test_a_file_that_cannot_be_told_fails_once_though_another_tells_of_its_instance(
+    house, write_dicom
+):
+    for name, number, patient, series in (
+        ("a", 1, "P1", "1.2.3.4.1"),
+        ("b", 2, "P2", "1.2.3.4.1"),  # so the study is written whole
+        ("c", 1, "P1", "1." * 32 + "1"),
+    ):
+        write_dicom(
+            house.drop / f"{name}.dcm",
+            SOPInstanceUID=f"1.2.{number}",
+            PatientID=patient,
+            SeriesInstanceUID=series,
+        )
+    house.chain()
+    (failure,) = house.rows(catalog.INGESTION_FAILURES)
+    assert (failure["step"], failure["sourcePath"]) == ("convert", "c.dcm")
+    (study,) = house.rows(catalog.silver_imaging_study())
+    assert study["numberOfInstances"] == 2
+
+
 def test_bad_lines_fail_alone_with_their_number_and_the_good_ones_are_kept(house):
     folder = house.settings.lakehouse / FHIR
     folder.mkdir(parents=True)
