@@ -281,6 +281,18 @@ PACKED = gzip.compress(LINES)
         (PACKED[:-8] + bytes(8), None),
         (gzip.compress(LINES, 0)[:-9], LAST[:-1]),
     ],
+    ids=[
+        "cut in the trailer",
+        "something behind",
+        "a line that was begun",
+        "the second member cut",
+        "padding, and a third member that is only begun",
+        "a wrong checksum",
+        "large, cut in the trailer",
+        "large, something behind",
+        "large, a wrong checksum",
+        "large, cut in the last line",
+    ],
 )
 def test_what_a_damaged_gzip_file_expands_to_before_the_damage_counts(damaged, cut):
     *good, bad = read_whole(damaged)
