@@ -23,7 +23,16 @@ from dicom_assets_tests.faults.power import Volatile
 from dicom_assets_tests.faults.syscalls import Act
 
 DAYS = tuple(DELIVERIES)
-QUICK = {"mkdir": 20, "open": 10, "write": 5, "syncfs": 8, "chmod": 6, "rename": 3, "unlink": 3}
+QUICK = {
+    "mkdir": 20,
+    "open": 14,
+    "write": 7,
+    "syncfs": 8,
+    "chmod": 6,
+    "rename": 3,
+    "unlink": 3,
+    "rmdir": 3,
+}
 """Of these acts, of which one is like the next, the suite tries every n-th; `torture` tries all."""
 KILLS = 16
 """So many runs in a row are killed, each further on, before one gets through."""
