@@ -24,7 +24,7 @@ from dicom_assets_tests.faults.syscalls import Act
 
 DAYS = tuple(DELIVERIES)
 QUICK = {
-    "mkdir": 20,
+    "mkdir": 12,
     "open": 14,
     "write": 7,
     "syncfs": 8,
