@@ -112,8 +112,7 @@ class LocalEngine(Reader):
         if new := [table.schema.field(name) for name in names if name not in known]:
             delta.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
             # or a power cut could tear it, and not what is built on it
-            self._tables.make_durable(table)
-            delta = self._tables.create(table)
+            delta = self._tables.make_durable(table)
         return delta
 
     def upsert(
@@ -156,10 +155,10 @@ class LocalEngine(Reader):
     def _settle(self, table: Table, partitions: Iterable[str]) -> None:
         """Makes a commit durable, and joins small files of the partitions it wrote to."""
         folder = self._folder(table)
-        self._tables.make_durable(table)
+        delta = self._tables.make_durable(table)
         for partition in partitions:
-            if compact_small(self._tables.create(table), table, partition, folder=folder):
-                self._tables.make_durable(table)
+            if compact_small(delta, table, partition, folder=folder):
+                delta = self._tables.make_durable(table)
 
     def update(
         self,

@@ -191,9 +191,11 @@ class Tables:
         """Says that a table has been written to: it is looked at again when it is next opened."""
         self._looked.pop(self.layout.table(table.layer, table.name), None)
 
-    def make_durable(self, table: Table) -> None:
-        """Makes durable what has been committed to a table, before what depends on it is done."""
-        make_durable(self.layout.table(table.layer, table.name), self.create(table).version())
+    def make_durable(self, table: Table) -> DeltaTable:
+        """Makes durable what has been committed to a table, and returns it at that version."""
+        delta = self.create(table)
+        make_durable(self.layout.table(table.layer, table.name), delta.version())
+        return delta
 
     def _look(self, table: Table, path: Path, *, is_held: bool) -> None:
         """Opens a table, or brings it up to date."""
