@@ -28,8 +28,12 @@ CONF = {
     "spark.executor.memory": "1g",
 }
 """What a driver must be told: to stay on this machine, and how much a worker has."""
-LITTLE = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""What Java is told where it has little to do: it does not compile for long what soon ends."""
+LITTLE = (
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=240m -XX:MetaspaceSize=256m"
+)
+"""What Java is told where it has little to do: it does not compile for long what soon ends, and has
+room for all of it: Spark's code fills the 48 MB that this compiler is given else, and is compiled
+again and again."""
 _START_SECONDS = 180
 
 

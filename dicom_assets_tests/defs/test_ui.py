@@ -191,7 +191,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        tabs = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_context()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        # nobody looks at pictures that are not kept
+        tabs = chromium.new_context(device_scale_factor=1 if "SCREENSHOTS" in os.environ else 0.25)
         tabs.add_init_script(
             """localStorage.setItem("dagster-nav-collapsed", "true");
             localStorage.setItem("asset-node-facets", '["latest-event", "checks", "kind-tag"]')"""
@@ -286,8 +288,8 @@ def keep_graph(page: Any, path: Path) -> None:
     bottom = max(box["y"] + box["height"] for box in boxes) + 20
     clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
     picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    height = round(picture.height * GRAPH_WIDTH / picture.width)
-    picture.resize((GRAPH_WIDTH, height), Image.Resampling.LANCZOS).save(path, optimize=True)
+    picture.thumbnail((GRAPH_WIDTH, GRAPH_WIDTH), Image.Resampling.LANCZOS)
+    picture.save(path, optimize=True)
 
 
 def test_every_check_of_the_date_has_passed(materialized):

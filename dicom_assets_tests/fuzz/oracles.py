@@ -93,7 +93,8 @@ def _pydicom(data: bytes) -> dict[str, dict[str, Any]] | None:
     """Returns what pydicom reads without a word of doubt, but for sequences; else None.
 
     It is asked for the elements before the pixel data. Of one that stands again behind them, which
-    no writer may do, whoever reads on, as we do, has the second.
+    no writer may do, whoever reads on, as we do, has the second. Where (0002,0010) has another VR
+    than UI, it takes the transfer syntax for none that it knows, and the dataset for little endian.
     """
     mode = config.settings.reading_validation_mode
     config.settings.reading_validation_mode = config.RAISE
@@ -101,6 +102,8 @@ def _pydicom(data: bytes) -> dict[str, dict[str, Any]] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             before = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+            if not isinstance(before.file_meta.get("TransferSyntaxUID", ""), str):
+                return None
             dataset = pydicom.dcmread(io.BytesIO(data))
             return {
                 f"{tag:08X}": dataset[tag].to_json_dict(None, BULK_BYTES)
