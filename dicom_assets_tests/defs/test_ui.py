@@ -264,11 +264,11 @@ def test_materializing_a_date_in_the_ui_brings_the_sample_to_gold(materialized):
 def test_the_graph_shows_all_assets_with_passed_checks(materialized, browser, tmp_path):
     # wide enough for Dagster to draw the nodes with their checks
     page = browser.new_page()
-    page.set_viewport_size({"width": 3900, "height": 1500})
+    page.set_viewport_size({"width": 3900, "height": 2000})
     page.goto(f"{materialized.address}/{GRAPH}")
     page.locator("[aria-label=panel_show_right]").first.click()
     page.wait_for_timeout(500)
-    page.mouse.dblclick(1700, 1480)  # on nothing: fits the graph to the window
+    page.mouse.dblclick(1700, 1980)  # on nothing: fits the graph to the window
     for count in Counter(rule.asset for rule in RULES).values():
         page.get_by_text(f"{count} / {count} Passed").first.wait_for()
     page.wait_for_timeout(1000)
