@@ -1,5 +1,5 @@
 """`dicom-assets` for spark-submit, which runs only files whose names end in `.py`."""
 
-from dicom_assets.cli import main
+from dicom_assets.cli import command
 
-main(prog_name="dicom-assets")
+command()

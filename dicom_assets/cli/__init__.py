@@ -26,10 +26,8 @@ from dicom_assets.cli.options import (
 from dicom_assets.cli.pull import pull
 from dicom_assets.cli.stream import stream
 from dicom_assets.lakehouse.errors import PlainError
-from dicom_assets.lakehouse.garbage import collect_seldom
+from dicom_assets.lakehouse.garbage import collect_nothing_at_the_end, collect_seldom
 from dicom_assets.lakehouse.modes import keep_private
-
-collect_seldom()
 
 
 class _Plain(click.Group):
@@ -274,3 +272,10 @@ for verb in (
     stream,
 ):
     main.add_command(verb)
+
+
+def command() -> None:
+    """Runs a verb in a process that is there for it: what `dicom-assets` calls."""
+    collect_seldom()
+    collect_nothing_at_the_end()
+    main(prog_name="dicom-assets")

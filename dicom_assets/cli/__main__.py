@@ -1,5 +1,5 @@
 """`python -m dicom_assets.cli`."""
 
-from dicom_assets.cli import main
+from dicom_assets.cli import command
 
-main()
+command()

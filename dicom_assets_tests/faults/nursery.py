@@ -144,11 +144,14 @@ def _warm_up() -> None:
     from dicom_assets.fhir import model
     from dicom_assets.fhir.imaging_study import convert_studies  # noqa: F401
     from dicom_assets.omop.vocabulary import Vocabulary
+    from dicom_assets.settings import load_settings
     from dicom_assets.steps import catalog, chain, maintain  # noqa: F401
     from dicom_assets.steps.reconcile import Day  # noqa: F401
 
     Vocabulary.default()
-    catalog.silver_imaging_study()
+    settings = load_settings()
+    for table in catalog.tables(settings.promoted, settings.fhir_resource_types):
+        _ = table.delta_schema, table.delta_types
     for resource_type in ("Attachment", "DiagnosticReport", "Patient"):
         model.is_resource_type(resource_type)
 
