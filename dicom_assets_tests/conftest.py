@@ -1,6 +1,7 @@
 """What tests share: a fresh lakehouse, DICOM files to drop, and the chain without Dagster."""
 
 import fcntl
+import gc
 import os
 import shutil
 import tempfile
@@ -57,6 +58,10 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(TAKE_LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is loaded now stays, and pytest looks for garbage at its end again and again
 
 
 def another_file_system(than: Path) -> Path:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dicom_assets.lakehouse.garbage import collect_seldom
 from dicom_assets_tests.faults.syscalls import Act, Decision, Watch, watched
 
 _CHANCE = re.compile(
@@ -265,6 +266,7 @@ def _run(work: Mapping[str, Any], fault: Fault) -> dict[str, Any]:
 
 def main() -> None:
     """Answers requests until there are none."""
+    collect_seldom()
     _warm_up()
     for line in sys.stdin:
         work, fault = json.loads(line)
