@@ -168,11 +168,8 @@ def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
         served.ask("mutation{setNuxSeen}")
         yield served
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # told to end, they take their time
+        process.wait()
 
 
 def is_loaded(served: Dagster) -> bool:
