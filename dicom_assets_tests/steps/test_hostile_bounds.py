@@ -190,6 +190,21 @@ def bounded(tmp_path_factory, house_class):
     return house, dropped, memory, written
 
 
+@pytest.fixture(scope="module")
+def failures(bounded):
+    return bounded[0].rows(catalog.INGESTION_FAILURES)
+
+
+@pytest.fixture(scope="module")
+def metastore(bounded):
+    return bounded[0].metastore()
+
+
+@pytest.fixture(scope="module")
+def reports(bounded):
+    return bounded[0].rows(catalog.bronze_fhir("DiagnosticReport"))
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_memory_and_writes_are_bounded_by_what_is_dropped(bounded):
     house, dropped, memory, written = bounded
@@ -200,9 +215,7 @@ def test_memory_and_writes_are_bounded_by_what_is_dropped(bounded):
 
 
 @pytest.mark.parametrize("name", FHIR_BOMBS)
-def test_each_of_fhir_has_its_reason_and_no_more_failures_than_its_bytes_justify(bounded, name):
-    house, *_ = bounded
-    failures = house.rows(catalog.INGESTION_FAILURES)
+def test_each_of_fhir_has_its_reason_and_no_more_failures_than_its_bytes_justify(failures, name):
     reasons = [row["reasonCode"] for row in failures if name in (row["sourcePath"] or "")]
     assert set(reasons) == {FHIR_BOMBS[name][1]}
     assert len(reasons) < 1200
@@ -210,43 +223,35 @@ def test_each_of_fhir_has_its_reason_and_no_more_failures_than_its_bytes_justify
 
 @pytest.mark.parametrize("name", FHIR_LARGE)
 def test_of_a_large_file_of_bad_lines_some_are_told_and_the_good_ones_behind_are_rows(
-    bounded, name
+    failures, reports, name
 ):
-    house, *_ = bounded
-    failures = house.rows(catalog.INGESTION_FAILURES)
     messages = [row["message"] for row in failures if name in (row["sourcePath"] or "")]
     assert len(messages) == 10_001
     assert messages[-1].endswith("what follows was not read")
     assert messages[-2].endswith("of bad lines after it none is told, good ones are taken")
-    reports = house.rows(catalog.bronze_fhir("DiagnosticReport"))
     assert sum(name in row["filePath"] for row in reports) == 1
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_each_is_a_row_or_has_its_reason(bounded, name):
-    house, *_ = bounded
-    failures = house.rows(catalog.INGESTION_FAILURES)
+def test_each_is_a_row_or_has_its_reason(failures, metastore, name):
     reasons = {row["reasonCode"] for row in failures if row["sourcePath"].startswith(name)}
     outcome = BOMBS[name][1]
     if outcome is None:
         assert reasons == set()
-        assert any(row["sourcePath"].startswith(name) for row in house.metastore())
+        assert any(row["sourcePath"].startswith(name) for row in metastore)
     else:
         assert outcome in reasons
 
 
-def test_the_good_files_beside_them_are_rows(bounded):
-    house, *_ = bounded
-    assert {"a.dcm", "a.zip!/a.dcm"} <= {row["sourcePath"] for row in house.metastore()}
-    reports = house.rows(catalog.bronze_fhir("DiagnosticReport"))
+def test_the_good_files_beside_them_are_rows(metastore, reports):
+    assert {"a.dcm", "a.zip!/a.dcm"} <= {row["sourcePath"] for row in metastore}
     assert any("good" in row["filePath"] for row in reports)
 
 
-def test_notes_about_a_file_come_to_an_end(bounded):
-    house, *_ = bounded
+def test_notes_about_a_file_come_to_an_end(metastore):
     (said,) = (
         row["decodeNotes"]
-        for row in house.metastore()
+        for row in metastore
         if row["sourcePath"] == "elements that are all noted"
     )
     assert len(said) == 1001
