@@ -51,7 +51,7 @@ def main(target: str, seconds: int) -> int:
         outcome = json.loads((scratch / "outcome.json").read_text())
         grown = len(list((scratch / "grown").iterdir()))
     units = re.search(r"number_of_executed_units: (\d+)", done.stderr)
-    peak = re.search(r"peak_rss_mb: (\d+)", done.stderr)
+    peak = re.search(r"peak_rss_mb: +(\d+)", done.stderr)
     print(f"{target}: {units[1] if units else '?'} inputs in {seconds} s, {grown} kept as new,")
     print(f"at most {peak[1] if peak else '?'} MiB; findings: {len(outcome['found'])}")
     for said, count in sorted(outcome["came"].items(), key=lambda each: -each[1]):
