@@ -1,7 +1,6 @@
 """What tests share: a fresh lakehouse, DICOM files to drop, and the chain without Dagster."""
 
 import fcntl
-import gc
 import os
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from dicom_assets.lakehouse.garbage import collect_seldom
+from dicom_assets.lakehouse.garbage import collect_seldom, keep_what_is_loaded
 from dicom_assets.settings import Settings, load_settings
 from dicom_assets.steps import catalog
 from dicom_assets.steps.chain import STEPS
@@ -61,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # what is loaded now stays, and pytest looks for garbage at its end again and again
+    keep_what_is_loaded()  # pytest looks for garbage at its end again and again
 
 
 def another_file_system(than: Path) -> Path:

@@ -2,8 +2,8 @@
 
 Loading Dagster makes very many objects, and rows are made in many more; they stay, or go by
 themselves. Python looks among them after every 700, in vain, and among all of them, several times,
-when it ends, which short commands wait for. Decided here: after how many it looks. Not decided
-here: what other memory is kept (`allocator`).
+when it ends, which short commands wait for. Decided here: after how many it looks, among which, and
+whether it does at the end. Not decided here: what other memory is kept (`allocator`).
 """
 
 import atexit
@@ -28,7 +28,8 @@ def collect_nothing_at_the_end() -> None:
 def keep_what_is_loaded() -> None:
     """Has what is there not looked at again, whenever further modules have been loaded.
 
-    For workers of Spark, which look for garbage after each task: before the next there is none.
+    For who looks for garbage again and again, as workers of Spark do after each task: before the
+    next there is none.
     """
     _keep(len(sys.modules))
 

@@ -17,6 +17,7 @@ from dicom_assets.lakehouse.spark_session import Spark, session
 from dicom_assets_tests.serving import free_port
 
 MASTER = "local[2]"
+# and a heap that need not grow from nothing
 _JAVA = f"{LITTLE} -Xms900m -Xmn500m -Duser.timezone=Asia/Kolkata"
 os.environ["SPARK_LAUNCHER_OPTS"] = LITTLE  # of the Java that says how to start the one that works
 QUICK = {
